@@ -1,0 +1,292 @@
+"""Inference in linear-Gaussian state-space models, as dynamax 1.0.3 has it.
+
+Emissions are (T, m), or (B, T, m) for B sequences; NaN entries are missing. Parameters may be static, time-varying, and
+with a batch axis also (B, T, ...) or (B, 1, ...) per sequence. Everything is float32 or float64 throughout, as the
+emissions are. All functions can be transformed by `jit`, `vmap` and `grad` and called inside `lax.scan`.
+
+``implementation`` names how the recurrences run and is taken at its word: "sequential", "associative" (one
+`lax.associative_scan` over time) or "chunked" (chunks of time side by side). None takes the one that was measured to be
+fastest on this device: see `fastscan.dispatch`.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fastscan import dispatch
+from fastscan.kernels import passes
+from fastscan.kernels.algebra import Stacked
+from fastscan.kernels.driver import Plan
+from fastscan.kernels.gaussian import square_root
+from fastscan.kernels.passes import Series
+from fastscan.kernels.smoothing import AffineMap
+from fastscan.model import Model, Sizes, check_emission_dim, check_emissions, check_model, known_terms, series
+from fastscan.types import ParamsLGSSM, PosteriorGSSMFiltered, PosteriorGSSMSmoothed
+
+
+def lgssm_filter(
+    params: ParamsLGSSM,
+    emissions: jax.typing.ArrayLike,
+    inputs: jax.typing.ArrayLike | None = None,
+    *,
+    implementation: str | None = None,
+    per_step_loglik: bool = False,
+) -> PosteriorGSSMFiltered:
+    """Kalman filter.
+
+    Args:
+        params: the model; dynamax's own objects work too.
+        emissions: (T, m) or (B, T, m); NaN entries are missing.
+        inputs: (T, U), (B, T, U) or None.
+        implementation: None, "sequential", "associative" or "chunked".
+        per_step_loglik: return log p(y_t | y_1..t-1) for every step, in place of their sum.
+
+    Returns:
+        The log-likelihood and the filtered moments.
+
+    Raises:
+        TypeError, ValueError: what was given, what was wanted.
+    """
+    model, emissions, sizes, plan = _prepare(params, emissions, inputs, implementation)
+    moments = _filter(model, emissions, plan)
+    loglik, means, covs = _unbatch(sizes, (moments.log_density[..., 0, 0], moments.mean[..., 0], moments.cov))
+    return PosteriorGSSMFiltered(_total(loglik, per_step_loglik), means, covs)
+
+
+def lgssm_smoother(
+    params: ParamsLGSSM,
+    emissions: jax.typing.ArrayLike,
+    inputs: jax.typing.ArrayLike | None = None,
+    *,
+    implementation: str | None = None,
+    per_step_loglik: bool = False,
+) -> PosteriorGSSMSmoothed:
+    """Kalman filter and Rauch-Tung-Striebel smoother.
+
+    Args:
+        params: the model; dynamax's own objects work too.
+        emissions: (T, m) or (B, T, m); NaN entries are missing.
+        inputs: (T, U), (B, T, U) or None.
+        implementation: None, "sequential", "associative" or "chunked".
+        per_step_loglik: return log p(y_t | y_1..t-1) for every step, in place of their sum.
+
+    Returns:
+        The log-likelihood, filtered and smoothed moments, and E[z_t z_{t+1}'], always.
+
+    Raises:
+        TypeError, ValueError: what was given, what was wanted.
+    """
+    model, emissions, sizes, plan = _prepare(params, emissions, inputs, implementation)
+    filtered, smoothed = _smooth(model, emissions, plan)
+    loglik, *moments = _unbatch(
+        sizes,
+        (
+            filtered.log_density[..., 0, 0],
+            filtered.mean[..., 0],
+            filtered.cov,
+            smoothed.mean[..., 0],
+            smoothed.cov,
+            smoothed.cross,
+        ),
+    )
+    return PosteriorGSSMSmoothed(_total(loglik, per_step_loglik), *moments)
+
+
+def lgssm_marginal_loglik(
+    params: ParamsLGSSM,
+    emissions: jax.typing.ArrayLike,
+    inputs: jax.typing.ArrayLike | None = None,
+    *,
+    implementation: str | None = None,
+    per_step_loglik: bool = False,
+) -> jax.Array:
+    """Log p(y_1..T), without keeping any moments. Arguments and errors as `lgssm_filter`.
+
+    Returns:
+        A scalar or (B,); with ``per_step_loglik``, log p(y_t | y_1..t-1) as (T,) or (B, T).
+    """
+    model, emissions, sizes, plan = _prepare(params, emissions, inputs, implementation)
+    (loglik,) = _unbatch(sizes, (_log_densities(model, emissions, plan)[..., 0, 0],))
+    return _total(loglik, per_step_loglik)
+
+
+def lgssm_posterior_sample(
+    key: jax.Array,
+    params: ParamsLGSSM,
+    emissions: jax.typing.ArrayLike,
+    inputs: jax.typing.ArrayLike | None = None,
+    jitter: jax.typing.ArrayLike = 0.0,
+    *,
+    implementation: str | None = None,
+) -> jax.Array:
+    """One draw of the states given the emissions, by filtering forward and sampling backward.
+
+    The noise is drawn before the recurrences run, so every implementation returns the same sample for a key, up to
+    rounding. (Not dynamax's sample for it, which draws in another order.)
+
+    Args:
+        key: a JAX random key.
+        params: the model; dynamax's own objects work too.
+        emissions: (T, m) or (B, T, m); NaN entries are missing.
+        inputs: (T, U), (B, T, U) or None.
+        jitter: added to the conditional variances; never needed for singular ones.
+        implementation: None, "sequential", "associative" or "chunked".
+
+    Returns:
+        States (T, D) or (B, T, D).
+
+    Raises:
+        TypeError, ValueError: what was given, what was wanted.
+    """
+    model, emissions, sizes, plan = _prepare(params, emissions, inputs, implementation)
+    noise = jax.random.normal(key, (emissions.shape[0], sizes.T, sizes.D), emissions.dtype)
+    jitter = jnp.asarray(jitter, emissions.dtype)
+    (states,) = _unbatch(sizes, (_sample(model, emissions, noise, jitter, plan)[..., 0],))
+    return states
+
+
+def lgssm_joint_sample(
+    params: ParamsLGSSM,
+    key: jax.Array,
+    num_timesteps: int,
+    inputs: jax.typing.ArrayLike | None = None,
+    *,
+    implementation: str | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """One draw of states and emissions from the model.
+
+    Args:
+        params: the model; dynamax's own objects work too.
+        key: a JAX random key.
+        num_timesteps: T, at least 1.
+        inputs: (T, U) or None.
+        implementation: None, "sequential", "associative" or "chunked"; all return the same sample, up to rounding.
+
+    Returns:
+        States (T, D) and emissions (T, m).
+
+    Raises:
+        TypeError, ValueError: what was given, what was wanted.
+    """
+    if num_timesteps < 1:
+        raise ValueError(f"num_timesteps: {num_timesteps} given, wanted at least 1.")
+    dtype = jnp.asarray(params.initial.mean).dtype
+    model, sizes = check_model(params, num_timesteps, None, dtype, inputs)
+    plan = dispatch.choose(implementation, T=sizes.T, B=1, D=sizes.D, dtype=dtype).plan
+    state_key, emission_key = jax.random.split(key)
+    return _joint_sample(
+        model,
+        jax.random.normal(state_key, (1, sizes.T, sizes.D, 1), dtype),
+        jax.random.normal(emission_key, (1, sizes.T, sizes.m, 1), dtype),
+        plan,
+    )
+
+
+def pad_sequences(sequences: Sequence[jax.typing.ArrayLike], length: int | None = None) -> tuple[jax.Array, jax.Array]:
+    """Sequences of different lengths as one batch, filled up with missing steps.
+
+    Everything the smoother says of the steps before a sequence's own end is what it says of the sequence alone; what it
+    says after the end is a forecast.
+
+    Args:
+        sequences: arrays (T_i, m) of one floating dtype.
+        length: T; default the longest sequence's.
+
+    Returns:
+        Emissions (B, T, m), and the lengths (B,).
+
+    Raises:
+        ValueError: no sequences, shapes that do not go together, a length below a sequence's.
+    """
+    sequences = [check_emissions(s) for s in sequences]
+    shapes = [s.shape for s in sequences]
+    if not sequences or any(len(s) != 2 or s[1] != shapes[0][1] for s in shapes):
+        raise ValueError(f"sequences: shapes {shapes} given, wanted at least one, all (T_i, m) with one m.")
+    if len({s.dtype for s in sequences}) > 1:
+        raise TypeError(f"sequences: dtypes {sorted({str(s.dtype) for s in sequences})} given, wanted one.")
+    longest = max(s[0] for s in shapes)
+    length = longest if length is None else length
+    if length < longest:
+        raise ValueError(f"length: {length} given, wanted at least the longest sequence's, {longest}.")
+    padded = [jnp.pad(s, ((0, length - len(s)), (0, 0)), constant_values=jnp.nan) for s in sequences]
+    return jnp.stack(padded), jnp.array([s[0] for s in shapes])
+
+
+parallel_lgssm_filter = lgssm_filter
+parallel_lgssm_smoother = lgssm_smoother
+parallel_lgssm_posterior_sample = lgssm_posterior_sample
+
+
+def _prepare(params: Any, emissions: Any, inputs: Any, implementation: str | None) -> tuple[Model, jax.Array, Sizes, Plan]:
+    """The checked model, the emissions as (B, T, m), the sizes, and the plan."""
+    emissions = check_emissions(emissions)
+    batch = emissions.shape[0] if emissions.ndim == 3 else None
+    model, sizes = check_model(params, emissions.shape[-2], batch, emissions.dtype, inputs)
+    check_emission_dim(emissions, sizes.m)
+    choice = dispatch.choose(implementation, T=sizes.T, B=batch or 1, D=sizes.D, dtype=emissions.dtype)
+    return model, emissions.reshape(-1, sizes.T, sizes.m), sizes, choice.plan
+
+
+def _either(model: Model, emissions: jax.Array, run: Callable[[Series], Any]) -> Any:
+    """``run`` on the series, the cheaper way where nothing is missing: covariances then are the same for all sequences."""
+
+    def branch(missing: bool) -> Callable[[], Any]:
+        def call():
+            B = emissions.shape[0]
+            return jax.tree.map(lambda x: jnp.broadcast_to(x, (B, *x.shape[1:])), run(series(model, emissions, missing)))
+
+        return call
+
+    return lax.cond(jnp.isnan(emissions).any(), branch(True), branch(False))
+
+
+@functools.partial(jax.jit, static_argnames="plan")
+def _filter(model: Model, emissions: jax.Array, plan: Plan):
+    return _either(model, emissions, lambda s: passes.filter_moments(plan, s))
+
+
+@functools.partial(jax.jit, static_argnames="plan")
+def _smooth(model: Model, emissions: jax.Array, plan: Plan):
+    return _either(model, emissions, lambda s: passes.smooth(plan, s))
+
+
+@functools.partial(jax.jit, static_argnames="plan")
+def _log_densities(model: Model, emissions: jax.Array, plan: Plan):
+    return _either(model, emissions, lambda s: passes.filter_log_densities(plan, s))
+
+
+@functools.partial(jax.jit, static_argnames="plan")
+def _sample(model: Model, emissions: jax.Array, noise: jax.Array, jitter: jax.Array, plan: Plan):
+    jitter = jitter.reshape(1, 1, 1, 1)
+    return _either(model, emissions, lambda s: passes.sample(plan, s, noise[..., None], jitter))
+
+
+@functools.partial(jax.jit, static_argnames="plan")
+def _joint_sample(model: Model, state_noise: jax.Array, emission_noise: jax.Array, plan: Plan):
+    drift, offset = known_terms(model)
+    initial = model.initial_mean + _root(model.initial_cov) @ state_noise[:, :1]
+    maps = AffineMap(model.F, drift + _root(model.Q) @ state_noise)
+    static = AffineMap(model.F.transpose(2, 3, 1, 0)) if model.F.shape[1] == 1 else AffineMap()
+    rows = AffineMap(None if static.E is not None else maps.E[:, 1:], maps.e[:, 1:])
+    states = passes.affine_states(plan, initial.transpose(2, 3, 1, 0), static, rows)
+    root = jnp.sqrt(model.R) if model.R.shape[-1] == 1 else _root(model.R)
+    noise = root * emission_noise if model.R.shape[-1] == 1 else root @ emission_noise
+    emissions = model.H @ states + offset + noise
+    return states[0, ..., 0], emissions[0, ..., 0]
+
+
+def _root(cov: jax.Array) -> jax.Array:
+    """Lower triangular square roots of (..., n, n) matrices, singular ones among them."""
+    return jnp.moveaxis(square_root(Stacked(jnp.moveaxis(cov, (-2, -1), (0, 1)))).array, (0, 1), (-2, -1))
+
+
+def _unbatch(sizes: Sizes, arrays: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    return arrays if sizes.B is not None else tuple(x[0] for x in arrays)
+
+
+def _total(loglik: jax.Array, per_step: bool) -> jax.Array:
+    return loglik if per_step else loglik.sum(-1)

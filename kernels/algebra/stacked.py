@@ -1,0 +1,212 @@
+"""Matrices as ordinary arrays: entry (i, j) of every lane lies in ``array[i, j]``.
+
+One array operation works on a whole matrix, so a program over large matrices stays small. `Staged` is the same algebra
+for XLA on a CPU, where the functions marked `stage` are compiled as units of their own: XLA:CPU otherwise fuses a
+producer into each of its consumers and computes it again for every entry it feeds.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental.xla_metadata import set_xla_metadata
+
+UNROLLED_ROWS = 8  # up to here a loop over a matrix's rows is unrolled
+UNROLLED_TERMS = 16  # up to here a product is a sum of outer products, which XLA fuses; beyond, a dot
+
+
+@jax.tree_util.register_pytree_node_class
+class Stacked:
+    """A matrix per lane, held as one array of shape ``(rows, columns, *lanes)``; lane axes broadcast."""
+
+    __slots__ = ("array",)
+    __array_priority__ = 100
+
+    def __init__(self, array: Any):
+        self.array = array
+
+    def tree_flatten(self):
+        """JAX's view of the container: its arrays."""
+        return (self.array,), None
+
+    @classmethod
+    def tree_unflatten(cls, _, children) -> Self:
+        """The inverse of `tree_flatten`."""
+        return cls(*children)
+
+    @classmethod
+    def from_array(cls, array: jax.Array) -> Self:
+        """The matrices in an array of shape ``(rows, columns, *lanes)``."""
+        return cls(array)
+
+    def to_array(self) -> jax.Array:
+        """The array of shape ``(rows, columns, *lanes)``."""
+        return self.array
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.array.shape[:2]
+
+    @property
+    def dtype(self):
+        """Of the entries."""
+        return self.array.dtype
+
+    @property
+    def T(self) -> Self:
+        """The transpose."""
+        return type(self)(jnp.swapaxes(self.array, 0, 1))
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(self.array + other.array)
+
+    def __sub__(self, other: Self) -> Self:
+        return type(self)(self.array - other.array)
+
+    def __mul__(self, other: "Self | float") -> Self:
+        """Entry by entry; a row, a column or a 1 x 1 matrix is repeated."""
+        return type(self)(self.array * (other if isinstance(other, float) else other.array))
+
+    def __matmul__(self, other: Self) -> Self:
+        return type(self)(_product(self.array, other.array))
+
+    def diagonal(self) -> Self:
+        """The diagonal as a column."""
+        return type(self)(jnp.stack([self.array[i, i] for i in range(self.shape[0])])[:, None])
+
+    def constant(self, values: np.ndarray) -> Self:
+        """The same matrix of constants in every lane."""
+        lanes = (1,) * (self.array.ndim - 2)
+        return type(self)(jnp.asarray(values, self.dtype).reshape(values.shape + lanes))
+
+    @classmethod
+    def elementwise(cls, function: Callable, *matrices: Self) -> Self:
+        """``function`` applied entry by entry."""
+        return cls(function(*(m.array for m in matrices)))
+
+    @classmethod
+    def vstack(cls, matrices: Sequence[Self]) -> Self:
+        """Matrices on top of one another."""
+        lanes = jnp.broadcast_shapes(*(m.array.shape[2:] for m in matrices))
+        return cls(jnp.concatenate([jnp.broadcast_to(m.array, m.array.shape[:2] + lanes) for m in matrices]))
+
+    @classmethod
+    def over_rows(cls, body: Callable, carry: Any, rows: Any, *, rolled: bool = False) -> tuple[Any, Any]:
+        """`lax.scan` over the rows of matrices: ``body(carry, row of each) -> (carry, new rows)``.
+
+        A rolled loop compiles its body once, and is the slower one where matrices are small.
+        """
+        arrays = jax.tree.map(lambda m: m.array, rows, is_leaf=lambda m: isinstance(m, cls))
+        length = jax.tree.leaves(arrays)[0].shape[0]
+
+        def step(carry, arrays):
+            carry, out = body(carry, jax.tree.map(lambda a: cls(a[None]), arrays))
+            return carry, jax.tree.map(lambda m: m.array[0], out, is_leaf=lambda m: isinstance(m, cls))
+
+        if rolled or length > UNROLLED_ROWS:
+            carry = stable_carry(step, carry, jax.tree.map(lambda a: a[0], arrays))
+            carry, out = lax.scan(step, carry, arrays)
+            return carry, jax.tree.map(cls, out)
+        outs = []
+        for k in range(length):
+            carry, out = body(carry, jax.tree.map(lambda a, k=k: cls(a[k : k + 1]), arrays))
+            outs.append(out)
+        stacked = jax.tree.map(lambda *ms: cls.vstack(ms), *outs, is_leaf=lambda m: isinstance(m, cls))
+        return carry, stacked
+
+    def eliminate(self, right: Self, settle: Callable) -> tuple[Self, Self, Self]:
+        """Symmetric elimination without pivoting: see `fastscan.kernels.algebra.eliminate`."""
+        n = self.shape[0]
+        diagonal = self.diagonal()
+        unit, below = np.eye(n), np.tril(np.ones((n, n)), -1)
+
+        def step(carry, row):
+            matrix, right = carry
+            basis, below, diagonal = row
+            pivot_row, right_row = basis @ matrix, basis @ right
+            pivot = pivot_row @ basis.T
+            pivot, inverse = _each(settle, pivot, diagonal)
+            factors = _multiply(pivot_row * below, inverse)
+            carry = _eliminate(matrix, factors, pivot_row), _eliminate(right, factors, right_row)
+            return carry, (factors + basis, pivot)
+
+        rows = (self.constant(unit), self.constant(below.T), diagonal)
+        (_, right), (columns, pivots) = type(self).over_rows(step, (self, right), rows, rolled=True)
+        return columns.T, pivots, right
+
+
+class Staged(Stacked):
+    """`Stacked`, with every `stage` compiled as a unit of its own (XLA on a CPU)."""
+
+    __slots__ = ()
+
+
+jax.tree_util.register_pytree_node_class(Staged)
+
+
+def stage(function: Callable) -> Callable:
+    """Marks a function of matrices whose results are worth keeping rather than computing again.
+
+    With `Staged` matrices the call reaches XLA as a call that must not be inlined; with any other it is only a call.
+    """
+    unit = jax.jit(function)
+
+    @functools.wraps(function)
+    def call(*matrices):
+        if any(isinstance(m, Staged) for m in matrices):
+            with set_xla_metadata(inlineable="false"):
+                return unit(*matrices)
+        return function(*matrices)
+
+    return call
+
+
+def select(condition: jax.Array, chosen: jax.typing.ArrayLike, other: jax.typing.ArrayLike) -> jax.Array:
+    """`jnp.where` without its jit, which inside a stage would be a stage of its own."""
+    dtype = jnp.result_type(chosen, other)
+    shape = jnp.broadcast_shapes(condition.shape, jnp.shape(chosen), jnp.shape(other))
+    chosen, other = (jnp.broadcast_to(jnp.asarray(x, dtype), shape) for x in (chosen, other))
+    return lax.select(jnp.broadcast_to(condition, shape), chosen, other)
+
+
+def stable_carry(step: Callable, carry: Any, x: Any) -> Any:
+    """``carry`` broadcast to the shapes that it has after steps, so that a loop can carry it."""
+    while True:
+        shapes = jax.eval_shape(lambda c, x: step(c, x)[0], carry, x)
+        grown = jax.tree.map(lambda c, s: jnp.broadcast_to(c, jnp.broadcast_shapes(jnp.shape(c), s.shape)), carry, shapes)
+        if all(jnp.shape(a) == jnp.shape(b) for a, b in zip(jax.tree.leaves(carry), jax.tree.leaves(grown), strict=True)):
+            return grown
+        carry = grown
+
+
+def _each(function: Callable, *matrices: Stacked) -> tuple[Stacked, ...]:
+    """`Stacked.elementwise` of a function of several results."""
+    return tuple(map(type(matrices[0]), function(*(m.array for m in matrices))))
+
+
+@stage
+def _multiply(a, b):
+    return a * b
+
+
+@stage
+def _eliminate(matrix, factors, row):
+    return matrix - factors.T @ row
+
+
+def _product(a: jax.Array, b: jax.Array) -> jax.Array:
+    terms = a.shape[1]
+    if terms <= UNROLLED_TERMS:
+        return functools.reduce(jnp.add, (a[:, k, None] * b[None, k] for k in range(terms)))
+    if np.prod(a.shape[2:]) == 1:
+        return jnp.tensordot(a.reshape(a.shape[:2]), b, 1)
+    if np.prod(b.shape[2:]) == 1:
+        return jnp.moveaxis(jnp.tensordot(b.reshape(b.shape[:2]), a, ((0,), (1,))), 1, 0)
+    lanes = jnp.broadcast_shapes(a.shape[2:], b.shape[2:])
+    a, b = (jnp.broadcast_to(x, x.shape[:2] + lanes) for x in (a, b))
+    return jnp.einsum("ik...,kj...->ij...", a, b)

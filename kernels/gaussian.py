@@ -1,0 +1,247 @@
+"""The two things that happen to a Gaussian in a linear state-space model: it is pushed on, and it is conditioned.
+
+Conditioning takes one scalar observation after another (univariate treatment: Anderson & Moore 1979; Durbin & Koopman
+2012, section 6.4). No matrix is inverted, a missing observation is one of weight zero, and an exact one needs no care.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from fastscan.kernels.algebra import eliminate, eye, select, stage, symmetric, zeros
+
+
+class Gaussian(NamedTuple):
+    """N(mean, cov), with mean (D, 1) and cov (D, D)."""
+
+    mean: Any
+    cov: Any
+
+
+class Transition(NamedTuple):
+    """z' = F z + c + w, w ~ N(0, Q): F (D, D), c (D, 1), Q (D, D)."""
+
+    F: Any
+    c: Any
+    Q: Any
+
+
+class Decorrelated(NamedTuple):
+    """A linear observation ``y = H z + v`` in coordinates whose noise is independent: multiplied by ``change`` (n, n).
+
+    H (n, D) is the multiplied one, noise (n, 1) its variances.
+    """
+
+    H: Any
+    noise: Any
+    change: Any
+
+
+class Innovations(NamedTuple):
+    """What conditioning met, a row per scalar observation: all before its own update.
+
+    Attributes:
+        rows: ``h M`` of every mean matrix M.
+        values: the weighted innovation of every mean matrix.
+        variance: s, of the observation times its weight's root.
+        inverse: 1 / s, or 0 for an observation that was passed over.
+    """
+
+    rows: tuple
+    values: tuple
+    variance: Any
+    inverse: Any
+
+
+def push(transition: Transition, means: tuple, cov) -> tuple[tuple, Any]:
+    """Moments one transition later. Only the last of ``means`` is moved by c; the others are coefficients.
+
+    Returns:
+        The means and the covariance ``F P F' + Q``.
+    """
+    F, c, Q = transition
+    *coefficients, mean = means
+    moved = tuple(times(F, M) for M in coefficients)
+    return (*moved, times_plus(F, mean, c)), symmetrized(times_plus(times(F, cov), F.T, Q))
+
+
+def condition(
+    cov, means: tuple, values: tuple, H, weight, noise, floor=None, *, rolled: bool = False
+) -> tuple[Any, tuple, Innovations]:
+    """Conditions a Gaussian on scalar observations, one row of H at a time.
+
+    Row k says ``weight_k values_k = weight_k h_k z + v``, v ~ N(0, weight_k noise_k): ``weight`` is 1 for an
+    observation, 0 for a missing one, and with ``noise`` 1 it is a precision. For weights other than 0 and 1, ``values``
+    holds the product already.
+
+    The covariance gets the Joseph form's accuracy from a second, tiny update: the part of the first one's rounding that
+    lies along h, known because ``P h'`` must end as ``noise / s`` times what it was. (That needs the first update to be
+    symmetric to the last bit, as the product of a column with itself is.)
+
+    Args:
+        cov: P (D, D).
+        means: matrices with D rows; a state's mean, or that and the coefficients of what it depends on.
+        values: for each of ``means``, what is observed of it, (n, columns); None for zeros.
+        H: (n, D).
+        weight: (n, 1).
+        noise: (n, 1), non-negative.
+        floor: (n, 1); an innovation variance of at most this is rounding, and its row is passed over. Default 0.
+        rolled: compile the loop over rows as a loop, for where it is not worth unrolling.
+
+    Returns:
+        The covariance, the means, and the `Innovations`.
+    """
+    floor = zeros(H, H.shape[0], 1) if floor is None else floor
+
+    def observe(carry, row):
+        cov, means = carry
+        values, h, weight, noise, floor = row
+        a = _project(cov, h)
+        variance, inverse = _innovation_variance(h, a, weight, noise), _inverse(h, a, weight, noise, floor)
+        rows = tuple(times(h, M) for M in means)
+        innovations = tuple(_innovation(y, r, weight) for y, r in zip(values, rows, strict=True))
+        means = tuple(_correct(M, a, inverse, u) for M, u in zip(means, innovations, strict=True))
+        reduced = _downdate(cov, a, weight, inverse)
+        error = _remaining_error(reduced, h, a, noise, inverse)
+        cov = _remove_error(reduced, _share_error(error, h, a, weight, inverse), a, weight, inverse)
+        return (cov, means), Innovations(rows, innovations, variance, inverse)
+
+    rows = (values, H, weight, noise, floor)
+    (cov, means), innovations = type(H).over_rows(observe, (cov, means), rows, rolled=rolled)
+    return cov, means, innovations
+
+
+def inform(cov, means: tuple, eta, J) -> tuple[Any, tuple, Innovations, Any]:
+    """Conditions a Gaussian on what is known of it in information form, ``exp(eta' z - z' J z / 2)``.
+
+    J = L diag(d) L' are D scalar observations of precision d; their innovation variances are at least 1.
+
+    Args:
+        cov: P (D, D).
+        means: matrices with D rows. The last is the mean of z; the others are coefficients.
+        eta: (D, 1).
+        J: (D, D), positive semi-definite.
+
+    Returns:
+        As `condition`, and the observations' weights d (D, 1).
+    """
+    L, d, z = eliminate(J, eta)
+    values = (*(None for _ in means[1:]), z)
+    return *condition(cov, means, values, L.T, d, d.constant(np.ones(d.shape)), rolled=True), d
+
+
+def decorrelate(H, noise_cov) -> Decorrelated:
+    """``y = H z + v``, v ~ N(0, noise_cov), multiplied by the inverse of L in noise_cov = L D L'.
+
+    The multiplication is by a unit triangular matrix, so densities stay as they are; noise_cov may be singular.
+    One that is indefinite makes NaN noise.
+    """
+    _, noise, change = eliminate(noise_cov, eye(noise_cov, noise_cov.shape[0]), checked=True)
+    return Decorrelated(change @ H, noise, change)
+
+
+def smoothing_gain(filtered_cov, arrival: Decorrelated) -> tuple[Any, Any]:
+    """G and L of ``z_t | z_{t+1}, past ~ N(m + G (z_{t+1} - F m - c), L)``, m the filtered mean.
+
+    z_{t+1} is an observation of z_t with the noise Q. A direction of it that z_t determines up to rounding teaches
+    nothing, and is passed over.
+
+    Args:
+        filtered_cov: at t, (D, D).
+        arrival: the transition to t+1, decorrelated.
+    """
+    D = filtered_cov.shape[0]
+    floor = _rounding(arrival.H, filtered_cov.diagonal(), arrival.noise)
+    ones = floor.constant(np.ones(floor.shape))
+    start = (zeros(filtered_cov, D, D),)
+    L, (G,), _ = condition(filtered_cov, start, (arrival.change,), arrival.H, ones, arrival.noise, floor)
+    return G, L
+
+
+def log_density(innovations: Innovations, weight):
+    """Log density of what was observed, from the last mean's innovations: (1, 1)."""
+    return _log_density(innovations.values[-1], innovations.variance, innovations.inverse, weight)
+
+
+def square_root(cov):
+    """A lower triangular S with S S' = cov; cov may be singular."""
+    L, d, _ = eliminate(cov, zeros(cov, cov.shape[0], 1))
+    return L * type(d).elementwise(lambda x: select(x > 0, x * lax.rsqrt(select(x > 0, x, 1)), 0), d).T
+
+
+@stage
+def times(A, B):
+    """A B."""
+    return A @ B
+
+
+@stage
+def times_plus(A, B, C):
+    """A B + C."""
+    return A @ B + C
+
+
+@stage
+def symmetrized(A):
+    """`algebra.symmetric`, as a stage."""
+    return symmetric(A)
+
+
+@stage
+def _project(cov, h):
+    return cov @ h.T
+
+
+@stage
+def _innovation_variance(h, a, weight, noise):
+    return (h @ a) * weight + noise
+
+
+@stage
+def _inverse(h, a, weight, noise, floor):
+    s = (h @ a) * weight + noise
+    return type(s).elementwise(lambda s, f: select(s <= f, 0, 1 / select(s <= f, 1, s)), s, floor)
+
+
+@stage
+def _innovation(y, row, weight):
+    return y - row * weight if y is not None else row * weight * -1.0
+
+
+@stage
+def _correct(M, a, inverse, u):
+    return M + a @ (u * inverse)
+
+
+@stage
+def _downdate(cov, a, weight, inverse):
+    return cov - (a @ a.T) * (weight * inverse)
+
+
+@stage
+def _remaining_error(reduced, h, a, noise, inverse):
+    return reduced @ h.T - a * (noise * inverse)
+
+
+@stage
+def _share_error(error, h, a, weight, inverse):
+    return error - a * ((h @ error) * (weight * inverse)) * 0.5
+
+
+@stage
+def _remove_error(reduced, share, a, weight, inverse):
+    k = a * (weight * inverse)
+    return reduced - share @ k.T - k @ share.T
+
+
+@stage
+def _rounding(H, variances, noise):
+    return ((H * H) @ variances + noise) * float(np.finfo(noise.dtype).eps)
+
+
+@stage
+def _log_density(values, variance, inverse, weight):
+    logs = type(variance).elementwise(lambda s, w: select(w > 0, jnp.log(2 * np.pi * select(w > 0, s, 1)), 0), variance, weight)
+    return (weight.T @ logs + values.T @ (values * inverse)) * -0.5

@@ -1,0 +1,176 @@
+"""Backward passes over a filtered series, as recurrences whose time runs from the end to the beginning.
+
+Row t holds the filtered state at t and the transition to t+1; its step takes what is known of z_{t+1} to z_t.
+"""
+
+from typing import Any, NamedTuple
+
+from fastscan.kernels.algebra import eye, stage, zeros
+from fastscan.kernels.gaussian import (
+    Decorrelated,
+    Gaussian,
+    Transition,
+    push,
+    smoothing_gain,
+    square_root,
+    symmetrized,
+    times,
+    times_plus,
+)
+from fastscan.kernels.kalman import KALMAN_FILTER, FilterInputs, observe
+from fastscan.kernels.recurrence import Recurrence, merge
+
+
+class Arrival(NamedTuple):
+    """The transition to t+1 seen from t: z' = F z + c + w, and the same with independent noise (`Decorrelated`).
+
+    A field is None in the one of params and row that does not hold it (see `recurrence.merge`).
+    """
+
+    F: Any = None
+    c: Any = None
+    H: Any = None
+    noise: Any = None
+    change: Any = None
+
+
+class SmootherInputs(NamedTuple):
+    """One row of the backward pass: the filtered state, and the transition that leaves it."""
+
+    filtered: Gaussian
+    arrival: Arrival
+
+
+class Smoothed(NamedTuple):
+    """Moments of z_t given everything, and ``cross`` = E[z_t z_{t+1}'] (D, D)."""
+
+    mean: Any
+    cov: Any
+    cross: Any
+
+
+class BackwardKernel(NamedTuple):
+    """z at the beginning of a stretch, given z at its end and the past: N(G z + g, L)."""
+
+    G: Any
+    g: Any
+    L: Any
+
+
+def _kernel_identity(state: Gaussian) -> BackwardKernel:
+    D = state.cov.shape[0]
+    return BackwardKernel(eye(state.cov, D), zeros(state.mean, D, 1), zeros(state.cov, D, D))
+
+
+def _kernel_combine(left: BackwardKernel, right: BackwardKernel) -> BackwardKernel:
+    (G, g), L = push(Transition(*right), (left.G, left.g), left.L)
+    return BackwardKernel(G, g, L)
+
+
+def _kernel_enter(state: Gaussian, summary: BackwardKernel) -> Gaussian:
+    (mean,), cov = push(Transition(*summary), (state.mean,), state.cov)
+    return Gaussian(mean, cov)
+
+
+def _gain(params: Arrival, x: SmootherInputs) -> tuple[Any, Any, Any]:
+    """G, L and the predicted mean."""
+    F, c, H, noise, change = merge(params, x.arrival)
+    return *smoothing_gain(x.filtered.cov, Decorrelated(H, noise, change)), times_plus(F, x.filtered.mean, c)
+
+
+def _smoother_append(params: Arrival, summary: BackwardKernel, x: SmootherInputs) -> BackwardKernel:
+    G, L, predicted = _gain(params, x)
+    origin = zeros(predicted, *predicted.shape)
+    return _kernel_combine(summary, BackwardKernel(G, _correct(x.filtered.mean, G, origin, predicted), L))
+
+
+def _smoother_step(params: Arrival, state: Gaussian, x: SmootherInputs) -> tuple[Gaussian, Smoothed]:
+    G, L, predicted = _gain(params, x)
+    GP = times(G, state.cov)
+    mean = _correct(x.filtered.mean, G, state.mean, predicted)
+    cov = symmetrized(times_plus(GP, G.T, L))
+    return Gaussian(mean, cov), Smoothed(mean, cov, times_plus(mean, state.mean.T, GP))
+
+
+RTS_SMOOTHER = Recurrence(_kernel_identity, _smoother_append, _kernel_combine, _kernel_enter, _smoother_step)
+"""Rauch, Tung & Striebel's smoother: the conditional covariance L is kept apart, so covariances are sums of PSD terms."""
+
+
+class AffineMap(NamedTuple):
+    """z <- E z + e, for one realisation of the noise: E (D, D), e (D, 1)."""
+
+    E: Any = None
+    e: Any = None
+
+
+class SamplerInputs(NamedTuple):
+    """One row of the filter, and what the sampler draws from it: standard normal ``noise`` (D, 1)."""
+
+    filter: FilterInputs
+    arrival: Arrival
+    noise: Any
+
+
+class SamplerParams(NamedTuple):
+    """What is the same in every row of `FILTER_FOR_SAMPLING`; ``jitter`` (1, 1) is added to conditional variances."""
+
+    filter: FilterInputs
+    arrival: Arrival
+    jitter: Any
+
+
+class SamplerMap(NamedTuple):
+    """How a sample's deviation from the filtered mean at t follows from that at t+1; and the filtered mean at t."""
+
+    deviation: AffineMap
+    mean: Any
+
+
+def _sampler_step(params: SamplerParams, state: Gaussian, x: SamplerInputs) -> tuple[Gaussian, SamplerMap]:
+    F, c, Q, H, noise, y, weight = merge(params.filter, x.filter)
+    (mean,), cov = push(Transition(F, c, Q), (state.mean,), state.cov)
+    after, _ = observe(Gaussian(mean, cov), H, noise, y, weight)
+    _, _, *decorrelated = merge(params.arrival, x.arrival)
+    G, L = smoothing_gain(state.cov, Decorrelated(*decorrelated))
+    root = square_root(L + eye(L, L.shape[0]) * params.jitter)
+    shift = _correct(times(root, x.noise), G, after.mean, mean)
+    return after, SamplerMap(AffineMap(G, shift), state.mean)
+
+
+FILTER_FOR_SAMPLING = KALMAN_FILTER._replace(
+    append=lambda params, summary, x: KALMAN_FILTER.append(params.filter, summary, x.filter), step=_sampler_step
+)
+"""The Kalman filter, reporting for every row what takes a sample at t+1 to one at t.
+
+Samples are followed as deviations from the filtered means, which are smaller than states and so rounded less.
+"""
+
+
+def _map_identity(state):
+    D = state.shape[0]
+    return AffineMap(eye(state, D), zeros(state, D, 1))
+
+
+def _map_combine(left: AffineMap, right: AffineMap) -> AffineMap:
+    return AffineMap(times(right.E, left.E), times_plus(right.E, left.e, right.e))
+
+
+def _map_step(params: AffineMap, state, x: AffineMap):
+    E, e = merge(params, x)
+    state = times_plus(E, state, e)
+    return state, state
+
+
+AFFINE_MAPS = Recurrence(
+    identity=_map_identity,
+    append=lambda params, summary, x: _map_combine(summary, merge(params, x)),
+    combine=_map_combine,
+    enter=lambda state, summary: times_plus(summary.E, state, summary.e),
+    step=_map_step,
+)
+"""Vectors under affine maps."""
+
+
+@stage
+def _correct(mean, gain, value, expected):
+    return mean + gain @ (value - expected)

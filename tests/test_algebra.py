@@ -1,0 +1,144 @@
+"""The two representations of matrices, against NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fastscan.kernels import algebra
+from fastscan.kernels.algebra import ALGEBRAS, eliminate, eye, select, stage, symmetric, zeros
+from fastscan.kernels.algebra.stacked import UNROLLED_ROWS, UNROLLED_TERMS
+
+LANES = (3, 2)
+KINDS = list(ALGEBRAS.values())
+
+
+def matrices(kind, *arrays):
+    return tuple(kind.from_array(jnp.asarray(a)) for a in arrays)
+
+
+def random(*shape, seed=0):
+    return np.random.default_rng((seed, *shape)).normal(size=(*shape, *LANES))
+
+
+def psd(n, rank=None, seed=0):
+    a = random(n, n if rank is None else rank, seed=seed)
+    return np.einsum("ik...,jk...->ij...", a, a)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_operators(kind):
+    a, b, c, row, one = random(3, 2), random(2, 3), random(3, 2, seed=1), random(1, 2), random(1, 1)
+    A, B, C, r, s = matrices(kind, a, b, c, row, one)
+    product = np.einsum("ik...,kj...->ij...", a, b)
+    checks = (
+        (A @ B, product),
+        (A + C, a + c),
+        (A - C, a - c),
+        (A * C, a * c),
+        (A * r, a * row),
+        (A * s, a * one),
+        (A * 2.0, 2 * a),
+        (A.T, np.swapaxes(a, 0, 1)),
+        (symmetric(A @ B), (product + np.swapaxes(product, 0, 1)) / 2 if kind is not algebra.Lanes else None),
+        ((A @ B).diagonal(), np.stack([product[i, i] for i in range(3)])[:, None]),
+        (kind.vstack([A, r]), np.concatenate([a, row])),
+        (kind.elementwise(lambda x, y: jnp.maximum(x, y), A, C), np.maximum(a, c)),
+        (eye(A, 4) @ zeros(A, 4, 1), np.zeros((4, 1, 1, 1))),
+    )
+    for given, wanted in checks:
+        if wanted is not None:
+            np.testing.assert_allclose(*np.broadcast_arrays(given.to_array(), wanted), rtol=1e-14, atol=1e-14)
+    assert A.shape == (3, 2)
+    assert A.dtype == np.float64
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_symmetric_is_exactly_so(kind):
+    (A,) = matrices(kind, psd(4) + 1e-3 * random(4, 4))
+    S = symmetric(A).to_array()
+    np.testing.assert_array_equal(S, jnp.swapaxes(S, 0, 1))
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, UNROLLED_ROWS + 1])
+@pytest.mark.parametrize("kind", KINDS)
+def test_elimination_factorises_and_solves(kind, n):
+    a, b = psd(n), random(n, 2)
+    L, d, x = (m.to_array() for m in eliminate(*matrices(kind, a, b)))
+    np.testing.assert_allclose(np.einsum("ik...,k...,jk...->ij...", L, d[:, 0], L), a, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(np.einsum("ik...,kj...->ij...", L, x), b, rtol=1e-9, atol=1e-12)
+    assert np.all(np.triu(L[..., 0, 0], 1) == 0)
+    assert np.all(np.diagonal(L[..., 0, 0]) == 1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", KINDS)
+def test_elimination_of_singular_matrices(kind, dtype):
+    """Rank 2 of 4, and nothing at all: two pivots are rounding at most, and the product is still the matrix."""
+    eps = np.finfo(dtype).eps
+    for a in (psd(4, rank=2), np.zeros((4, 4, *LANES))):
+        L, d, _ = (m.to_array() for m in eliminate(*matrices(kind, a.astype(dtype), np.zeros((4, 1, *LANES), dtype))))
+        rank = np.linalg.matrix_rank(a[..., 0, 0])
+        assert np.all(np.sum(d[:, 0] > 100 * eps, axis=0) == rank)
+        assert np.all(np.isfinite(L))
+        np.testing.assert_allclose(np.einsum("ik...,k...,jk...->ij...", L, d[:, 0], L), a, atol=100 * eps)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nan_is_not_taken_for_a_zero_pivot(kind):
+    a = psd(3)
+    a[1, 1] = np.nan
+    L, d, _ = eliminate(*matrices(kind, a, random(3, 1)))
+    assert np.all(np.isnan(d.to_array()[1]))
+    assert np.all(np.isnan(L.to_array()[2, 1]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_indefinite_matrix_is_told_where_asked(kind):
+    A, b = matrices(kind, psd(3) - 100 * np.eye(3)[..., None, None], random(3, 1))
+    assert np.all(np.isnan(eliminate(A, b, checked=True)[1].to_array()[0]))
+    assert np.all(eliminate(A, b)[1].to_array() == 0)
+
+
+@pytest.mark.parametrize("rolled", [False, True])
+@pytest.mark.parametrize("n", [1, 3, UNROLLED_ROWS + 1])
+@pytest.mark.parametrize("kind", KINDS)
+def test_loop_over_rows(kind, n, rolled):
+    a = random(n, 2)
+    (A,) = matrices(kind, a)
+
+    def body(total, row):
+        return total + row, (total, row * 2.0)
+
+    total, (before, doubled) = kind.over_rows(body, zeros(A, 1, 2), A, rolled=rolled)
+    np.testing.assert_allclose(total.to_array()[0], a.sum(0), rtol=1e-12)
+    np.testing.assert_allclose(*np.broadcast_arrays(before.to_array(), np.cumsum(a, 0) - a), atol=1e-12)
+    np.testing.assert_allclose(doubled.to_array(), 2 * a)
+
+
+@pytest.mark.parametrize("lanes", [((1, 1), LANES), (LANES, (1, 1)), (LANES, LANES), ((3, 1), (1, 2))])
+def test_products_too_long_to_unroll(lanes):
+    r = np.random.default_rng(0)
+    n = UNROLLED_TERMS + 1
+    a, b = r.normal(size=(2, n, *lanes[0])), r.normal(size=(n, 3, *lanes[1]))
+    given = (algebra.Stacked(jnp.asarray(a)) @ algebra.Stacked(jnp.asarray(b))).array
+    both = np.broadcast_shapes(*lanes)
+    wanted = np.einsum("ik...,kj...->ij...", *(np.broadcast_to(x, x.shape[:2] + both) for x in (a, b)))
+    np.testing.assert_allclose(given, wanted, rtol=1e-12)
+
+
+def test_a_stage_is_a_unit_of_its_own_only_for_staged_matrices():
+    @stage
+    def square(a):
+        return a @ a
+
+    for kind, units in ((algebra.Staged, 1), (algebra.Stacked, 0), (algebra.Lanes, 0)):
+        text = jax.jit(lambda x, kind=kind: square(kind.from_array(x)).to_array()).lower(random(2, 2)).as_text()
+        assert text.count("call @square") == units
+        assert ("inlineable" in text) == bool(units)
+
+
+def test_select_is_where_without_a_call():
+    x = jnp.arange(4.0)
+    np.testing.assert_array_equal(select(x > 1, x, 0), jnp.where(x > 1, x, 0))
+    assert "jit" not in str(jax.make_jaxpr(lambda x: select(x > 1, x, 0))(x))

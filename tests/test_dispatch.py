@@ -1,0 +1,81 @@
+"""Which implementation runs."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import fastscan
+from fastscan import dispatch, lgssm_smoother
+from fastscan.dispatch import IMPLEMENTATIONS, choose
+from oracle import random_params, simulate
+
+SIZES = [(1, 1), (2, 1), (3, 1), (10, 1), (97, 5), (1024, 1), (65_536, 1), (1000, 64), (50, 100_000), (1_000_000, 1)]
+
+
+@pytest.mark.parametrize(("T", "B"), SIZES)
+@pytest.mark.parametrize("device", ["cpu", "NVIDIA H200"])
+@pytest.mark.parametrize("implementation", [None, *IMPLEMENTATIONS])
+def test_every_choice_can_run(T, B, device, implementation):
+    choice = choose(implementation, T=T, B=B, D=4, dtype=np.float32, device=device)
+    assert choice.implementation == (implementation or choice.implementation)
+    plan = choice.plan
+    assert plan.steps == T - 1
+    if T > 1:
+        assert 1 <= plan.chunks <= T - 1
+        assert (plan.chunks - 1) * plan.length < T - 1 <= plan.chunks * plan.length  # no chunk is empty
+    if choice.implementation == "sequential":
+        assert plan.chunks == 1
+    if implementation == "chunked" and T > 2:
+        assert plan.chunks > 1
+    if implementation == "associative" and T > 1:
+        assert (plan.chunks, plan.length, plan.scan) == (T - 1, 1, "associative")
+
+
+def test_a_named_implementation_is_the_one_that_runs():
+    """By what the lowered program holds: a loop over all rows, a loop over a chunk's rows, or none over rows."""
+    params, T = random_params(0, 2, 1, "float32"), 1200
+    y = np.zeros((T, 1), np.float32)
+
+    def has_rows_of(implementation, shape):
+        text = jax.jit(lambda y: lgssm_smoother(params, y, implementation=implementation)).lower(y).as_text()
+        return f"tensor<{shape}xf32>" in text
+
+    plan = choose("chunked", T=T, B=1, D=2, dtype=np.float32).plan
+    assert has_rows_of("sequential", f"{T - 1}x2x2x1x1")
+    assert has_rows_of("chunked", f"{plan.length}x2x2x{plan.chunks}x1")
+    assert not has_rows_of("chunked", f"{T - 1}x2x2x1x1")
+    assert has_rows_of("associative", f"2x2x{T - 1}x1")
+
+
+def test_an_unmeasured_device_gets_the_stated_rule():
+    assert choose(None, T=10, B=1, D=4, dtype=np.float32, device="abacus").implementation == "sequential"
+    choice = choose(None, T=10_000, B=1, D=4, dtype=np.float32, device="abacus")
+    assert choice.implementation == "chunked"
+    assert "not measured" in choice.reason
+
+
+def test_the_committed_table():
+    table = json.loads((Path(fastscan.__file__).parent / "crossover.json").read_text())
+    assert table == dispatch.crossover_table()
+    cpu = table["devices"]["cpu"]
+    assert {"machine", "versions", "commit", "date", "command"} <= cpu.keys()
+    for case in cpu["cases"]:
+        assert case.keys() == {"D", "m", "T", "B", "dtype", "chunks", "gain"}
+        assert 1 <= case["chunks"] < max(case["T"], 2)
+        assert case["gain"] >= 1
+
+
+def test_the_default_uses_the_table(monkeypatch):
+    table = {"devices": {"cpu": {"cases": [{"D": 2, "m": 1, "T": 50, "B": 1, "dtype": "float64", "chunks": 7, "gain": 2.0}]}}}
+    monkeypatch.setattr(dispatch, "crossover_table", lambda: table)
+    choice = choose(None, T=50, B=1, D=2, dtype=np.float64, device="cpu")
+    assert choice.plan.chunks == 7
+    assert "7 chunks, 2.0 times" in choice.reason
+    params = random_params(0, 2, 1)
+    y = simulate(params, 50, 0)
+    np.testing.assert_allclose(
+        lgssm_smoother(params, y)[1], lgssm_smoother(params, y, implementation="sequential")[1], atol=1e-12
+    )

@@ -1,0 +1,41 @@
+"""The plan of the house: which way imports run, and how large a room may be."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = [f for folder in ("fastscan", "kernels", "profiling") for f in (ROOT / folder).rglob("*.py")]
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_run_one_way(path):
+    folder = path.relative_to(ROOT).parts[0]
+    for name in imports(path):
+        if folder == "kernels" and name.split(".")[0] == "fastscan":
+            assert name.startswith("fastscan.kernels"), name
+        if folder != "profiling":
+            assert not name.startswith("fastscan.profiling"), name
+            assert name.split(".")[0] in {*sys.stdlib_module_names, "jax", "numpy", "fastscan"}, name
+
+
+@pytest.mark.parametrize("path", [*FILES, *(ROOT / "tests").glob("*.py")], ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_file_passes_400_lines(path):
+    assert len(path.read_text().splitlines()) <= 400
+
+
+def test_importing_changes_no_configuration():
+    code = "import jax; before = dict(jax.config.values); import fastscan; assert dict(jax.config.values) == before"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,132 @@
+"""Filter, smoother and log-likelihood against the textbook, in every implementation."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+import fastscan
+from fastscan import lgssm_filter, lgssm_marginal_loglik, lgssm_smoother
+from fastscan.dispatch import IMPLEMENTATIONS
+from fastscan.kernels import passes
+from fastscan.kernels.driver import Plan
+from fastscan.model import check_model, series
+from oracle import assert_moments, close, dense, random_params, simulate, textbook, tracking_params
+
+SIZES = [(D, m) for D in range(1, 9) for m in sorted({1, D, D + 3})] + [(16, 1), (16, 8), (16, 19)]
+LENGTHS = (2, 7, 13, 29, 31)
+
+
+@functools.cache
+def case(D: int, m: int, T: int):
+    params = random_params(D * 31 + m, D, m)
+    y = simulate(params, T, D + m)
+    return params, y, textbook(params, y)
+
+
+@pytest.mark.parametrize("implementation", ["sequential", "chunked"])
+@pytest.mark.parametrize(("D", "m"), SIZES)
+def test_smoother_at_every_size(D, m, implementation):
+    T = LENGTHS[(D + m) % len(LENGTHS)]
+    params, y, reference = case(D, m, T)
+    assert_moments(lgssm_smoother(params, y, implementation=implementation), reference, "float64")
+
+
+@pytest.mark.parametrize(("D", "m"), [(1, 1), (2, 5), (4, 2), (8, 3), (16, 8)])
+def test_associative_at_some_sizes(D, m):
+    params, y, reference = case(D, m, 4)
+    assert_moments(lgssm_smoother(params, y, implementation="associative"), reference, "float64")
+
+
+LENGTH_CASES = [(T, i) for i in ("sequential", "chunked") for T in (1, 2, 3, 4, 5, 16, 17, 61)]
+
+
+@pytest.mark.parametrize(("T", "implementation"), [*LENGTH_CASES, (1, "associative"), (2, "associative"), (5, "associative")])
+def test_every_length_in_both_precisions(T, implementation):
+    for dtype in ("float64", "float32"):
+        params, y = random_params(5, 3, 2, dtype), simulate(random_params(5, 3, 2), T, 1).astype(dtype)
+        posterior = lgssm_smoother(params, y, implementation=implementation)
+        assert {x.dtype for x in posterior} == {np.dtype(dtype)}
+        assert_moments(posterior, textbook(params, y), dtype)
+        close(lgssm_filter(params, y, implementation=implementation)[1], posterior.filtered_means, 1e-6)
+
+
+CUTS = [(C, "doubling", "staged") for C in (1, 2, 3, 5, 10, 21, 22)] + [
+    (3, "associative", "staged"),
+    (5, "doubling", "stacked"),
+    (2, "doubling", "lanes"),
+    (3, "doubling", "lanes"),
+    (3, "associative", "lanes"),
+]
+
+
+@pytest.mark.parametrize(("chunks", "scan", "algebra"), CUTS)
+def test_every_way_of_cutting_time(chunks, scan, algebra):
+    """22 rows: exact chunks, chunks with a padded end, one row a chunk."""
+    params, y, reference = case(2, 1, 23)
+    model, _ = check_model(params, 23, None, np.dtype("float64"))
+    for missing in (False, True):
+        plan = Plan(22, chunks, scan, algebra)
+        filtered, smoothed = jax.jit(lambda p=plan, m=missing: passes.smooth(p, series(model, y[None], m)))()
+        close(filtered.log_density.sum(), reference.loglik.sum(), 1e-11)
+        close(smoothed.mean[0, ..., 0], reference.smoothed_means, 1e-11)
+        close(smoothed.cov[0], reference.smoothed_covariances, 1e-11)
+        close(smoothed.cross[0], reference.cross, 1e-11)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("T", [1, 2, 8])
+def test_against_the_dense_joint_gaussian(T, implementation):
+    params = random_params(3, 3, 2)
+    y = simulate(params, T, 4)
+    y[T // 2, 0] = np.nan
+    loglik, mean, cov = dense(params, y)
+    posterior = lgssm_smoother(params, y, implementation=implementation)
+    close(posterior.marginal_loglik, loglik, 1e-11)
+    close(posterior.smoothed_means, mean, 1e-10)
+    close(posterior.smoothed_covariances, cov[np.arange(T), :, np.arange(T)], 1e-10)
+    pairs = cov[np.arange(T - 1), :, np.arange(1, T)] + np.einsum("ti,tj->tij", mean[:-1], mean[1:])
+    close(posterior.smoothed_cross_covariances, pairs, 1e-10)
+
+
+def test_log_likelihood_per_step_and_in_all():
+    params, y, reference = case(3, 2, 13)
+    for function in (lgssm_filter, lgssm_smoother):
+        close(function(params, y, per_step_loglik=True).marginal_loglik, reference.loglik, 1e-10)
+    close(lgssm_marginal_loglik(params, y, per_step_loglik=True), reference.loglik, 1e-10)
+    close(lgssm_marginal_loglik(params, y), reference.loglik.sum(), 1e-10)
+
+
+def test_marginal_loglik_keeps_no_moments():
+    """Its compiled program needs far less memory than the filter's."""
+    params, T = tracking_params("float32"), 20_000
+    params = params._replace(emissions=params.emissions._replace(cov=np.full(2, 0.25, np.float32)))
+    y = np.zeros((T, 2), np.float32)
+
+    def memory(function):
+        usage = jax.jit(functools.partial(function, params)).lower(y).compile().memory_analysis()
+        return usage.temp_size_in_bytes + usage.output_size_in_bytes
+
+    assert memory(lgssm_marginal_loglik) < 0.4 * memory(lgssm_filter)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("implementation", ["sequential", "chunked", None])
+def test_a_long_series(implementation):
+    params = tracking_params()
+    y = simulate(params, 100_000, 0)
+    assert_moments(lgssm_smoother(params, y, implementation=implementation), textbook(params, y), "float64", scale=10)
+
+
+@pytest.mark.slow
+def test_a_long_series_associative():
+    params = tracking_params()
+    y = simulate(params, 4_099, 0)
+    assert_moments(lgssm_smoother(params, y, implementation="associative"), textbook(params, y), "float64", scale=10)
+
+
+def test_aliases():
+    assert fastscan.parallel_lgssm_smoother is lgssm_smoother
+    assert fastscan.parallel_lgssm_filter is lgssm_filter
+    assert fastscan.parallel_lgssm_posterior_sample is fastscan.lgssm_posterior_sample
