@@ -5,7 +5,10 @@ measured, the number of chunks that ran fastest: 1 is the sequential recursion. 
 in the logarithms of D, T and B. A device that is not in it gets `_RULE`.
 
 Matrices are arrays under XLA at every D, staged on a CPU. Unrolled into `Lanes` they belong in a Pallas kernel: XLA fuses
-the unrolled program into each of its results anew, which is slow to compile and slow to run.
+the unrolled program into each of its results anew, which is slow to compile and slow to run. A kernel's lane holds a whole
+model in its registers, so kernels are for small ones (`KERNEL_SIZES`).
+
+A device's entry may say how kernels are launched on it: "launch", fields of `kernels.plan.Launch` that differ from the default.
 """
 
 import functools
@@ -16,11 +19,16 @@ from typing import Any, NamedTuple
 
 import jax
 
-from fastscan.kernels.driver import Plan
+from fastscan.kernels.plan import Launch, Plan
 
-IMPLEMENTATIONS = ("sequential", "associative", "chunked")
+XLA_IMPLEMENTATIONS = ("sequential", "associative", "chunked")
+IMPLEMENTATIONS = (*XLA_IMPLEMENTATIONS, "pallas", "pallas_interpret")
+KERNEL_SIZES = (6, 9)
+"""The largest D and m that GPU kernels take."""
 
 _RULE = "a rule for devices that were not measured: chunks of 16 rows, one chunk below 64 rows or above 16,384 sequences"
+_KERNEL_RULE = "kernels on an NVIDIA GPU: a rule that was not measured, 32,768 lanes, 16 rows a chunk or more"
+_LANES = 32_768
 
 
 class Choice(NamedTuple):
@@ -31,7 +39,7 @@ class Choice(NamedTuple):
     reason: str
 
 
-def choose(implementation: str | None, *, T: int, B: int, D: int, dtype: Any, device: str | None = None) -> Choice:
+def choose(implementation: str | None, *, T: int, B: int, D: int, m: int, dtype: Any, device: str | None = None) -> Choice:
     """What runs a series of T steps in B sequences.
 
     Args:
@@ -39,11 +47,13 @@ def choose(implementation: str | None, *, T: int, B: int, D: int, dtype: Any, de
         T: time steps.
         B: sequences.
         D: state dimensions.
+        m: emission dimensions.
         dtype: float32 or float64.
         device: its kind, as in `crossover.json`; default the one that JAX uses.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name; kernels, for a model that they are too small for.
+        RuntimeError: kernels, on a device that is no NVIDIA GPU.
     """
     if implementation is not None and implementation not in IMPLEMENTATIONS:
         raise ValueError(f"implementation: {implementation!r} given, wanted None or one of {', '.join(IMPLEMENTATIONS)}.")
@@ -54,11 +64,43 @@ def choose(implementation: str | None, *, T: int, B: int, D: int, dtype: Any, de
         return Choice("sequential", Plan(rows, 1, algebra=algebra), "named")
     if implementation == "associative":
         return Choice("associative", Plan(rows, max(rows, 1), "associative", algebra), "named")
+    if implementation in ("pallas", "pallas_interpret"):
+        if KERNEL_SIZES[0] < D or m > KERNEL_SIZES[1]:
+            raise ValueError(
+                f"implementation: {implementation!r} given for D = {D}, m = {m}; kernels hold D <= {KERNEL_SIZES[0]} and "
+                f"m <= {KERNEL_SIZES[1]}. Take 'chunked', or None, which chooses for you."
+            )
+        if implementation == "pallas" and not _has_kernels(device):
+            raise RuntimeError(
+                f"implementation: 'pallas' given, which wants an NVIDIA GPU; JAX computes on {device!r} here. Take None, or, "
+                "to run the same kernels slowly in Pallas's interpreter, 'pallas_interpret'."
+            )
+        return Choice(implementation, _kernel_plan(implementation, device, algebra, rows, B), "named")
+    if implementation is None and _has_kernels(device) and KERNEL_SIZES[0] >= D and m <= KERNEL_SIZES[1]:
+        return Choice("pallas", _kernel_plan("pallas", device, algebra, rows, B), _KERNEL_RULE)
     chunks, reason = _measured_chunks(device, str(jax.numpy.dtype(dtype)), D, T, B)
     if implementation == "chunked":
         return Choice("chunked", Plan(rows, _fit(max(chunks, 2), rows), algebra=algebra), "named")
     name = "chunked" if chunks > 1 else "sequential"
     return Choice(name, Plan(rows, _fit(chunks, rows), algebra=algebra), reason)
+
+
+def _kernel_plan(implementation: str, device: str, algebra: str, rows: int, B: int) -> Plan:
+    """Enough lanes to fill a GPU; one chunk a sequence where sequences are many or short."""
+    fields = crossover_table()["devices"].get(device, {}).get("launch", {})
+    launch = Launch(interpret=implementation == "pallas_interpret")._replace(**fields)
+    chunks = 1 if rows < 64 else min(_LANES // B, rows // 16)
+    return Plan(rows, _fit(chunks, rows), algebra=algebra, launch=launch)
+
+
+def compiled_implementations(device: str | None = None) -> tuple[str, ...]:
+    """The names that run compiled on a device, as `device_kind` has it: by default on the one that JAX uses."""
+    device = device_kind() if device is None else device
+    return (*XLA_IMPLEMENTATIONS, "pallas") if _has_kernels(device) else XLA_IMPLEMENTATIONS
+
+
+def _has_kernels(device: str) -> bool:
+    return device.startswith("NVIDIA")
 
 
 def device_kind() -> str:

@@ -5,7 +5,8 @@ with a batch axis also (B, T, ...) or (B, 1, ...) per sequence. Everything is fl
 emissions are. All functions can be transformed by `jit`, `vmap` and `grad` and called inside `lax.scan`.
 
 ``implementation`` names how the recurrences run and is taken at its word: "sequential", "associative" (one
-`lax.associative_scan` over time) or "chunked" (chunks of time side by side). None takes the one that was measured to be
+`lax.associative_scan` over time), "chunked" (chunks of time side by side), "pallas" (the chunks as GPU kernels) or
+"pallas_interpret" (the same kernels, interpreted on any device, for tests). None takes the one that was measured to be
 fastest on this device: see `fastscan.dispatch`.
 """
 
@@ -20,9 +21,8 @@ from jax import lax
 from fastscan import dispatch
 from fastscan.kernels import passes
 from fastscan.kernels.algebra import Stacked
-from fastscan.kernels.driver import Plan
 from fastscan.kernels.gaussian import square_root
-from fastscan.kernels.passes import Series
+from fastscan.kernels.plan import Plan
 from fastscan.kernels.smoothing import AffineMap
 from fastscan.model import Model, Sizes, check_emission_dim, check_emissions, check_model, known_terms, series
 from fastscan.types import ParamsLGSSM, PosteriorGSSMFiltered, PosteriorGSSMSmoothed
@@ -42,7 +42,7 @@ def lgssm_filter(
         params: the model; dynamax's own objects work too.
         emissions: (T, m) or (B, T, m); NaN entries are missing.
         inputs: (T, U), (B, T, U) or None.
-        implementation: None, "sequential", "associative" or "chunked".
+        implementation: None, or a name as above.
         per_step_loglik: return log p(y_t | y_1..t-1) for every step, in place of their sum.
 
     Returns:
@@ -71,7 +71,7 @@ def lgssm_smoother(
         params: the model; dynamax's own objects work too.
         emissions: (T, m) or (B, T, m); NaN entries are missing.
         inputs: (T, U), (B, T, U) or None.
-        implementation: None, "sequential", "associative" or "chunked".
+        implementation: None, or a name as above.
         per_step_loglik: return log p(y_t | y_1..t-1) for every step, in place of their sum.
 
     Returns:
@@ -134,7 +134,7 @@ def lgssm_posterior_sample(
         emissions: (T, m) or (B, T, m); NaN entries are missing.
         inputs: (T, U), (B, T, U) or None.
         jitter: added to the conditional variances; never needed for singular ones.
-        implementation: None, "sequential", "associative" or "chunked".
+        implementation: None, or a name as above.
 
     Returns:
         States (T, D) or (B, T, D).
@@ -164,7 +164,7 @@ def lgssm_joint_sample(
         key: a JAX random key.
         num_timesteps: T, at least 1.
         inputs: (T, U) or None.
-        implementation: None, "sequential", "associative" or "chunked"; all return the same sample, up to rounding.
+        implementation: None, or a name as above; all return the same sample, up to rounding.
 
     Returns:
         States (T, D) and emissions (T, m).
@@ -176,7 +176,7 @@ def lgssm_joint_sample(
         raise ValueError(f"num_timesteps: {num_timesteps} given, wanted at least 1.")
     dtype = jnp.asarray(params.initial.mean).dtype
     model, sizes = check_model(params, num_timesteps, None, dtype, inputs)
-    plan = dispatch.choose(implementation, T=sizes.T, B=1, D=sizes.D, dtype=dtype).plan
+    plan = dispatch.choose(implementation, T=sizes.T, B=1, D=sizes.D, m=sizes.m, dtype=dtype).plan
     state_key, emission_key = jax.random.split(key)
     return _joint_sample(
         model,
@@ -227,46 +227,69 @@ def _prepare(params: Any, emissions: Any, inputs: Any, implementation: str | Non
     batch = emissions.shape[0] if emissions.ndim == 3 else None
     model, sizes = check_model(params, emissions.shape[-2], batch, emissions.dtype, inputs)
     check_emission_dim(emissions, sizes.m)
-    choice = dispatch.choose(implementation, T=sizes.T, B=batch or 1, D=sizes.D, dtype=emissions.dtype)
+    choice = dispatch.choose(implementation, T=sizes.T, B=batch or 1, D=sizes.D, m=sizes.m, dtype=emissions.dtype)
     return model, emissions.reshape(-1, sizes.T, sizes.m), sizes, choice.plan
 
 
-def _either(model: Model, emissions: jax.Array, run: Callable[[Series], Any]) -> Any:
-    """``run`` on the series, the cheaper way where nothing is missing: covariances then are the same for all sequences."""
+def _either(plan: Plan, model: Model, emissions: jax.Array, run: Callable[..., Any], *noise: jax.Array) -> Any:
+    """``run(plan, series, *noise)``, the cheaper way where nothing is missing.
+
+    Under XLA, covariances then are the same for all sequences of a batch. In kernels only correlated noise costs more where
+    entries are missing, because then every step has to be decorrelated by itself.
+    """
 
     def branch(missing: bool) -> Callable[[], Any]:
-        def call():
-            B = emissions.shape[0]
-            return jax.tree.map(lambda x: jnp.broadcast_to(x, (B, *x.shape[1:])), run(series(model, emissions, missing)))
+        def infer(plan: Plan, model: Model, emissions: jax.Array, *noise: jax.Array) -> Any:
+            out = run(plan, series(plan, model, emissions, missing), *noise)
+            return jax.tree.map(lambda x: jnp.broadcast_to(x, (emissions.shape[0], *x.shape[1:])), out)
 
-        return call
+        return lambda: _differentiable(plan, infer)(model, emissions, *noise)
 
+    if plan.launch is not None and model.R.shape[-1] == 1:
+        return branch(True)()
     return lax.cond(jnp.isnan(emissions).any(), branch(True), branch(False))
+
+
+def _differentiable(plan: Plan, run: Callable[..., Any]) -> Callable[..., Any]:
+    """``run`` of a plan. Kernels have no derivatives of their own: theirs are those of the same plan under XLA."""
+    run_plan = functools.partial(run, plan)
+    if plan.launch is None:
+        return run_plan
+    kernels = jax.custom_jvp(run_plan)
+
+    @kernels.defjvp
+    def _(primals, tangents):
+        return kernels(*primals), jax.jvp(functools.partial(run, plan._replace(launch=None)), primals, tangents)[1]
+
+    return kernels
 
 
 @functools.partial(jax.jit, static_argnames="plan")
 def _filter(model: Model, emissions: jax.Array, plan: Plan):
-    return _either(model, emissions, lambda s: passes.filter_moments(plan, s))
+    return _either(plan, model, emissions, passes.filter_moments)
 
 
 @functools.partial(jax.jit, static_argnames="plan")
 def _smooth(model: Model, emissions: jax.Array, plan: Plan):
-    return _either(model, emissions, lambda s: passes.smooth(plan, s))
+    return _either(plan, model, emissions, passes.smooth)
 
 
 @functools.partial(jax.jit, static_argnames="plan")
 def _log_densities(model: Model, emissions: jax.Array, plan: Plan):
-    return _either(model, emissions, lambda s: passes.filter_log_densities(plan, s))
+    return _either(plan, model, emissions, passes.filter_log_densities)
 
 
 @functools.partial(jax.jit, static_argnames="plan")
 def _sample(model: Model, emissions: jax.Array, noise: jax.Array, jitter: jax.Array, plan: Plan):
-    jitter = jitter.reshape(1, 1, 1, 1)
-    return _either(model, emissions, lambda s: passes.sample(plan, s, noise[..., None], jitter))
+    return _either(plan, model, emissions, passes.sample, noise[..., None], jitter.reshape(1, 1, 1, 1))
 
 
 @functools.partial(jax.jit, static_argnames="plan")
 def _joint_sample(model: Model, state_noise: jax.Array, emission_noise: jax.Array, plan: Plan):
+    return _differentiable(plan, _sample_prior)(model, state_noise, emission_noise)
+
+
+def _sample_prior(plan: Plan, model: Model, state_noise: jax.Array, emission_noise: jax.Array):
     drift, offset = known_terms(model)
     initial = model.initial_mean + _root(model.initial_cov) @ state_noise[:, :1]
     maps = AffineMap(model.F, drift + _root(model.Q) @ state_noise)

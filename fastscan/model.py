@@ -9,10 +9,11 @@ from typing import Any, NamedTuple, NoReturn
 import jax
 import jax.numpy as jnp
 
-from fastscan.kernels.algebra import Stacked
+from fastscan.kernels import driver
 from fastscan.kernels.gaussian import Decorrelated, Gaussian, decorrelate
 from fastscan.kernels.kalman import FilterInputs
 from fastscan.kernels.passes import Series
+from fastscan.kernels.plan import Plan
 from fastscan.kernels.smoothing import Arrival
 
 FLOATS = (jnp.dtype("float32"), jnp.dtype("float64"))
@@ -121,10 +122,11 @@ def check_emission_dim(emissions: jax.Array, m: int) -> None:
         )
 
 
-def series(model: Model, emissions: jax.Array, missing: bool) -> Series:
+def series(plan: Plan, model: Model, emissions: jax.Array, missing: bool) -> Series:
     """What the passes take.
 
     Args:
+        plan: which they will run.
         model: checked.
         emissions: (B, T, m).
         missing: whether NaN entries are to be looked for; without, emissions are taken as they are.
@@ -135,16 +137,16 @@ def series(model: Model, emissions: jax.Array, missing: bool) -> Series:
     y = y - offset
     if observed is not None:
         y = jnp.where(observed, y, 0)
-    H, noise, y = _independent(model.H, model.R, y, observed)
-    weight = jnp.ones_like(y[:1, :1]) if observed is None else observed.astype(y.dtype)
-    transition = _decorrelated(model.F, model.Q)
+    H, noise, y = _independent(plan, model.H, model.R, y, observed)
+    weight = None if observed is None else observed.astype(y.dtype)
+    transition = _decorrelated(plan, model.F, model.Q)
     Q = _nan_where_indefinite(model.Q, transition)
-    initial_cov = _nan_where_indefinite(model.initial_cov, _decorrelated(model.initial_cov, model.initial_cov))
+    initial_cov = _nan_where_indefinite(model.initial_cov, _decorrelated(plan, model.initial_cov, model.initial_cov))
     inputs = FilterInputs(model.F, drift, Q, H, noise, y, weight)
     params, rows = _divide(inputs)
     arrival = Arrival(model.F, drift, *transition)
-    prior = Gaussian(_lanes(model.initial_mean), _lanes(initial_cov))
-    first = FilterInputs(*(_lanes(x[:, :1]) for x in inputs))
+    prior = Gaussian(model.initial_mean, initial_cov)
+    first = FilterInputs(*(None if x is None else x[:, :1] for x in inputs))
     return Series(prior, first, params, rows, *_divide(arrival))
 
 
@@ -251,28 +253,23 @@ def _known(bias: jax.Array | None, weights: jax.Array | None, inputs: jax.Array 
     return known + weights @ inputs
 
 
-def _independent(H, R, y, observed) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _independent(plan, H, R, y, observed) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The emissions in coordinates with independent noise; missing ones stay apart."""
     if (R.shape[-1] == 1 and H.shape[-2] > 1) or H.shape[-2] == 1:
         return H, jnp.where(R < 0, jnp.nan, R), y
     if observed is not None:
         R = jnp.where(observed & jnp.swapaxes(observed, -1, -2), R, 0)
-    apart = _decorrelated(H, R)
+    apart = _decorrelated(plan, H, R)
     return apart.H, apart.noise, apart.change @ y
 
 
-def _decorrelated(H, cov) -> Decorrelated:
-    lanes = (Stacked(jnp.moveaxis(x, (0, 1), (-1, -2))) for x in (H, cov))
-    return jax.tree.map(lambda m: jnp.moveaxis(m.array, (-1, -2), (0, 1)), decorrelate(*lanes), is_leaf=_is_matrix)
+def _decorrelated(plan: Plan, H, cov) -> Decorrelated:
+    return driver.phases(plan).each_row(plan, "decorrelate", decorrelate, (H, cov))
 
 
 def _nan_where_indefinite(cov: jax.Array, factors: Decorrelated) -> jax.Array:
     """A covariance matrix that is none becomes NaN, so that no result can look right."""
     return cov + jnp.where(jnp.isnan(factors.noise).any(-2, keepdims=True), jnp.nan, 0).astype(cov.dtype)
-
-
-def _is_matrix(x: Any) -> bool:
-    return isinstance(x, Stacked)
 
 
 def _lanes(x: jax.Array) -> jax.Array:
@@ -283,6 +280,6 @@ def _lanes(x: jax.Array) -> jax.Array:
 def _divide(container: Any) -> tuple[Any, Any]:
     """What is the same in every row, and what is not (entries 1 to T - 1): a field is None in one of the two."""
     kind = type(container)
-    same = kind(*(_lanes(x) if x.shape[1] == 1 else None for x in container))
-    varying = kind(*(None if x.shape[1] == 1 else x[:, 1:] for x in container))
+    same = kind(*(_lanes(x) if x is not None and x.shape[1] == 1 else None for x in container))
+    varying = kind(*(None if x is None or x.shape[1] == 1 else x[:, 1:] for x in container))
     return same, varying

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fastscan.kernels.algebra import eliminate, eye, select, stage, symmetric, zeros
+from fastscan.kernels.algebra import downdate, eliminate, eye, mirrored, multiply_add, select, stage, symmetric, zeros
 
 
 class Gaussian(NamedTuple):
@@ -64,11 +64,11 @@ def push(transition: Transition, means: tuple, cov) -> tuple[tuple, Any]:
     F, c, Q = transition
     *coefficients, mean = means
     moved = tuple(times(F, M) for M in coefficients)
-    return (*moved, times_plus(F, mean, c)), symmetrized(times_plus(times(F, cov), F.T, Q))
+    return (*moved, times_plus(F, mean, c)), symmetrized(times_plus(times(F, mirrored(cov)), F.T, Q))
 
 
 def condition(
-    cov, means: tuple, values: tuple, H, weight, noise, floor=None, *, rolled: bool = False
+    cov, means: tuple, values: tuple, H, weight, noise, floor=None, *, rolled: bool = False, repaired: bool = True
 ) -> tuple[Any, tuple, Innovations]:
     """Conditions a Gaussian on scalar observations, one row of H at a time.
 
@@ -89,6 +89,7 @@ def condition(
         noise: (n, 1), non-negative.
         floor: (n, 1); an innovation variance of at most this is rounding, and its row is passed over. Default 0.
         rolled: compile the loop over rows as a loop, for where it is not worth unrolling.
+        repaired: make the second update; without, for a covariance that nothing will be conditioned from.
 
     Returns:
         The covariance, the means, and the `Innovations`.
@@ -100,16 +101,18 @@ def condition(
         values, h, weight, noise, floor = row
         a = _project(cov, h)
         variance, inverse = _innovation_variance(h, a, weight, noise), _inverse(h, a, weight, noise, floor)
+        k = _gain(a, inverse)
         rows = tuple(times(h, M) for M in means)
         innovations = tuple(_innovation(y, r, weight) for y, r in zip(values, rows, strict=True))
-        means = tuple(_correct(M, a, inverse, u) for M, u in zip(means, innovations, strict=True))
-        reduced = _downdate(cov, a, weight, inverse)
-        error = _remaining_error(reduced, h, a, noise, inverse)
-        cov = _remove_error(reduced, _share_error(error, h, a, weight, inverse), a, weight, inverse)
+        means = tuple(times_plus(k, u, M) for M, u in zip(means, innovations, strict=True))
+        cov = _downdate(cov, a, weight, inverse)
+        if repaired:
+            error = _remaining_error(cov, h, k, noise)
+            cov = _remove_error(cov, _share_error(error, h, k, weight), k, weight)
         return (cov, means), Innovations(rows, innovations, variance, inverse)
 
     rows = (values, H, weight, noise, floor)
-    (cov, means), innovations = type(H).over_rows(observe, (cov, means), rows, rolled=rolled)
+    (cov, means), innovations = type(H).over_rows(observe, (mirrored(cov), means), rows, rolled=rolled)
     return cov, means, innovations
 
 
@@ -156,7 +159,7 @@ def smoothing_gain(filtered_cov, arrival: Decorrelated) -> tuple[Any, Any]:
     floor = _rounding(arrival.H, filtered_cov.diagonal(), arrival.noise)
     ones = floor.constant(np.ones(floor.shape))
     start = (zeros(filtered_cov, D, D),)
-    L, (G,), _ = condition(filtered_cov, start, (arrival.change,), arrival.H, ones, arrival.noise, floor)
+    L, (G,), _ = condition(filtered_cov, start, (arrival.change,), arrival.H, ones, arrival.noise, floor, repaired=False)
     return G, L
 
 
@@ -180,7 +183,7 @@ def times(A, B):
 @stage
 def times_plus(A, B, C):
     """A B + C."""
-    return A @ B + C
+    return multiply_add(A, B, C)
 
 
 @stage
@@ -196,44 +199,44 @@ def _project(cov, h):
 
 @stage
 def _innovation_variance(h, a, weight, noise):
-    return (h @ a) * weight + noise
+    return multiply_add(h * weight, a, noise)
 
 
 @stage
 def _inverse(h, a, weight, noise, floor):
-    s = (h @ a) * weight + noise
+    s = multiply_add(h * weight, a, noise)
     return type(s).elementwise(lambda s, f: select(s <= f, 0, 1 / select(s <= f, 1, s)), s, floor)
 
 
 @stage
-def _innovation(y, row, weight):
-    return y - row * weight if y is not None else row * weight * -1.0
+def _gain(a, inverse):
+    return a * inverse
 
 
 @stage
-def _correct(M, a, inverse, u):
-    return M + a @ (u * inverse)
+def _innovation(y, row, weight):
+    return y - row * weight if y is not None else row * (weight * -1.0)
 
 
 @stage
 def _downdate(cov, a, weight, inverse):
-    return cov - (a @ a.T) * (weight * inverse)
+    return downdate(cov, a, weight * inverse)
 
 
 @stage
-def _remaining_error(reduced, h, a, noise, inverse):
-    return reduced @ h.T - a * (noise * inverse)
+def _remaining_error(reduced, h, k, noise):
+    return multiply_add(reduced, h.T, k * (noise * -1.0))
 
 
 @stage
-def _share_error(error, h, a, weight, inverse):
-    return error - a * ((h @ error) * (weight * inverse)) * 0.5
+def _share_error(error, h, k, weight):
+    return multiply_add(k, (h @ error) * (weight * -0.5), error)
 
 
 @stage
-def _remove_error(reduced, share, a, weight, inverse):
-    k = a * (weight * inverse)
-    return reduced - share @ k.T - k @ share.T
+def _remove_error(reduced, share, k, weight):
+    minus_k = k * (weight * -1.0)
+    return mirrored(multiply_add(share, minus_k.T, multiply_add(minus_k, share.T, reduced)))
 
 
 @stage

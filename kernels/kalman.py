@@ -7,9 +7,11 @@ a step, which is what the filter has to report, is also what the backward pass n
 
 from typing import Any, NamedTuple
 
-from fastscan.kernels.algebra import eye, stage, zeros
+import numpy as np
+
+from fastscan.kernels.algebra import eye, mirrored, multiply_add, stage, zeros
 from fastscan.kernels.gaussian import Gaussian, Transition, condition, inform, log_density, push
-from fastscan.kernels.recurrence import Recurrence, merge
+from fastscan.kernels.recurrence import Hindsight, Recurrence, merge
 
 
 class FilterInputs(NamedTuple):
@@ -19,7 +21,7 @@ class FilterInputs(NamedTuple):
         F, c, Q: the transition's (D, D), (D, 1), (D, D).
         H, noise: the observation's (m, D), (m, 1), decorrelated.
         y: (m, 1), less its known offset; zero where missing.
-        weight: (m, 1), 1 where observed and 0 where missing.
+        weight: (m, 1), 1 where observed and 0 where missing; None where nothing is.
     """
 
     F: Any = None
@@ -45,6 +47,13 @@ class FilterSummary(NamedTuple):
     J: Any
 
 
+class Message(NamedTuple):
+    """Knowledge of a state z in information form, exp(eta' z - z' J z / 2)."""
+
+    eta: Any
+    J: Any
+
+
 class Filtered(NamedTuple):
     """The state before a row, and the log density of the row's observation given the past."""
 
@@ -56,13 +65,13 @@ class Filtered(NamedTuple):
 def identity(state: Gaussian) -> FilterSummary:
     """Nothing moved, nothing seen."""
     D = state.cov.shape[0]
-    nothing, none = zeros(state.cov, D, D), zeros(state.mean, D, 1)
+    nothing, none = mirrored(zeros(state.cov, D, D)), zeros(state.mean, D, 1)
     return FilterSummary(eye(state.cov, D), none, nothing, none, nothing)
 
 
 def append(params: FilterInputs, summary: FilterSummary, x: FilterInputs) -> FilterSummary:
     """The filter's own step on the stretch's end, from a state before it that is known; what it sees tells of that state."""
-    F, c, Q, H, noise, y, weight = merge(params, x)
+    F, c, Q, H, noise, y, weight = _complete(merge(params, x))
     means, C = push(Transition(F, c, Q), (summary.A, summary.b), summary.C)
     C, means, innovations = condition(C, means, (None, y), H, weight, noise)
     return _learn(summary, C, means, innovations, weight)
@@ -84,30 +93,58 @@ def enter(state: Gaussian, summary: FilterSummary) -> Gaussian:
 
 def step(params: FilterInputs, state: Gaussian, x: FilterInputs) -> tuple[Gaussian, Filtered]:
     """Predict and update."""
-    F, c, Q, H, noise, y, weight = merge(params, x)
-    (mean,), cov = push(Transition(F, c, Q), (state.mean,), state.cov)
-    after, density = observe(Gaussian(mean, cov), H, noise, y, weight)
+    x = merge(params, x)
+    (mean,), cov = push(Transition(x.F, x.c, x.Q), (state.mean,), state.cov)
+    after, density = observe(Gaussian(mean, cov), x)
     return after, Filtered(state.mean, state.cov, density)
 
 
-KALMAN_FILTER = Recurrence(identity, append, combine, enter, step)
+def likelihood_step(params: FilterInputs, state: Gaussian, x: FilterInputs) -> tuple[Gaussian, Any]:
+    """`step`, reporting the log density alone."""
+    after, out = step(params, state, x)
+    return after, out.log_density
 
 
-def observe(predicted: Gaussian, H, noise, y, weight) -> tuple[Gaussian, Any]:
+def retreat(future: Message, summary: FilterSummary) -> Message:
+    """What a stretch and all after it say of the state before it, from what they say of the state after it."""
+    return read(_learn(summary, *inform(summary.C, (summary.A, summary.b), future.eta, future.J)))
+
+
+def read(summary: FilterSummary) -> Message:
+    """What a stretch says of the state before it."""
+    return Message(summary.eta, summary.J)
+
+
+KALMAN_FILTER = Recurrence("kalman_filter", identity, append, combine, enter, step)
+KALMAN_HINDSIGHT = Hindsight(read, retreat)
+KALMAN_LIKELIHOOD = KALMAN_FILTER._replace(name="kalman_likelihood", step=likelihood_step)
+
+
+def observe(predicted: Gaussian, x: FilterInputs) -> tuple[Gaussian, Any]:
     """The filtered state, and the log density of the observation (1, 1).
 
     The mean is corrected once, by the sum of the scalar observations' corrections: it is rounded once.
+
+    Args:
+        predicted: the state before its observation.
+        x: the observation; its transition is not read.
     """
+    *_, H, noise, y, weight = _complete(x)
     innovation = _innovation(y, H, predicted.mean, weight)
     start = zeros(predicted.mean, *predicted.mean.shape)
     cov, (correction,), innovations = condition(predicted.cov, (start,), (innovation,), H, weight, noise)
     return Gaussian(_add(predicted.mean, correction), cov), log_density(innovations, weight)
 
 
-def condition_on_future(state: Gaussian, future: FilterSummary) -> Gaussian:
+def condition_on_future(state: Gaussian, future: Message | FilterSummary) -> Gaussian:
     """The state before a stretch of time, given also the stretch's observations."""
     cov, (mean,), *_ = inform(state.cov, (state.mean,), future.eta, future.J)
     return Gaussian(mean, cov)
+
+
+def _complete(x: FilterInputs) -> FilterInputs:
+    """With weights of 1 where there are none."""
+    return x if x.weight is not None else x._replace(weight=x.H.constant(np.ones((x.H.shape[0], 1))))
 
 
 def _learn(summary: FilterSummary, C, means, innovations, weight) -> FilterSummary:
@@ -115,13 +152,13 @@ def _learn(summary: FilterSummary, C, means, innovations, weight) -> FilterSumma
     rows, values, seen = innovations.rows[0], innovations.values[1], innovations.inverse
     A, b = means
     eta = _add_information(summary.eta, rows, values, seen)
-    J = _add_information(summary.J, rows, rows, _times_each(weight, seen))
+    J = mirrored(_add_information(summary.J, rows, rows, _times_each(weight, seen)))
     return FilterSummary(A, b, C, eta, J)
 
 
 @stage
 def _innovation(y, H, mean, weight):
-    return y - (H @ mean) * weight
+    return multiply_add(H * (weight * -1.0), mean, y)
 
 
 @stage
@@ -136,4 +173,4 @@ def _times_each(a, b):
 
 @stage
 def _add_information(total, rows, values, precision):
-    return total + rows.T @ (values * precision)
+    return multiply_add(rows.T, values * precision, total)

@@ -13,9 +13,17 @@ import jax
 import jax.numpy as jnp
 
 from fastscan.kernels import driver
-from fastscan.kernels.driver import Plan, arrays, join, matrices, split
 from fastscan.kernels.gaussian import Gaussian, square_root
-from fastscan.kernels.kalman import KALMAN_FILTER, Filtered, FilterInputs, condition_on_future, observe
+from fastscan.kernels.kalman import (
+    KALMAN_FILTER,
+    KALMAN_HINDSIGHT,
+    KALMAN_LIKELIHOOD,
+    Filtered,
+    FilterInputs,
+    condition_on_future,
+    observe,
+)
+from fastscan.kernels.plan import Plan
 from fastscan.kernels.smoothing import (
     AFFINE_MAPS,
     FILTER_FOR_SAMPLING,
@@ -23,6 +31,7 @@ from fastscan.kernels.smoothing import (
     AffineMap,
     Arrival,
     SamplerInputs,
+    SamplerMap,
     SamplerParams,
     Smoothed,
     SmootherInputs,
@@ -33,8 +42,8 @@ class Series(NamedTuple):
     """A model and its observations.
 
     Attributes:
-        prior: of the first state, before its observation.
-        first: the first observation; its transition is not read.
+        prior: of the first state, before its observation; a series of one row.
+        first: the first observation, likewise; its transition is not read.
         params, rows: the rows' inputs, split into what is the same in every row and what is not.
         arrival_params, arrival_rows: the rows' transitions for the backward pass, split likewise.
     """
@@ -49,42 +58,40 @@ class Series(NamedTuple):
 
 def filter_moments(plan: Plan, series: Series) -> Filtered:
     """Filtered moments (B or 1, T, ...) and log densities (B, T, 1, 1)."""
+    join = driver.phases(plan).join
     state, density = _first(plan, series)
-    last, out = driver.run(plan, KALMAN_FILTER, series.params, state, series.rows)
-    return Filtered(_end(out.mean, last.mean), _end(out.cov, last.cov), _begin(density, out.log_density))
+    last, out = driver.run(plan, KALMAN_FILTER, series.params, state, series.rows, room=_FILTERED_ROOM)
+    return Filtered(
+        join(plan, out.mean, last.mean), join(plan, out.cov, last.cov), _begin(density, join(plan, out.log_density))
+    )
 
 
 def filter_log_densities(plan: Plan, series: Series) -> jax.Array:
     """Log densities (B, T, 1, 1) alone; no moments are kept."""
-
-    def step(params, state, x):
-        state, out = KALMAN_FILTER.step(params, state, x)
-        return state, out.log_density
-
     state, density = _first(plan, series)
-    _, densities = driver.run(plan, KALMAN_FILTER._replace(step=step), series.params, state, series.rows)
-    return _begin(density, densities)
+    _, densities = driver.run(plan, KALMAN_LIKELIHOOD, series.params, state, series.rows)
+    return _begin(density, driver.phases(plan).join(plan, densities))
 
 
 def smooth(plan: Plan, series: Series) -> tuple[Filtered, Smoothed]:
     """Filtered and smoothed moments (B or 1, T, ...), cross moments (B, T - 1, ...)."""
+    by = driver.phases(plan)
     initial, density = _first(plan, series)
-    params, state, rows = matrices(plan, series.params), matrices(plan, initial), split(plan, series.rows)
+    params, state, rows = by.matrices(plan, series.params), by.matrices(plan, initial), by.split(plan, series.rows)
     entries, future = state, None
     if plan.chunks > 1:
-        summaries = driver.summarise(plan, KALMAN_FILTER, params, state, rows)
-        past, future = driver.scan_summaries(plan, KALMAN_FILTER, state, summaries, "before", "after")
-        entries = KALMAN_FILTER.enter(state, past)
-    exits, filtered = driver.sweep(plan, KALMAN_FILTER, params, entries, rows)
-    last = jax.tree.map(lambda x: x[..., -1:, :], arrays(plan, exits))
-    if future is not None:
-        exits = condition_on_future(exits, future)
-    inputs = SmootherInputs(Gaussian(filtered.mean, filtered.cov), split(plan, series.arrival_rows))
-    _, smoothed = driver.sweep(plan, RTS_SMOOTHER, matrices(plan, series.arrival_params), exits, inputs, reverse=True)
-    filtered, smoothed = join(plan, filtered), join(plan, smoothed)
+        summaries = by.summarise(plan, KALMAN_FILTER, params, state, rows)
+        entries, future = by.entries_and_futures(plan, KALMAN_FILTER, KALMAN_HINDSIGHT, state, summaries)
+    exits, filtered = by.sweep(plan, KALMAN_FILTER, params, (entries,), rows, room=_FILTERED_ROOM)
+    last = driver.last(plan, exits)
+    inputs = SmootherInputs(Gaussian(filtered.mean, filtered.cov), by.split(plan, series.arrival_rows))
+    ends, begin = ((exits,), None) if future is None else ((exits, future), condition_on_future)
+    arrival, room = by.matrices(plan, series.arrival_params), Smoothed(mean=True, cov=True, cross=False)
+    _, smoothed = by.sweep(plan, RTS_SMOOTHER, arrival, ends, inputs, begin=begin, reverse=True, room=room)
+    moments = [by.join(plan, x, end) for some in (filtered, smoothed) for x, end in zip(some, last, strict=False)]
     return (
-        Filtered(_end(filtered.mean, last.mean), _end(filtered.cov, last.cov), _begin(density, filtered.log_density)),
-        Smoothed(_end(smoothed.mean, last.mean), _end(smoothed.cov, last.cov), smoothed.cross),
+        Filtered(*moments[:2], _begin(density, by.join(plan, filtered.log_density))),
+        Smoothed(*moments[2:], by.join(plan, smoothed.cross)),
     )
 
 
@@ -97,40 +104,35 @@ def sample(plan: Plan, series: Series, noise: jax.Array, jitter: jax.Array) -> j
         noise: standard normal (B, T, D, 1).
         jitter: (1, 1, 1, 1), added to the conditional variances of all but the last state.
     """
+    by = driver.phases(plan)
     initial, _ = _first(plan, series)
     params = SamplerParams(series.params, series.arrival_params, jitter)
     rows = SamplerInputs(series.rows, series.arrival_rows, noise[:, :-1])
-    last, (maps, means) = driver.run(plan, FILTER_FOR_SAMPLING, params, initial, rows)
-    root = square_root(matrices(plan, last.cov))
-    end = arrays(plan, root @ matrices(plan, noise[:, -1:].transpose(2, 3, 1, 0)))
-    _, deviations = driver.run(plan, AFFINE_MAPS, AffineMap(), end, maps, reverse=True)
-    return _end(means + deviations, last.mean + end)
+    room = SamplerMap(deviation=False, mean=True)
+    last, (maps, means) = driver.run(plan, FILTER_FOR_SAMPLING, params, initial, rows, room=room)
+    cov = last.cov.transpose(3, 2, 0, 1)
+    end = by.each_row(plan, "draw", lambda cov, z: square_root(cov) @ z, (cov, noise[:, -1:])).transpose(2, 3, 1, 0)
+    maps = jax.tree.map(lambda x: by.join(plan, x), maps)
+    _, deviations = driver.run(plan, AFFINE_MAPS, AffineMap(), end, maps, reverse=True, room=True)
+    return by.join(plan, means, last.mean) + by.join(plan, deviations, end)
 
 
 def affine_states(plan: Plan, initial: jax.Array, params: AffineMap, maps: AffineMap) -> jax.Array:
     """States (B, T, D, 1) under T - 1 affine maps, from the first one (D, 1, 1, B)."""
     _, states = driver.run(plan, AFFINE_MAPS, params, initial, maps)
-    return _begin(initial, states)
+    return _begin(initial.transpose(3, 2, 0, 1), driver.phases(plan).join(plan, states))
+
+
+_FILTERED_ROOM = Filtered(mean=True, cov=True, log_density=False)
 
 
 def _first(plan: Plan, series: Series) -> tuple[Gaussian, jax.Array]:
-    prior, first = matrices(plan, (series.prior, series.first))
-    return arrays(plan, observe(Gaussian(*prior), first.H, first.noise, first.y, first.weight))
-
-
-def _as_series(x: jax.Array) -> jax.Array:
-    """(n, p, 1, B) to (B, 1, n, p)."""
-    return x.transpose(3, 2, 0, 1)
-
-
-def _end(rows: jax.Array, last: jax.Array) -> jax.Array:
-    return _concatenate(rows, _as_series(last))
+    """The first filtered state (n, p, 1, B or 1), and the log densities of the first observations (B, 1, 1, 1)."""
+    by = driver.phases(plan)
+    state, density = by.each_row(plan, "first_observation", observe, (series.prior, series.first))
+    return jax.tree.map(lambda x: x.transpose(2, 3, 1, 0), state), density
 
 
 def _begin(first: jax.Array, rows: jax.Array) -> jax.Array:
-    return _concatenate(_as_series(first), rows)
-
-
-def _concatenate(*parts: jax.Array) -> jax.Array:
-    B = max(p.shape[0] for p in parts)
-    return jnp.concatenate([jnp.broadcast_to(p, (B, *p.shape[1:])) for p in parts], 1)
+    B = max(first.shape[0], rows.shape[0])
+    return jnp.concatenate([jnp.broadcast_to(x, (B, *x.shape[1:])) for x in (first, rows)], 1)

@@ -1,5 +1,6 @@
 """The protocol every model here is written in: a recurrence over time as five small functions."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ class Recurrence(NamedTuple):
     same at every step. A *summary* stands for a stretch of time whose state before it is not known yet.
 
     Attributes:
+        name: for kernels and errors.
         identity: ``(state) -> summary`` of an empty stretch, for states like this one.
         append: ``(params, summary, x) -> summary`` with one more step.
         combine: ``(left, right) -> summary`` of one stretch and the next; associative.
@@ -18,11 +20,45 @@ class Recurrence(NamedTuple):
         step: ``(params, state, x) -> (state, output)``, the sequential recursion.
     """
 
+    name: str
     identity: Callable[[Any], Any]
     append: Callable[[Any, Any, Any], Any]
     combine: Callable[[Any, Any], Any]
     enter: Callable[[Any, Any], Any]
     step: Callable[[Any, Any, Any], tuple[Any, Any]]
+
+
+class Hindsight(NamedTuple):
+    """What a summary says of the state before its stretch of time, for passes that come back through a series.
+
+    Attributes:
+        read: ``(summary) -> message``, what the stretch itself says of the state before it.
+        retreat: ``(message, summary) -> message`` of the stretch and all that follows, from what follows it.
+    """
+
+    read: Callable[[Any], Any]
+    retreat: Callable[[Any, Any], Any]
+
+
+@functools.cache
+def of_summaries(recurrence: Recurrence) -> Recurrence:
+    """The recurrence whose rows are summaries of another, in that one's order, and whose outputs are the states before them."""
+    return recurrence._replace(
+        name=f"{recurrence.name}_summaries",
+        append=lambda _, summary, x: recurrence.combine(summary, x),
+        step=lambda _, state, x: (recurrence.enter(state, x), state),
+    )
+
+
+@functools.cache
+def of_hindsight(recurrence: Recurrence, hindsight: Hindsight) -> Recurrence:
+    """The sequential recursion back through summaries, whose outputs are the messages from all that follows them."""
+    step = functools.partial(_retreat, hindsight)
+    return of_summaries(recurrence)._replace(name=f"{recurrence.name}_hindsight", step=step)
+
+
+def _retreat(hindsight: Hindsight, _: Any, message: Any, x: Any) -> tuple[Any, Any]:
+    return hindsight.retreat(message, x), message
 
 
 def merge(params: Any, x: Any) -> Any:

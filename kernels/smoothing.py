@@ -5,7 +5,7 @@ Row t holds the filtered state at t and the transition to t+1; its step takes wh
 
 from typing import Any, NamedTuple
 
-from fastscan.kernels.algebra import eye, stage, zeros
+from fastscan.kernels.algebra import eye, mirrored, multiply_add, stage, zeros
 from fastscan.kernels.gaussian import (
     Decorrelated,
     Gaussian,
@@ -59,7 +59,7 @@ class BackwardKernel(NamedTuple):
 
 def _kernel_identity(state: Gaussian) -> BackwardKernel:
     D = state.cov.shape[0]
-    return BackwardKernel(eye(state.cov, D), zeros(state.mean, D, 1), zeros(state.cov, D, D))
+    return BackwardKernel(eye(state.cov, D), zeros(state.mean, D, 1), mirrored(zeros(state.cov, D, D)))
 
 
 def _kernel_combine(left: BackwardKernel, right: BackwardKernel) -> BackwardKernel:
@@ -86,13 +86,13 @@ def _smoother_append(params: Arrival, summary: BackwardKernel, x: SmootherInputs
 
 def _smoother_step(params: Arrival, state: Gaussian, x: SmootherInputs) -> tuple[Gaussian, Smoothed]:
     G, L, predicted = _gain(params, x)
-    GP = times(G, state.cov)
+    GP = times(G, mirrored(state.cov))
     mean = _correct(x.filtered.mean, G, state.mean, predicted)
     cov = symmetrized(times_plus(GP, G.T, L))
     return Gaussian(mean, cov), Smoothed(mean, cov, times_plus(mean, state.mean.T, GP))
 
 
-RTS_SMOOTHER = Recurrence(_kernel_identity, _smoother_append, _kernel_combine, _kernel_enter, _smoother_step)
+RTS_SMOOTHER = Recurrence("rts_smoother", _kernel_identity, _smoother_append, _kernel_combine, _kernel_enter, _smoother_step)
 """Rauch, Tung & Striebel's smoother: the conditional covariance L is kept apart, so covariances are sums of PSD terms."""
 
 
@@ -127,9 +127,9 @@ class SamplerMap(NamedTuple):
 
 
 def _sampler_step(params: SamplerParams, state: Gaussian, x: SamplerInputs) -> tuple[Gaussian, SamplerMap]:
-    F, c, Q, H, noise, y, weight = merge(params.filter, x.filter)
-    (mean,), cov = push(Transition(F, c, Q), (state.mean,), state.cov)
-    after, _ = observe(Gaussian(mean, cov), H, noise, y, weight)
+    row = merge(params.filter, x.filter)
+    (mean,), cov = push(Transition(row.F, row.c, row.Q), (state.mean,), state.cov)
+    after, _ = observe(Gaussian(mean, cov), row)
     _, _, *decorrelated = merge(params.arrival, x.arrival)
     G, L = smoothing_gain(state.cov, Decorrelated(*decorrelated))
     root = square_root(L + eye(L, L.shape[0]) * params.jitter)
@@ -138,7 +138,9 @@ def _sampler_step(params: SamplerParams, state: Gaussian, x: SamplerInputs) -> t
 
 
 FILTER_FOR_SAMPLING = KALMAN_FILTER._replace(
-    append=lambda params, summary, x: KALMAN_FILTER.append(params.filter, summary, x.filter), step=_sampler_step
+    name="filter_for_sampling",
+    append=lambda params, summary, x: KALMAN_FILTER.append(params.filter, summary, x.filter),
+    step=_sampler_step,
 )
 """The Kalman filter, reporting for every row what takes a sample at t+1 to one at t.
 
@@ -162,6 +164,7 @@ def _map_step(params: AffineMap, state, x: AffineMap):
 
 
 AFFINE_MAPS = Recurrence(
+    name="affine_maps",
     identity=_map_identity,
     append=lambda params, summary, x: _map_combine(summary, merge(params, x)),
     combine=_map_combine,
@@ -173,4 +176,4 @@ AFFINE_MAPS = Recurrence(
 
 @stage
 def _correct(mean, gain, value, expected):
-    return mean + gain @ (value - expected)
+    return multiply_add(gain, value - expected, mean)

@@ -13,7 +13,7 @@ from rich.progress import track
 import fastscan
 from fastscan import lgssm
 from fastscan.dispatch import choose, device_kind
-from fastscan.kernels.driver import Plan
+from fastscan.kernels.plan import Plan
 from fastscan.model import check_model
 from fastscan.profiling.machine import describe
 from fastscan.profiling.models import random_params
@@ -52,7 +52,7 @@ def measure(case: Case, dtype: str = "float32") -> dict:
     params = random_params(case.D, case.m, dtype)
     y = np.random.default_rng(0).normal(size=(case.B, case.T, case.m)).astype(dtype)
     model, _ = check_model(params, case.T, case.B, np.dtype(dtype))
-    algebra = choose("sequential", T=case.T, B=case.B, D=case.D, dtype=dtype).plan.algebra
+    algebra = choose("sequential", T=case.T, B=case.B, D=case.D, m=case.m, dtype=dtype).plan.algebra
     runs = {C: functools.partial(lgssm._smooth, plan=Plan(case.T - 1, C, algebra=algebra)) for C in (1, *case.chunks)}
     repeats = int(np.clip(2e5 / (case.T * case.B), 5, 30))
     seconds = dict(zip(runs, medians(list(runs.values()), model, jax.numpy.asarray(y), repeats=repeats), strict=True))

@@ -59,7 +59,7 @@ def _demonstrate_co2(out: pathlib.Path, console: Console) -> None:
     posterior = lgssm_smoother(params, y)
     draw_co2(out / "co2.png", dates, emissions, posterior)
 
-    choice = dispatch.choose(None, T=T, B=1, D=D, dtype=y.dtype)
+    choice = dispatch.choose(None, T=T, B=1, D=D, m=y.shape[-1], dtype=y.dtype)
     gaps = missing_runs(np.isnan(y[:, 0]))
     console.rule("CO2 at Mauna Loa")
     console.print(
@@ -69,7 +69,7 @@ def _demonstrate_co2(out: pathlib.Path, console: Console) -> None:
     console.print(f"implementation: {choice.implementation} ({choice.reason})")
 
     with console.status("timing"):
-        timings = [_time_fastscan(name, params, y) for name in (*dispatch.IMPLEMENTATIONS, None)]
+        timings = [_time_fastscan(name, params, y) for name in (*dispatch.compiled_implementations(), None)]
         gapless = _interpolate(emissions).astype("float32")
         timings.append(_time_dynamax(params, gapless, "given the gaps interpolated: it takes no NaN"))
     _print_timings(console, timings)
@@ -83,7 +83,7 @@ def _demonstrate_tracking(out: pathlib.Path, lengths: Sequence[int], console: Co
     for T in lengths:
         with console.status(f"timing T = {T:,}"):
             y = simulate(params, T, seed=0)
-            timings += [_time_fastscan(name, params, y) for name in (*dispatch.IMPLEMENTATIONS, None)]
+            timings += [_time_fastscan(name, params, y) for name in (*dispatch.compiled_implementations(), None)]
             timings += [_time_dynamax(params, y), _time_dynamax_parallel(T)]
     _print_timings(console, timings)
 
@@ -102,7 +102,7 @@ def _time_fastscan(name: str | None, params: ParamsLGSSM, emissions: np.ndarray)
         return Timing("fastscan associative", T, None, f"not run past T = {LONGEST_ASSOCIATIVE:,}: slow to compile")
     seconds = _median(functools.partial(lgssm_smoother, implementation=name), params, emissions)
     if name is None:
-        chosen = dispatch.choose(None, T=T, B=1, D=D, dtype=emissions.dtype).implementation
+        chosen = dispatch.choose(None, T=T, B=1, D=D, m=emissions.shape[-1], dtype=emissions.dtype).implementation
         return Timing("fastscan (default)", T, seconds, f"chose {chosen}")
     return Timing(f"fastscan {name}", T, seconds)
 

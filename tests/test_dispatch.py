@@ -19,7 +19,9 @@ SIZES = [(1, 1), (2, 1), (3, 1), (10, 1), (97, 5), (1024, 1), (65_536, 1), (1000
 @pytest.mark.parametrize("device", ["cpu", "NVIDIA H200"])
 @pytest.mark.parametrize("implementation", [None, *IMPLEMENTATIONS])
 def test_every_choice_can_run(T, B, device, implementation):
-    choice = choose(implementation, T=T, B=B, D=4, dtype=np.float32, device=device)
+    if implementation == "pallas" and device == "cpu":
+        pytest.skip("test_errors says what happens")
+    choice = choose(implementation, T=T, B=B, D=4, m=2, dtype=np.float32, device=device)
     assert choice.implementation == (implementation or choice.implementation)
     plan = choice.plan
     assert plan.steps == T - 1
@@ -43,7 +45,7 @@ def test_a_named_implementation_is_the_one_that_runs():
         text = jax.jit(lambda y: lgssm_smoother(params, y, implementation=implementation)).lower(y).as_text()
         return f"tensor<{shape}xf32>" in text
 
-    plan = choose("chunked", T=T, B=1, D=2, dtype=np.float32).plan
+    plan = choose("chunked", T=T, B=1, D=2, m=1, dtype=np.float32).plan
     assert has_rows_of("sequential", f"{T - 1}x2x2x1x1")
     assert has_rows_of("chunked", f"{plan.length}x2x2x{plan.chunks}x1")
     assert not has_rows_of("chunked", f"{T - 1}x2x2x1x1")
@@ -51,8 +53,8 @@ def test_a_named_implementation_is_the_one_that_runs():
 
 
 def test_an_unmeasured_device_gets_the_stated_rule():
-    assert choose(None, T=10, B=1, D=4, dtype=np.float32, device="abacus").implementation == "sequential"
-    choice = choose(None, T=10_000, B=1, D=4, dtype=np.float32, device="abacus")
+    assert choose(None, T=10, B=1, D=4, m=2, dtype=np.float32, device="abacus").implementation == "sequential"
+    choice = choose(None, T=10_000, B=1, D=4, m=2, dtype=np.float32, device="abacus")
     assert choice.implementation == "chunked"
     assert "not measured" in choice.reason
 
@@ -71,7 +73,7 @@ def test_the_committed_table():
 def test_the_default_uses_the_table(monkeypatch):
     table = {"devices": {"cpu": {"cases": [{"D": 2, "m": 1, "T": 50, "B": 1, "dtype": "float64", "chunks": 7, "gain": 2.0}]}}}
     monkeypatch.setattr(dispatch, "crossover_table", lambda: table)
-    choice = choose(None, T=50, B=1, D=2, dtype=np.float64, device="cpu")
+    choice = choose(None, T=50, B=1, D=2, m=1, dtype=np.float64, device="cpu")
     assert choice.plan.chunks == 7
     assert "7 chunks, 2.0 times" in choice.reason
     params = random_params(0, 2, 1)

@@ -113,7 +113,7 @@ def test_none_fields():
     params = random_params(0, D, M)
     nones = params._replace(dynamics=params.dynamics._replace(bias=None), emissions=params.emissions._replace(bias=None))
     y = simulate(nones, T, 0)
-    for implementation in fastscan.dispatch.IMPLEMENTATIONS:
+    for implementation in fastscan.dispatch.XLA_IMPLEMENTATIONS:
         assert_moments(lgssm_smoother(nones, y[:4], implementation=implementation), textbook(nones, y[:4]), "float64")
 
 
@@ -126,7 +126,7 @@ def test_a_square_covariance_is_static_where_t_equals_n():
 def test_cross_covariances_are_second_moments_in_every_implementation():
     params = random_params(1, D, M)
     y = simulate(params, 5, 0)
-    for implementation in fastscan.dispatch.IMPLEMENTATIONS:
+    for implementation in fastscan.dispatch.XLA_IMPLEMENTATIONS:
         posterior = lgssm_smoother(params, y, implementation=implementation)
         close(posterior.smoothed_cross_covariances, textbook(params, y).cross, 1e-9)
 
@@ -161,7 +161,7 @@ def test_fault_log_likelihood_of_the_tracking_model_in_float32(implementation):
     close(given, precise, 1e-2)
 
 
-@pytest.mark.parametrize("implementation", fastscan.dispatch.IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", fastscan.dispatch.XLA_IMPLEMENTATIONS)
 @pytest.mark.parametrize("dtype", ["float32"])
 def test_fault_singular_covariances(implementation, dtype):
     """Theirs: NaN likelihoods, gradients and samples."""

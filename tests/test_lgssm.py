@@ -8,9 +8,9 @@ import pytest
 
 import fastscan
 from fastscan import lgssm_filter, lgssm_marginal_loglik, lgssm_smoother
-from fastscan.dispatch import IMPLEMENTATIONS
+from fastscan.dispatch import XLA_IMPLEMENTATIONS
 from fastscan.kernels import passes
-from fastscan.kernels.driver import Plan
+from fastscan.kernels.plan import Plan
 from fastscan.model import check_model, series
 from oracle import assert_moments, close, dense, random_params, simulate, textbook, tracking_params
 
@@ -68,14 +68,14 @@ def test_every_way_of_cutting_time(chunks, scan, algebra):
     model, _ = check_model(params, 23, None, np.dtype("float64"))
     for missing in (False, True):
         plan = Plan(22, chunks, scan, algebra)
-        filtered, smoothed = jax.jit(lambda p=plan, m=missing: passes.smooth(p, series(model, y[None], m)))()
+        filtered, smoothed = jax.jit(lambda p=plan, m=missing: passes.smooth(p, series(p, model, y[None], m)))()
         close(filtered.log_density.sum(), reference.loglik.sum(), 1e-11)
         close(smoothed.mean[0, ..., 0], reference.smoothed_means, 1e-11)
         close(smoothed.cov[0], reference.smoothed_covariances, 1e-11)
         close(smoothed.cross[0], reference.cross, 1e-11)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", XLA_IMPLEMENTATIONS)
 @pytest.mark.parametrize("T", [1, 2, 8])
 def test_against_the_dense_joint_gaussian(T, implementation):
     params = random_params(3, 3, 2)

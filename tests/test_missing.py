@@ -8,7 +8,6 @@ import statsmodels.api as sm
 
 import fastscan
 from fastscan import lgssm_marginal_loglik, lgssm_posterior_sample, lgssm_smoother, pad_sequences
-from fastscan.dispatch import IMPLEMENTATIONS
 from oracle import assert_moments, close, random_params, simulate, textbook
 
 
@@ -161,7 +160,3 @@ def test_samples_condition_on_what_is_there():
     reference = textbook(params, y)
     np.testing.assert_allclose(draws.mean(0), reference.smoothed_means, atol=0.05)
     assert fastscan.lgssm_marginal_loglik(params, y) == 0
-
-
-def test_every_implementation_is_covered_here():
-    assert set(IMPLEMENTATIONS) == {"sequential", "associative", "chunked"}

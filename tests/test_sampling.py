@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fastscan import lgssm_joint_sample, lgssm_posterior_sample
-from fastscan.dispatch import IMPLEMENTATIONS
+from fastscan.dispatch import XLA_IMPLEMENTATIONS
 from oracle import close, random_params, simulate, textbook, tracking_params
 
 DRAWS = 100_000
@@ -63,7 +63,7 @@ def test_joint_samples_have_the_models_moments():
 def test_same_key_same_sample_in_every_implementation(T):
     params = random_params(5, 2, 2)
     y = simulate(params, T, 0)
-    names = IMPLEMENTATIONS if T < 3 else ("sequential", "chunked")
+    names = XLA_IMPLEMENTATIONS if T < 3 else ("sequential", "chunked")
     draws = [lgssm_posterior_sample(jax.random.key(0), params, y, implementation=i) for i in names]
     joint = [lgssm_joint_sample(params, jax.random.key(0), T, implementation=i) for i in names]
     for other, pair in zip(draws[1:], joint[1:], strict=True):

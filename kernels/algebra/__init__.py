@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from fastscan.kernels.algebra.lanes import Lanes
-from fastscan.kernels.algebra.stacked import Stacked, Staged, select, stable_carry, stage
+from fastscan.kernels.algebra.stacked import Stacked, Staged, in_form_of, select, stable_carry, stage
 
 Matrix = Lanes | Stacked
 
@@ -24,8 +24,12 @@ __all__ = [
     "Matrix",
     "Stacked",
     "Staged",
+    "downdate",
     "eliminate",
     "eye",
+    "in_form_of",
+    "mirrored",
+    "multiply_add",
     "select",
     "stable_carry",
     "stage",
@@ -46,10 +50,24 @@ def zeros(like, rows: int, columns: int):
 
 def symmetric(matrix):
     """The matrix with rounding's antisymmetric part removed."""
+    return mirrored(matrix) if isinstance(matrix, Lanes) else (matrix + matrix.T) * 0.5
+
+
+def mirrored(matrix):
+    """The same matrix, symmetric up to rounding: `Lanes` keep one triangle of it; arrays stay as they are."""
+    return type(matrix)(matrix.rows, symmetric=True) if isinstance(matrix, Lanes) else matrix
+
+
+def multiply_add(a, b, c):
+    """``a @ b + c``; on `Lanes`, every entry is one chain of multiply-adds that starts from c."""
+    return a.multiply_add(b, c) if isinstance(a, Lanes) else a @ b + c
+
+
+def downdate(matrix, column, scale):
+    """``matrix - scale column column'``, with a change that is symmetric to the last bit; scale is (1, 1)."""
     if isinstance(matrix, Lanes):
-        rows = matrix.rows
-        return Lanes([[rows[max(i, j)][min(i, j)] for j in range(len(rows))] for i in range(len(rows))])
-    return (matrix + matrix.T) * 0.5
+        return mirrored((column * scale * -1.0).multiply_add(column.T, matrix))
+    return matrix - (column @ column.T) * scale
 
 
 def eliminate(matrix, right, *, checked: bool = False):

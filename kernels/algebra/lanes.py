@@ -1,14 +1,13 @@
 """Matrices as grids of lane vectors, every formula unrolled into elementwise arithmetic on them.
 
 Structure of arrays: entry (i, j) is one vector with a number per lane, so the same text runs under XLA and inside a
-Pallas kernel, where a lane is a thread. What is never read is never computed: one triangle of a symmetric matrix is
-enough.
+Pallas kernel, where a lane is a thread. Nothing is computed that is known beforehand: a symmetric matrix
+(`algebra.mirrored`) holds one triangle, and constants are numbers, with which sums and products fold as they are traced.
 """
 
 import functools
-import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -17,23 +16,32 @@ import numpy as np
 
 @jax.tree_util.register_pytree_node_class
 class Lanes:
-    """A matrix per lane: ``rows[i][j]`` holds entry (i, j) of all lanes."""
+    """A matrix per lane: ``rows[i][j]`` holds entry (i, j) of all lanes.
 
-    __slots__ = ("rows",)
+    With ``symmetric``, the entries above the diagonal are those below it, whatever ``rows`` says of them.
+    """
 
-    def __init__(self, rows: Sequence[Sequence[Any]]):
+    __slots__ = ("rows", "symmetric")
+
+    def __init__(self, rows: Sequence[Sequence[Any]], symmetric: bool = False):
+        if symmetric:
+            rows = [[rows[max(i, j)][min(i, j)] for j in range(len(rows))] for i in range(len(rows))]
         self.rows = tuple(tuple(row) for row in rows)
+        self.symmetric = symmetric
 
     def tree_flatten(self):
-        """JAX's view of the container: its arrays."""
-        return [x for row in self.rows for x in row], self.shape
+        """JAX's view of the container: its arrays, each of them once."""
+        return [x for i, row in enumerate(self.rows) for x in row[: self._stored(i)]], (*self.shape, self.symmetric)
 
     @classmethod
-    def tree_unflatten(cls, shape, entries) -> "Lanes":
+    def tree_unflatten(cls, form, entries) -> Self:
         """The inverse of `tree_flatten`."""
-        n, p = shape
-        entries = list(entries)
-        return cls([entries[i * p : (i + 1) * p] for i in range(n)])
+        n, p, symmetric = form
+        entries = iter(entries)
+        return cls([[next(entries) for _ in range(i + 1 if symmetric else p)] for i in range(n)], symmetric)
+
+    def _stored(self, row: int) -> int:
+        return row + 1 if self.symmetric else self.shape[1]
 
     @classmethod
     def from_array(cls, array: jax.Array) -> "Lanes":
@@ -46,43 +54,87 @@ class Lanes:
         lanes = jnp.broadcast_shapes(*(jnp.shape(x) for row in self.rows for x in row))
         return jnp.stack([jnp.stack([jnp.broadcast_to(x, lanes) for x in row]) for row in self.rows])
 
+    def in_form_of(self, other: "Lanes") -> "Lanes":
+        """The matrix, known to be symmetric if ``other`` is."""
+        return type(self)(self.rows, symmetric=True) if other.symmetric else self
+
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns."""
         return len(self.rows), len(self.rows[0])
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype:
         """Of the entries."""
-        return self.rows[0][0].dtype
+        return np.dtype(self.rows[0][0].dtype)
 
     @property
     def T(self) -> "Lanes":
         """The transpose."""
-        return Lanes(list(zip(*self.rows, strict=True)))
+        return self if self.symmetric else type(self)(list(zip(*self.rows, strict=True)))
 
     def __add__(self, other: "Lanes") -> "Lanes":
-        return _broadcast(operator.add, self, other)
+        return _broadcast(_add, self, other)
 
     def __sub__(self, other: "Lanes") -> "Lanes":
-        return _broadcast(operator.sub, self, other)
+        return _broadcast(self._subtract, self, other)
 
     def __mul__(self, other: "Lanes | float") -> "Lanes":
         """Entry by entry; a row, a column or a 1 x 1 matrix is repeated."""
-        return _broadcast(operator.mul, self, other if isinstance(other, Lanes) else Lanes([[other]]))
+        return _broadcast(self._multiply, self, other if isinstance(other, Lanes) else type(self)([[self.dtype.type(other)]]))
 
     def __matmul__(self, other: "Lanes") -> "Lanes":
+        return self.multiply_add(other, self.constant(np.zeros((1, 1))))
+
+    def multiply_add(self, other: "Lanes", start: "Lanes") -> "Lanes":
+        """``start + self @ other``, every entry a chain of `fused` multiply-adds."""
         columns = other.T.rows
-        return Lanes([[functools.reduce(operator.add, map(operator.mul, row, c)) for c in columns] for row in self.rows])
+
+        def entry(x, row, column):
+            return functools.reduce(lambda x, factors: self._multiply_add(*factors, x), zip(row, column, strict=True), x)
+
+        n, p = self.shape[0], other.shape[1]
+        return type(self)([[entry(start.at(i, j), self.rows[i], columns[j]) for j in range(p)] for i in range(n)])
+
+    @staticmethod
+    def fused(x: Any, y: Any, z: Any) -> Any:
+        """``x y + z``: for XLA as it stands, which makes of it what it likes."""
+        return x * y + z
+
+    @staticmethod
+    def negative(x: Any) -> Any:
+        """``-x``."""
+        return -x
+
+    @classmethod
+    def _subtract(cls, x: Any, y: Any) -> Any:
+        return x if _is(y, 0) else cls.negative(y) if _is(x, 0) else x - y
+
+    @classmethod
+    def _multiply(cls, x: Any, y: Any) -> Any:
+        for known, other in ((x, y), (y, x)):
+            if _is(known, 0):
+                return known
+            if _is(known, 1) or _is(known, -1):
+                return other if known == 1 else cls.negative(other)
+        return x * y
+
+    @classmethod
+    def _multiply_add(cls, x: Any, y: Any, z: Any) -> Any:
+        known = any(_is(f, number) for f in (x, y) for number in (0, 1, -1)) or _is(z, 0)
+        return _add(cls._multiply(x, y), z) if known else cls.fused(x, y, z)
+
+    def at(self, i: int, j: int) -> Any:
+        """Entry (i, j); a row, a column or a 1 x 1 matrix is repeated."""
+        return self.rows[i if self.shape[0] > 1 else 0][j if self.shape[1] > 1 else 0]
 
     def diagonal(self) -> "Lanes":
         """The diagonal as a column."""
-        return Lanes([[self.rows[i][i]] for i in range(self.shape[0])])
+        return type(self)([[self.rows[i][i]] for i in range(self.shape[0])])
 
     def constant(self, values: np.ndarray) -> "Lanes":
         """The same matrix of constants in every lane."""
-        one = jnp.ones_like(self.rows[0][0])
-        return Lanes([[one * float(v) for v in row] for row in values])
+        return type(self)([[self.dtype.type(v) for v in row] for row in values])
 
     @classmethod
     def elementwise(cls, function: Callable, *matrices: "Lanes") -> "Lanes":
@@ -112,24 +164,34 @@ class Lanes:
         """Symmetric elimination without pivoting: see `fastscan.kernels.algebra.eliminate`."""
         n = self.shape[0]
         matrix, right_rows = [list(row) for row in self.rows], [list(row) for row in right.rows]
-        zero, one = jnp.zeros_like(matrix[0][0]), jnp.ones_like(matrix[0][0])
+        zero, one = self.dtype.type(0), self.dtype.type(1)
         lower = [[one if i == j else zero for j in range(n)] for i in range(n)]
         pivots = []
         for k in range(n):
             pivot, inverse = settle(matrix[k][k], self.rows[k][k])
             pivots.append([pivot])
             for i in range(k + 1, n):
-                factor = lower[i][k] = matrix[i][k] * inverse
+                factor = lower[i][k] = self._multiply(matrix[i][k], inverse)
+                minus = self._multiply(factor, self.dtype.type(-1))
                 for j in range(k + 1, i + 1):
-                    matrix[i][j] = matrix[i][j] - factor * matrix[j][k]
-                right_rows[i] = [x - factor * y for x, y in zip(right_rows[i], right_rows[k], strict=True)]
-        return Lanes(lower), Lanes(pivots), Lanes(right_rows)
+                    matrix[i][j] = self._multiply_add(minus, matrix[j][k], matrix[i][j])
+                pairs = zip(right_rows[i], right_rows[k], strict=True)
+                right_rows[i] = [self._multiply_add(minus, y, x) for x, y in pairs]
+        kind = type(self)
+        return kind(lower), kind(pivots), kind(right_rows)
 
 
 def _broadcast(function: Callable, *matrices: Lanes) -> Lanes:
     n, p = (max(sizes) for sizes in zip(*(m.shape for m in matrices), strict=True))
+    symmetric = n > 1 and all(m.symmetric or m.shape == (1, 1) for m in matrices)
 
-    def entry(m: Lanes, i: int, j: int):
-        return m.rows[i if m.shape[0] > 1 else 0][j if m.shape[1] > 1 else 0]
+    rows = [[function(*(m.at(i, j) for m in matrices)) for j in range(i + 1 if symmetric else p)] for i in range(n)]
+    return type(matrices[0])(rows, symmetric)
 
-    return Lanes([[function(*(entry(m, i, j) for m in matrices)) for j in range(p)] for i in range(n)])
+
+def _is(x: Any, number: float) -> bool:
+    return isinstance(x, np.generic) and bool(x == number)
+
+
+def _add(x: Any, y: Any) -> Any:
+    return y if _is(x, 0) else x if _is(y, 0) else x + y

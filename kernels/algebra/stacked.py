@@ -47,6 +47,10 @@ class Stacked:
         """The array of shape ``(rows, columns, *lanes)``."""
         return self.array
 
+    def in_form_of(self, _) -> Self:
+        """The matrix itself: arrays have one form."""
+        return self
+
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns."""
@@ -175,13 +179,24 @@ def select(condition: jax.Array, chosen: jax.typing.ArrayLike, other: jax.typing
 
 
 def stable_carry(step: Callable, carry: Any, x: Any) -> Any:
-    """``carry`` broadcast to the shapes that it has after steps, so that a loop can carry it."""
+    """``carry`` in the form and of the shapes that it has after steps, so that a loop can carry it."""
     while True:
-        shapes = jax.eval_shape(lambda c, x: step(c, x)[0], carry, x)
-        grown = jax.tree.map(lambda c, s: jnp.broadcast_to(c, jnp.broadcast_shapes(jnp.shape(c), s.shape)), carry, shapes)
-        if all(jnp.shape(a) == jnp.shape(b) for a, b in zip(jax.tree.leaves(carry), jax.tree.leaves(grown), strict=True)):
+        after = jax.eval_shape(lambda c, x: step(c, x)[0], carry, x)
+        formed = in_form_of(carry, after)
+        grown = jax.tree.map(lambda c, a: jnp.broadcast_to(c, jnp.broadcast_shapes(jnp.shape(c), a.shape)), formed, after)
+        before, now = (list(map(jnp.shape, jax.tree.leaves(tree))) for tree in (carry, grown))
+        if before == now:
             return grown
         carry = grown
+
+
+def in_form_of(tree: Any, other: Any) -> Any:
+    """A tree of matrices, each in the form that its counterpart has (see `algebra.mirrored`)."""
+    return jax.tree.map(lambda m, o: m.in_form_of(o) if _is_matrix(m) else m, tree, other, is_leaf=_is_matrix)
+
+
+def _is_matrix(x: Any) -> bool:
+    return hasattr(x, "in_form_of")
 
 
 def _each(function: Callable, *matrices: Stacked) -> tuple[Stacked, ...]:

@@ -1,0 +1,216 @@
+"""A recurrence's phases as XLA programs: chunks of time are lanes of arrays.
+
+One chunk is the sequential recursion, one row a chunk the textbook parallel form, and in between the work is L vectorised
+steps over C lanes, twice.
+
+In this module's own layout, a series' rows are (L, rows, columns, C, B or 1); states and summaries are matrices whose lanes
+are (C or 1, B or 1). Lane axes broadcast: what does not differ between chunks or sequences is computed once.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fastscan.kernels.algebra import ALGEBRAS, in_form_of, stable_carry
+from fastscan.kernels.plan import Plan
+from fastscan.kernels.recurrence import Hindsight, Recurrence
+
+CHUNK_AXIS = -2
+Side = Literal["before", "after"]
+
+
+def matrices(plan: Plan, arrays: Any) -> Any:
+    """Arrays of shape (rows, columns, chunk lanes, sequence lanes) as matrices of the plan's algebra."""
+    return jax.tree.map(ALGEBRAS[plan.algebra].from_array, arrays)
+
+
+def arrays(plan: Plan, tree: Any) -> Any:
+    """The inverse of `matrices`."""
+    kind = ALGEBRAS[plan.algebra]
+    return jax.tree.map(lambda m: m.to_array(), tree, is_leaf=lambda m: isinstance(m, kind))
+
+
+def split(plan: Plan, series: Any) -> Any:
+    """(B, T, n, p) to (L, n, p, C, B). Rows past T are zero."""
+
+    def one(x: jax.Array) -> jax.Array:
+        B, T, n, p = x.shape
+        x = jnp.pad(x, ((0, 0), (0, plan.length * plan.chunks - T), (0, 0), (0, 0)))
+        return x.reshape(B, plan.chunks, plan.length, n, p).transpose(2, 3, 4, 1, 0)
+
+    return jax.tree.map(one, series)
+
+
+def join(plan: Plan, rows: jax.Array, last: jax.Array | None = None) -> jax.Array:
+    """(L, n, p, C, B or 1) to (B or 1, T, n, p), as `split` had it; and one row more, ``last`` (n, p, 1, B or 1)."""
+    L, n, p, _, B = rows.shape
+    x = jnp.broadcast_to(rows, (L, n, p, plan.chunks, B))
+    x = x.transpose(4, 3, 0, 1, 2).reshape(B, L * plan.chunks, n, p)[:, : plan.steps]
+    if last is None:
+        return x
+    B = max(B, last.shape[-1])
+    return jnp.concatenate([jnp.broadcast_to(x, (B, *x.shape[1:])) for x in (x, last.transpose(3, 2, 0, 1))], 1)
+
+
+def summarise(plan: Plan, recurrence: Recurrence, params: Any, state: Any, rows: Any, *, reverse: bool = False) -> Any:
+    """Every chunk's summary.
+
+    Args:
+        plan: as everywhere.
+        recurrence: whose `append` is folded.
+        params: matrices.
+        state: any state, for its sizes and dtype.
+        rows: as `split` returns them.
+        reverse: fold from a chunk's last row to its first.
+    """
+
+    def fold(summary, row):
+        x, present = row
+        return _where(present, recurrence.append(params, summary, matrices(plan, x)), summary), None
+
+    return _loop(plan, fold, recurrence.identity(state), rows, reverse)[0]
+
+
+def entries(plan: Plan, recurrence: Recurrence, state: Any, summaries: Any, *, reverse: bool = False) -> Any:
+    """The state before every chunk; with ``reverse``, after it."""
+    in_series_order = recurrence
+    if reverse:
+        in_series_order = recurrence._replace(combine=lambda left, right: recurrence.combine(right, left))
+    (met,) = scan_summaries(plan, in_series_order, state, summaries, "after" if reverse else "before")
+    return recurrence.enter(state, met)
+
+
+def entries_and_futures(
+    plan: Plan, recurrence: Recurrence, hindsight: Hindsight, state: Any, summaries: Any
+) -> tuple[Any, Any]:
+    """The state before every chunk, and what all that follows says of the state after it."""
+    past, future = scan_summaries(plan, recurrence, state, summaries, "before", "after")
+    return recurrence.enter(state, past), hindsight.read(future)
+
+
+def scan_summaries(plan: Plan, recurrence: Recurrence, state: Any, summaries: Any, *sides: Side) -> tuple[Any, ...]:
+    """For each side asked for: every chunk's summary of all the chunks on that side of it.
+
+    The recurrence's own time must run with the series'. One whose time runs backward has its chunks met in the other
+    order: pass it with `combine`'s arguments exchanged.
+    """
+    C = plan.chunks
+    summaries = jax.tree.map(lambda s: jnp.broadcast_to(s, (*s.shape[:-2], C, s.shape[-1])), summaries)
+
+    def exclusive(side: Side, empty: jax.Array, covered: jax.Array) -> jax.Array:
+        empty = jnp.broadcast_to(empty, (*covered.shape[:-2], 1, covered.shape[-1]))
+        parts = (empty, covered[..., :-1, :]) if side == "before" else (covered[..., 1:, :], empty)
+        return jnp.concatenate(parts, CHUNK_AXIS)
+
+    inclusive = _SCANS[plan.scan](recurrence.combine, summaries, C, sides)
+    return tuple(
+        jax.tree.map(functools.partial(exclusive, side), recurrence.identity(state), covered)
+        for side, covered in zip(sides, inclusive, strict=True)
+    )
+
+
+def sweep(
+    plan: Plan,
+    recurrence: Recurrence,
+    params: Any,
+    entries: tuple,
+    rows: Any,
+    *,
+    begin: Callable | None = None,
+    reverse: bool = False,
+    room: Any = False,
+) -> tuple[Any, Any]:
+    """The sequential recursion within every chunk.
+
+    Args:
+        plan: as everywhere.
+        recurrence: whose `step` is run.
+        params: matrices.
+        entries: every chunk's entry state, as a tuple of one; or what ``begin`` makes it of.
+        rows: as `split` returns them.
+        begin: makes the entry state of ``entries``.
+        reverse: go from a chunk's last row to its first.
+        room: for each output, whether `join` is to put one more row at its end.
+
+    Returns:
+        The states after every chunk, and the outputs of all rows as `join` takes them.
+    """
+    del room
+
+    def step(state, row):
+        x, present = row
+        after, out = recurrence.step(params, state, matrices(plan, x))
+        return _where(present, after, state), arrays(plan, out)
+
+    return _loop(plan, step, begin(*entries) if begin else entries[0], rows, reverse)
+
+
+def each_row(plan: Plan, name: str, function: Callable, series: tuple) -> Any:
+    """A function of matrices, of every row by itself: (B or 1, rows, n, p) in and out; ``name`` is for kernels."""
+    del name
+    rows = jax.tree.map(lambda x: x.transpose(2, 3, 1, 0), series)
+    return jax.tree.map(lambda x: x.transpose(3, 2, 0, 1), arrays(plan, function(*matrices(plan, rows))))
+
+
+def _loop(plan: Plan, body: Callable, carry: Any, rows: Any, reverse: bool) -> tuple[Any, Any]:
+    present = None
+    if plan.padded:
+        index = jnp.arange(plan.chunks) * plan.length + jnp.arange(plan.length)[:, None]
+        present = (index < plan.steps)[:, :, None]
+    first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (rows, present))
+    carry = stable_carry(body, carry, first)
+    if plan.length == 1:
+        carry, outs = body(carry, jax.tree.map(lambda x: x[0], (rows, present)))
+        return carry, jax.tree.map(lambda x: x[None], outs)
+    return lax.scan(body, carry, (rows, present), plan.length, reverse)
+
+
+def _where(present: jax.Array | None, new: Any, old: Any) -> Any:
+    if present is None:
+        return new
+    return jax.tree.map(lambda n, o: jnp.where(present, n, o), new, in_form_of(old, new))
+
+
+def _associative(combine: Callable, summaries: Any, chunks: int, sides: tuple[Side, ...]) -> list[Any]:
+    del chunks
+    axis = jax.tree.leaves(summaries)[0].ndim + CHUNK_AXIS
+
+    def after(further, nearer):
+        return combine(nearer, further)
+
+    return [
+        lax.associative_scan(combine if side == "before" else after, summaries, reverse=side == "after", axis=axis)
+        for side in sides
+    ]
+
+
+def _doubling(combine: Callable, summaries: Any, chunks: int, sides: tuple[Side, ...]) -> list[Any]:
+    """Hillis & Steele's scan, all sides in one `combine`: after round k, an element covers the 2^k nearest chunks."""
+    index = jnp.arange(chunks)[:, None]
+
+    def concatenate(trees: list[Any]) -> Any:
+        return jax.tree.map(lambda *xs: jnp.concatenate(xs, CHUNK_AXIS), *trees)
+
+    def round_(k, covered: list[Any]) -> list[Any]:
+        distance = jnp.left_shift(1, k)
+        lefts, rights, reaches = [], [], []
+        for side, nearer in zip(sides, covered, strict=True):
+            before = side == "before"
+            shift = distance if before else -distance
+            further = jax.tree.map(lambda s, shift=shift: jnp.roll(s, shift, CHUNK_AXIS), nearer)
+            lefts.append(further if before else nearer)
+            rights.append(nearer if before else further)
+            reaches.append(index >= distance if before else index < chunks - distance)
+        combined = combine(concatenate(lefts), concatenate(rights))
+        parts = [jax.tree.map(lambda x, n=n: x[..., n * chunks : (n + 1) * chunks, :], combined) for n in range(len(sides))]
+        return [_where(*args) for args in zip(reaches, parts, covered, strict=True)]
+
+    start = stable_carry(lambda c, k: (round_(k, c), None), [summaries] * len(sides), jnp.int32(0))
+    return lax.fori_loop(0, (chunks - 1).bit_length(), round_, start)
+
+
+_SCANS = {"associative": _associative, "doubling": _doubling}

@@ -1,0 +1,50 @@
+"""How a recurrence is run: into how many chunks time is cut, and what works on them."""
+
+from typing import Literal, NamedTuple
+
+
+class Launch(NamedTuple):
+    """How kernels are launched on a GPU.
+
+    Attributes:
+        lowering: "triton" or "mosaic", the two ways that Pallas reaches an NVIDIA GPU.
+        lanes: of one program. A power of two; "mosaic" wants 128.
+        warps: of one program.
+        group: how many summaries a lane takes where summaries are scanned.
+        interpret: run on any device, by Pallas's interpreter.
+    """
+
+    lowering: Literal["triton", "mosaic"] = "triton"
+    lanes: int = 32
+    warps: int = 1
+    group: int = 8
+    interpret: bool = False
+
+
+class Plan(NamedTuple):
+    """How to run a recurrence over a series.
+
+    Attributes:
+        steps: T, rows of the series.
+        chunks: C; chunk c holds rows c L to (c + 1) L - 1 with L = ceil(T / C).
+        scan: of the summaries, under XLA: "associative" is `lax.associative_scan`; "doubling" does log2 C rounds of a loop
+            of constant shape, compiled once.
+        algebra: under XLA, a key of `algebra.ALGEBRAS`.
+        launch: None for XLA; otherwise GPU kernels.
+    """
+
+    steps: int
+    chunks: int
+    scan: Literal["associative", "doubling"] = "doubling"
+    algebra: str = "stacked"
+    launch: Launch | None = None
+
+    @property
+    def length(self) -> int:
+        """L, the rows of a chunk."""
+        return -(-self.steps // self.chunks)
+
+    @property
+    def padded(self) -> bool:
+        """Whether the last chunks hold rows past T."""
+        return self.length * self.chunks > self.steps
