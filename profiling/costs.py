@@ -100,7 +100,7 @@ def triton_kernels(lowered: jax.stages.Lowered) -> list[TritonKernel]:
             config = ir.DictAttr(call.attributes["mhlo.backend_config"])
             name, code = ir.StringAttr(config["name"]).value, ir.StringAttr(config["ir"]).value_bytes
             warps, stages, *grid = (ir.IntegerAttr(config[key]).value for key in _SIZES)
-            ttir = ir.Module.parse(code).operation.get_asm()
+            ttir = str(ir.Module.parse(code).operation.get_asm())
             kernels.setdefault((name, ttir, warps, stages), TritonKernel(name, ttir, warps, stages, tuple(grid)))
     return list(kernels.values())
 
@@ -291,6 +291,8 @@ def _time_loop(code: _Code, ttgir: str, threads: int) -> tuple[set[int], set[int
         elif body or whole:
             kinds = code.kinds(usual)
             steps = 0.5 if body and kinds["fma"] + kinds["add_mul"] > 1.6 * floats else 1.0
+        if op == "load" and steps % 1 > 0.5:
+            steps = float(math.ceil(steps))  # LLVM drops loads of what nobody reads
         if steps >= 1 and steps == int(steps):
             return usual, rare, inner, steps
         if steps:  # if not, the loop is of a slow path

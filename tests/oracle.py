@@ -6,6 +6,19 @@ import numpy as np
 
 from fastscan import ParamsLGSSM, ParamsLGSSMDynamics, ParamsLGSSMEmissions, ParamsLGSSMInitial
 
+SMOOTHER_KERNELS = {
+    "decorrelate",
+    "first_observation",
+    "kalman_filter_summarise",
+    "kalman_filter_summaries_summarise",
+    "kalman_filter_summaries_sweep",
+    "kalman_filter_hindsight_sweep",
+    "kalman_filter_sweep",
+    "rts_smoother_begin",
+    "rts_smoother_sweep",
+}
+"""What a smoother of more than one chunk runs on a GPU."""
+
 
 class Moments(NamedTuple):
     """All in float64; ``loglik`` per step (T,)."""

@@ -67,8 +67,9 @@ def test_elimination_factorises_and_solves(kind, n):
     L, d, x = (m.to_array() for m in eliminate(*matrices(kind, a, b)))
     np.testing.assert_allclose(np.einsum("ik...,k...,jk...->ij...", L, d[:, 0], L), a, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(np.einsum("ik...,kj...->ij...", L, x), b, rtol=1e-9, atol=1e-12)
-    assert np.all(np.triu(L[..., 0, 0], 1) == 0)
-    assert np.all(np.diagonal(L[..., 0, 0]) == 1)
+    L = np.reshape(L, (n, n, -1))[..., 0]
+    assert np.all(np.triu(L, 1) == 0)
+    assert np.all(np.diagonal(L) == 1)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -1,5 +1,6 @@
 """Which implementation runs."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import fastscan
 from fastscan import dispatch, lgssm_smoother
 from fastscan.dispatch import IMPLEMENTATIONS, choose
+from fastscan.kernels.plan import Launch
 from oracle import random_params, simulate
 
 SIZES = [(1, 1), (2, 1), (3, 1), (10, 1), (97, 5), (1024, 1), (65_536, 1), (1000, 64), (50, 100_000), (1_000_000, 1)]
@@ -81,3 +83,27 @@ def test_the_default_uses_the_table(monkeypatch):
     np.testing.assert_allclose(
         lgssm_smoother(params, y)[1], lgssm_smoother(params, y, implementation="sequential")[1], atol=1e-12
     )
+
+
+H200 = functools.partial(choose, m=2, dtype=np.float32, device="NVIDIA H200")
+
+
+def test_kernels_are_chosen_on_a_gpu_where_they_fit():
+    assert H200(None, T=1_000, B=1, D=4).implementation == "pallas"
+    assert H200(None, T=1_000, B=1, D=6).plan.launch == Launch()
+    assert H200(None, T=1_000, B=1, D=7).implementation == "chunked"
+    assert dispatch.compiled_implementations("NVIDIA H200") == (*dispatch.XLA_IMPLEMENTATIONS, "pallas")
+    assert dispatch.compiled_implementations("cpu") == dispatch.XLA_IMPLEMENTATIONS
+
+
+def test_kernels_fill_a_gpu():
+    for T, B, lanes in ((1_000_001, 1, 30_000), (1_001, 1_024, 25_000), (100_001, 1, 6_000)):
+        plan = H200("pallas", T=T, B=B, D=4).plan
+        assert lanes <= plan.chunks * B <= 45_000
+    assert H200("pallas", T=20, B=100_000, D=4).plan.chunks == 1
+    assert H200("pallas", T=1_000, B=40_000, D=4).plan.chunks == 1
+
+
+def test_a_record_says_how_kernels_are_launched(monkeypatch):
+    monkeypatch.setattr(dispatch, "crossover_table", lambda: {"devices": {"NVIDIA H200": {"launch": {"group": 16}}}})
+    assert H200("pallas", T=1_000, B=1, D=4).plan.launch == Launch(group=16)

@@ -158,3 +158,18 @@ def test_an_indefinite_covariance_gives_nan(part, field, cov):
     posterior = lgssm_smoother(changed(part, **{field: cov}), Y)
     assert jnp.isnan(posterior.marginal_loglik)
     assert np.all(np.isnan(posterior.smoothed_means).any(-1))
+
+
+def test_kernels_that_cannot_run_here():
+    """The pallas implementation is not replaced by another one: it says what it wants."""
+    params, y = random_params(0, 2, 1), np.zeros((5, 1))
+    message = r"'pallas' given, which wants an NVIDIA GPU; JAX computes on 'cpu'.*pallas_interpret"
+    with pytest.raises(RuntimeError, match=message):
+        lgssm_smoother(params, y, implementation="pallas")
+
+
+@pytest.mark.parametrize(("D", "m"), [(7, 1), (2, 10)])
+def test_models_that_are_too_large_for_kernels(D, m):
+    params, y = random_params(0, D, m), np.zeros((5, m))
+    with pytest.raises(ValueError, match=f"D = {D}, m = {m}; kernels hold D <= 6 and m <= 9. Take 'chunked'"):
+        lgssm_smoother(params, y, implementation="pallas_interpret")

@@ -25,8 +25,10 @@ def case(D: int, m: int, T: int):
     return params, y, textbook(params, y)
 
 
-@pytest.mark.parametrize("implementation", ["sequential", "chunked"])
-@pytest.mark.parametrize(("D", "m"), SIZES)
+@pytest.mark.parametrize(
+    ("D", "m", "implementation"),
+    [(D, m, "chunked") for D, m in SIZES] + [(D, m, "sequential") for D, m in SIZES if m == D or D == 16],
+)
 def test_smoother_at_every_size(D, m, implementation):
     T = LENGTHS[(D + m) % len(LENGTHS)]
     params, y, reference = case(D, m, T)
@@ -39,10 +41,10 @@ def test_associative_at_some_sizes(D, m):
     assert_moments(lgssm_smoother(params, y, implementation="associative"), reference, "float64")
 
 
-LENGTH_CASES = [(T, i) for i in ("sequential", "chunked") for T in (1, 2, 3, 4, 5, 16, 17, 61)]
+LENGTH_CASES = [(T, "chunked") for T in (1, 2, 3, 4, 5, 16, 17, 61)] + [(T, "sequential") for T in (1, 2, 17)]
 
 
-@pytest.mark.parametrize(("T", "implementation"), [*LENGTH_CASES, (1, "associative"), (2, "associative"), (5, "associative")])
+@pytest.mark.parametrize(("T", "implementation"), [*LENGTH_CASES, (1, "associative"), (2, "associative"), (4, "associative")])
 def test_every_length_in_both_precisions(T, implementation):
     for dtype in ("float64", "float32"):
         params, y = random_params(5, 3, 2, dtype), simulate(random_params(5, 3, 2), T, 1).astype(dtype)
@@ -112,17 +114,18 @@ def test_marginal_loglik_keeps_no_moments():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("implementation", ["sequential", "chunked", None])
-def test_a_long_series(implementation):
+def test_a_long_series():
     params = tracking_params()
     y = simulate(params, 100_000, 0)
-    assert_moments(lgssm_smoother(params, y, implementation=implementation), textbook(params, y), "float64", scale=10)
+    wanted = textbook(params, y)
+    for implementation in ("sequential", "chunked"):
+        assert_moments(lgssm_smoother(params, y, implementation=implementation), wanted, "float64", scale=10)
 
 
 @pytest.mark.slow
 def test_a_long_series_associative():
     params = tracking_params()
-    y = simulate(params, 4_099, 0)
+    y = simulate(params, 1_021, 0)
     assert_moments(lgssm_smoother(params, y, implementation="associative"), textbook(params, y), "float64", scale=10)
 
 

@@ -52,7 +52,7 @@ def test_the_committed_variances_are_the_fit():
 def test_demo(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(demo, "dynamax_parallel_seconds", lambda *_: None)  # as when it hangs, which it may
     with jax.enable_x64(False):
-        demo.run_demo(tmp_path, (20, 50))
+        demo.run_demo(tmp_path, (6, 15))
     text = capsys.readouterr().out
     assert "log-likelihood" in text
     assert "implementation:" in text

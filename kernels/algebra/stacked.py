@@ -148,6 +148,7 @@ class Staged(Stacked):
     """`Stacked`, with every `stage` compiled as a unit of its own (XLA on a CPU)."""
 
     __slots__ = ()
+    staged = True
 
 
 jax.tree_util.register_pytree_node_class(Staged)
@@ -156,13 +157,13 @@ jax.tree_util.register_pytree_node_class(Staged)
 def stage(function: Callable) -> Callable:
     """Marks a function of matrices whose results are worth keeping rather than computing again.
 
-    With `Staged` matrices the call reaches XLA as a call that must not be inlined; with any other it is only a call.
+    With matrices that are ``staged`` the call reaches XLA as a call that must not be inlined; with others it is only a call.
     """
     unit = jax.jit(function)
 
     @functools.wraps(function)
     def call(*matrices):
-        if any(isinstance(m, Staged) for m in matrices):
+        if any(getattr(m, "staged", False) for m in matrices):
             with set_xla_metadata(inlineable="false"):
                 return unit(*matrices)
         return function(*matrices)

@@ -1,0 +1,178 @@
+"""The kernel report: every GPU kernel compiled on a machine without a GPU, and what its machine code says it costs."""
+
+import csv
+import functools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from fastscan.kernels import passes
+from fastscan.kernels.plan import Launch, Plan
+from fastscan.model import Model, check_model, series
+from fastscan.profiling.costs import KernelCost, compile_kernel, floor_seconds, lower_for_gpu, triton_kernels
+from fastscan.profiling.machine import describe
+from fastscan.profiling.models import random_params
+
+STEPS, CHUNKS = 8_192, 512
+"""Of the series that the kernels are compiled for, whose sizes are constants in them: chunks of 16 steps."""
+FLOOR_STEPS = 1_000_000
+
+
+class Row(NamedTuple):
+    """One kernel of one family at one size, compiled for one architecture.
+
+    Attributes:
+        family: what was asked for: "smoother", "likelihood" or "sampler".
+        kernel: its name in the compiled program.
+        D, m, dtype: the model's sizes and numbers.
+        sm: compute capability, 80 or 90.
+        registers, spilled_bytes, shared_bytes, active_warps, seconds: see `costs.KernelCost`.
+        per_step: machine instructions of a warp for a time step; 0 for kernels that go through no steps of the series.
+        kinds: of these, by kind.
+        bytes_per_step: what the kernel's step-long inputs and outputs hold, per time step.
+        floor_us: microseconds that issuing the instructions of a million steps takes at least, on an H200 (sm 90) or A100 (80).
+    """
+
+    family: str
+    kernel: str
+    D: int
+    m: int
+    dtype: str
+    sm: int
+    registers: int
+    spilled_bytes: int
+    shared_bytes: int
+    active_warps: int
+    seconds: float
+    per_step: float
+    kinds: str
+    bytes_per_step: float
+    floor_us: float
+
+
+def program(family: str, D: int, m: int, dtype: str = "float32", how: Launch | None = None) -> tuple[Callable, tuple]:
+    """A family's computation with kernels, time-invariant full matrices and nothing missing; and its arguments.
+
+    Args:
+        family: "smoother", "likelihood" or "sampler".
+        D: state dimensions.
+        m: emission dimensions.
+        dtype: "float32" or, with JAX's x64, "float64".
+        how: of the kernels' launches; default `Launch()`.
+
+    Returns:
+        A function to be jitted, and arrays or `jax.ShapeDtypeStruct`s.
+    """
+    plan = Plan(STEPS, CHUNKS, launch=how or Launch())
+    model, _ = check_model(random_params(D, m, dtype), STEPS + 1, None, np.dtype(dtype))
+    emissions, noise = (jax.ShapeDtypeStruct((1, STEPS + 1, n), dtype) for n in (m, D))
+
+    def smoother(model: Model, emissions: jax.Array) -> Any:
+        return passes.smooth(plan, series(plan, model, emissions, missing=False))
+
+    def likelihood(model: Model, emissions: jax.Array) -> Any:
+        return passes.filter_log_densities(plan, series(plan, model, emissions, missing=False)).sum()
+
+    def sampler(model: Model, emissions: jax.Array, noise: jax.Array) -> Any:
+        jitter = jnp.zeros((1, 1, 1, 1), dtype)
+        return passes.sample(plan, series(plan, model, emissions, missing=False), noise[..., None], jitter)
+
+    function = {"smoother": smoother, "likelihood": likelihood, "sampler": sampler}[family]
+    return function, (model, emissions, noise) if family == "sampler" else (model, emissions)
+
+
+def report(family: str, D: int, m: int, dtype: str = "float32", capabilities: Sequence[int] = (80, 90)) -> Iterator[Row]:
+    """Compiles every kernel of a family; those that run at several levels of the summaries' scan, for the widest."""
+    function, arguments = program(family, D, m, dtype)
+    widest = {}
+    for kernel in triton_kernels(lower_for_gpu(function, *arguments)):
+        if kernel.name not in widest or kernel.grid > widest[kernel.name].grid:
+            widest[kernel.name] = kernel
+    moved = step_bytes(function, *arguments)
+    for kernel in widest.values():
+        for capability in capabilities:
+            yield _row(compile_kernel(kernel, capability), family, D, m, dtype, moved[kernel.name])
+
+
+def step_bytes(function: Callable, *arguments: Any) -> dict[str, float]:
+    """For every kernel of a program, the bytes of those inputs and outputs that hold something for every step, per step."""
+    found: dict[str, float] = {}
+
+    def visit(jaxpr: Any) -> None:
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "pallas_call":
+                tables = [v.aval for v in (*equation.invars, *equation.outvars)]
+                long = [a.size * a.dtype.itemsize for a in tables if a.ndim and a.shape[0] >= STEPS]
+                found[equation.params["name"]] = sum(long) / STEPS
+            else:
+                for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
+                    if _is_jaxpr(inner):
+                        visit(getattr(inner, "jaxpr", inner))
+
+    visit(jax.make_jaxpr(function)(*arguments).jaxpr)
+    return found
+
+
+def run_report(out: Path, sizes: Sequence[tuple[int, int]], families: Sequence[str], dtype: str) -> list[Row]:
+    """Compiles, prints, and writes ``kernels.csv`` as it goes and ``kernels.json`` (what it ran on)."""
+    out.mkdir(parents=True, exist_ok=True)
+    if dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+    about = describe("python -m fastscan.profiling kernels") | {"triton": _triton_version()}
+    (out / "kernels.json").write_text(json.dumps(about, indent=2) + "\n")
+    console, rows = Console(width=150), []
+    columns = ["kernel", "D", "m", "sm", "registers", "spilled", "warps", "s to compile", "per step", "bytes/step", "floor us"]
+    table = Table(*columns, title=f"GPU kernels, {dtype}; floors for {FLOOR_STEPS:,} steps: of instructions, not measured")
+    with (out / "kernels.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(Row._fields)
+        for family, (D, m) in ((f, size) for size in sizes for f in families):
+            for row in report(family, D, m, dtype):
+                rows.append(row)
+                writer.writerow(f"{x:.6g}" if isinstance(x, float) else x for x in row)
+                file.flush()
+                console.print(f"[dim]{row.family} D={D} m={m} sm_{row.sm} {row.kernel}: {row.per_step:.0f} a step[/dim]")
+                cells = (row.kernel, D, m, row.sm, row.registers, row.spilled_bytes, row.active_warps)
+                numbers = (row.seconds, row.per_step, row.bytes_per_step, row.floor_us)
+                table.add_row(*map(str, cells), *(f"{x:.1f}" for x in numbers))
+    console.print(table)
+    return rows
+
+
+def _row(cost: KernelCost, family: str, D: int, m: int, dtype: str, moved: float) -> Row:
+    per_step = cost.instructions_per_step if moved else 0.0
+    return Row(
+        family,
+        cost.name,
+        D,
+        m,
+        dtype,
+        cost.capability,
+        cost.registers,
+        cost.spilled_bytes,
+        cost.shared_bytes,
+        cost.active_warps,
+        cost.seconds,
+        per_step,
+        json.dumps(cost.loop_kinds) if moved else "{}",
+        moved,
+        1e6 * floor_seconds(FLOOR_STEPS, per_step, cost.capability),
+    )
+
+
+def _is_jaxpr(x: Any) -> bool:
+    return hasattr(x, "eqns") or hasattr(x, "jaxpr")
+
+
+@functools.cache
+def _triton_version() -> str:
+    import triton
+
+    return triton.__version__

@@ -1,0 +1,45 @@
+"""What kernels compile to for GPUs that are not here. The full table is `python -m fastscan.profiling kernels`."""
+
+import pytest
+
+from fastscan.profiling.costs import compile_kernel, lower_for_gpu, triton_kernels
+from fastscan.profiling.kernels import STEPS, program, report, step_bytes
+from oracle import SMOOTHER_KERNELS
+
+pytest.importorskip("triton", reason="Triton's compiler, which pip has for Linux only")
+
+STEPPING = {"kalman_filter_summarise", "kalman_filter_sweep", "rts_smoother_sweep"}
+PER_STEP = 1_500
+"""What the three kernels that go through a D = 4, m = 2 series may take in all, in instructions of a warp a step."""
+
+
+@pytest.mark.parametrize(("D", "m", "capability"), [(1, 4, 80), (2, 4, 90), (3, 4, 80), (4, 4, 90), (4, 4, 80)])
+def test_no_kernel_spills(D, m, capability):
+    rows = list(report("smoother", D, m, capabilities=[capability]))
+    assert {row.kernel for row in rows} == SMOOTHER_KERNELS
+    for row in rows:
+        assert row.spilled_bytes == 0, row
+        assert 0 < row.registers <= 255, row
+    assert {row.kernel for row in rows if row.per_step} == STEPPING
+
+
+def test_instructions_of_a_step():
+    rows = list(report("smoother", 4, 2, capabilities=[90]))
+    assert all(row.spilled_bytes == 0 for row in rows)
+    assert sum(row.per_step for row in rows) <= PER_STEP
+    sweep = next(row for row in rows if row.kernel == "kalman_filter_sweep")
+    assert '"fma": 2' in sweep.kinds  # some 280: multiply-adds are single instructions
+    assert sweep.bytes_per_step == pytest.approx(4 * (2 + 4 + 16 + 1), rel=1e-3)  # y; mean, covariance, log density
+
+
+def test_the_report_reads_the_kernel_that_it_names():
+    function, arguments = program("likelihood", 1, 1)
+    kernels = {kernel.name: kernel for kernel in triton_kernels(lower_for_gpu(function, *arguments))}
+    moved = step_bytes(function, *arguments)
+    assert kernels.keys() == moved.keys()
+    assert {"kalman_likelihood_sweep", "kalman_likelihood_summarise"} == {name for name, b in moved.items() if b}
+    for name, kernel in kernels.items():
+        assert f"@{name}(" in kernel.ttir
+    cost = compile_kernel(kernels["kalman_likelihood_sweep"], 90)
+    assert cost.loop_instructions > 20
+    assert STEPS % cost.loop_step_ratio == 0

@@ -1,0 +1,77 @@
+"""On a GPU: every implementation against float64, at the sizes that kernels are for. Skipped where there is none."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fastscan import lgssm_joint_sample, lgssm_marginal_loglik, lgssm_posterior_sample, lgssm_smoother
+from fastscan.dispatch import choose, compiled_implementations
+from oracle import SMOOTHER_KERNELS, cast, random_params, tracking_params
+
+pytestmark = pytest.mark.skipif("pallas" not in compiled_implementations(), reason="needs an NVIDIA GPU")
+
+TOLERANCE = {"float32": 2e-3, "float64": 1e-8}
+"""Relative to the largest entry; float32 of series as long as these, against the float64 of the same implementation on XLA."""
+
+
+SHAPES = [(1, 1), (2, 3), (31, 1), (1_000, 1), (99_991, 1), (1_000_000, 1), (1_000, 1_024), (20, 100_000)]
+
+
+def series(params, T, B=1, gaps=False):
+    keys = jax.random.split(jax.random.key(0), B)
+    y = jax.vmap(lambda key: lgssm_joint_sample(params, key, T, implementation="chunked")[1])(keys)
+    return y.at[:, T // 3 : T // 2].set(jnp.nan) if gaps else y
+
+
+def assert_same(given, wanted, tolerance):
+    for name in given._fields:
+        a, b = (np.asarray(getattr(p, name), np.float64) for p in (given, wanted))
+        assert np.all(np.isfinite(a)), name
+        assert np.max(np.abs(a - b)) <= tolerance * max(np.max(np.abs(b)), 1e-30), name
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("T", "B"), [(1, 1), (2, 3), (31, 1), (1_000, 1), (99_991, 1), (1_000_000, 1), (1_000, 1_024), (20, 100_000)]
+)
+def test_kernels_against_float64(T, B, dtype):
+    params = tracking_params()
+    y = series(params, T, B, gaps=T > 20)
+    wanted = lgssm_smoother(params, y, implementation="chunked")
+    given = lgssm_smoother(cast(params, dtype), y.astype(dtype), implementation="pallas")
+    assert_same(given, wanted, TOLERANCE[dtype])
+
+
+def test_ten_million_steps():
+    params = cast(tracking_params(), "float32")
+    y = series(params, 10_000_000)[0]
+    given, wanted = (lgssm_smoother(params, y, implementation=i) for i in ("pallas", "chunked"))
+    assert_same(given, wanted, TOLERANCE["float32"])
+
+
+@pytest.mark.parametrize(("D", "m"), [(1, 1), (2, 1), (3, 3), (4, 4), (5, 2), (6, 3)])
+def test_every_size(D, m):
+    params = random_params(D, D, m)
+    y = series(params, 4_099, 2, gaps=True)
+    wanted = lgssm_smoother(params, y, implementation="sequential")
+    for name in compiled_implementations():
+        if name != "associative" or D <= 2:
+            assert_same(lgssm_smoother(params, y, implementation=name), wanted, TOLERANCE["float64"])
+
+
+def test_samples_and_likelihoods():
+    params = cast(tracking_params(), "float32")
+    y = series(params, 50_000)[0]
+    key = jax.random.key(1)
+    given, wanted = (lgssm_posterior_sample(key, params, y, implementation=i) for i in ("pallas", "chunked"))
+    np.testing.assert_allclose(given, wanted, atol=2e-3 * float(jnp.max(jnp.abs(wanted))))
+    given, wanted = (lgssm_marginal_loglik(params, y, implementation=i) for i in ("pallas", "chunked"))
+    np.testing.assert_allclose(given, wanted, rtol=1e-4)
+
+
+def test_the_kernels_are_what_runs():
+    params = cast(tracking_params(), "float32")
+    assert choose(None, T=10_000, B=1, D=4, m=2, dtype=np.float32).implementation == "pallas"
+    text = jax.jit(lambda y: lgssm_smoother(params, y)).lower(jnp.zeros((10_000, 2), jnp.float32)).compile().as_text()
+    assert all(name in text for name in SMOOTHER_KERNELS)
