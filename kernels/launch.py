@@ -76,11 +76,12 @@ def launch(
     layout = _LAYOUTS[plan.launch.lowering](plan, B)
     sources = [jax.tree.map(functools.partial(Table.of, kind), tree) for kind, tree in inputs]
     targets = [_tables(plan, B, *output) for output in outputs]
+    own = layout.inputs()
     reads, writes = (jax.tree.leaves(trees, is_leaf=_is_table) for trees in (sources, targets))
 
     def program(*refs: Any) -> None:
         remaining = iter(refs)
-        layout.enter([next(remaining) for _ in layout.inputs()])
+        layout.enter([next(remaining) for _ in own])
         pairs = [jax.tree.map(lambda t: (t, next(remaining)), trees, is_leaf=_is_table) for trees in (sources, targets)]
         kernel(Program(plan, layout, *pairs))
 
@@ -88,12 +89,12 @@ def launch(
         program,
         name=name,
         grid=(layout.programs,),
-        in_specs=[layout.whole] * (len(layout.inputs()) + len(reads)),
+        in_specs=[layout.whole] * (len(own) + len(reads)),
         out_specs=[layout.whole] * len(writes),
         out_shape=[jax.ShapeDtypeStruct(layout.shape(t), t.dtype) for t in writes],
         interpret=plan.launch.interpret,
         compiler_params=None if plan.launch.interpret else layout.compiler_params,
-    )(*layout.inputs(), *(layout.pack(t, x) for t, x in zip(reads, arrays, strict=True)))
+    )(*own, *(layout.pack(t, x) for t, x in zip(reads, arrays, strict=True)))
     results = [layout.unpack(t, x) for t, x in zip(writes, results, strict=True)]
     return jax.tree.unflatten(jax.tree.structure(targets, is_leaf=_is_table), results)
 

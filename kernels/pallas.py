@@ -95,7 +95,6 @@ def sweep(
     """
     # a kernel of its own: how long one takes to compile grows much faster than its text
     state = entries[0] if begin is None else each_row(plan, f"{recurrence.name}_begin", begin, entries)
-
     step = _traced_once(recurrence.step)
 
     def kernel(program: Program) -> None:

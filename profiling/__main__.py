@@ -1,9 +1,48 @@
-"""``python -m fastscan.profiling``: the demo, the figures we are held to, the kernel report, and the crossover table."""
+"""``python -m fastscan.profiling``: the demo, what we are held to, the kernel report, the GPU run, the crossover table."""
 
 import argparse
+from argparse import Namespace
 from pathlib import Path
 
 _SIZES = [(D, m) for D in range(1, 5) for m in range(1, 5)] + [(5, 1), (6, 1)]
+"""D and m of the kernel report."""
+
+
+def main() -> None:
+    """The command line. Each command imports what it needs."""
+    parser = argparse.ArgumentParser(prog="python -m fastscan.profiling", description="Runs, measures and draws fastscan.")
+    commands = parser.add_subparsers(required=True)
+
+    demo = commands.add_parser("demo", help="smooth the Mauna Loa CO2 record and the tracking model; table and figures")
+    demo.add_argument("--lengths", type=int, nargs="+", default=[100, 1_000, 10_000, 100_000], help="T of the tracking model")
+    demo.set_defaults(run=_demo)
+
+    bench = commands.add_parser("bench", help="measure everything the project is held to, against dynamax")
+    bench.set_defaults(run=_bench)
+
+    kernels = commands.add_parser("kernels", help="compile the GPU kernels without a GPU, and say what they cost")
+    kernels.add_argument("--sizes", type=_size, nargs="+", default=_SIZES, help="D,m ... (default: 1,1 to 4,4, 5,1, 6,1)")
+    kernels.add_argument("--families", nargs="+", default=["smoother"], choices=["smoother", "likelihood", "sampler"])
+    kernels.add_argument("--dtype", default="float32", choices=["float32", "float64"])
+    kernels.set_defaults(run=_kernels)
+
+    gpu = commands.add_parser("gpu", help="what .ci/gpu runs: accuracy, timings, ceilings and the GPU tests, on a GPU")
+    gpu.add_argument("--dry-run", action="store_true", help="every step at toy sizes, on a CPU")
+    gpu.add_argument("--limit", type=float, default=540, help="seconds for all (default: 540)")
+    gpu.add_argument("--resume", action="store_true", help="go on with the records in the folder, after the case that ended it")
+    gpu.add_argument("--commit", help="what is measured, where git can't tell")
+    gpu.set_defaults(run=_gpu)
+
+    for command in (demo, bench, kernels, gpu):
+        command.add_argument("--out", type=Path, default=Path("out"), help="folder for what is written (default: out)")
+
+    crossover = commands.add_parser("crossover", help="measure the best number of chunks here, into fastscan/crossover.json")
+    crossover.set_defaults(run=_crossover)
+    fit = commands.add_parser("fit-co2", help="fit the variances of the demo's CO2 model by maximum likelihood")
+    fit.set_defaults(run=_fit)
+
+    arguments = parser.parse_args()
+    arguments.run(arguments)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -11,47 +50,42 @@ def _size(text: str) -> tuple[int, int]:
     return D, m
 
 
-def main() -> None:
-    """The command line. Each command imports what it needs."""
-    parser = argparse.ArgumentParser(prog="python -m fastscan.profiling", description="Runs, measures and draws fastscan.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    demo = commands.add_parser("demo", help="smooth the Mauna Loa CO2 record and the tracking model; table and figures")
-    demo.add_argument("--lengths", type=int, nargs="+", default=[100, 1_000, 10_000, 100_000], help="T of the tracking model")
-    bench = commands.add_parser("bench", help="measure everything the project is held to, against dynamax")
-    kernels = commands.add_parser(
-        "kernels", help="compile the GPU kernels without a GPU, and say what they cost"
-    )
-    kernels.add_argument(
-        "--sizes", type=_size, nargs="+", default=_SIZES, help="D,m ... (default: 1,1 to 4,4, 5,1, 6,1)"
-    )
-    kernels.add_argument("--families", nargs="+", default=["smoother"], choices=["smoother", "likelihood", "sampler"])
-    kernels.add_argument("--dtype", default="float32", choices=["float32", "float64"])
-    for command in (demo, bench, kernels):
-        command.add_argument("--out", type=Path, default=Path("out"), help="folder for what is written (default: out)")
-    commands.add_parser("crossover", help="measure the best number of chunks on this device, into fastscan/crossover.json")
-    commands.add_parser("fit-co2", help="fit the variances of the demo's CO2 model by maximum likelihood")
-    arguments = parser.parse_args()
-    if arguments.command == "demo":
-        from fastscan.profiling.demo import run_demo
+def _demo(arguments: Namespace) -> None:
+    from fastscan.profiling.demo import run_demo
 
-        run_demo(arguments.out, tuple(arguments.lengths))
-    elif arguments.command == "bench":
-        from fastscan.profiling.bench import run_bench
+    run_demo(arguments.out, tuple(arguments.lengths))
 
-        run_bench(arguments.out)
-    elif arguments.command == "kernels":
-        from fastscan.profiling.kernels import run_report
 
-        run_report(arguments.out, arguments.sizes, arguments.families, arguments.dtype)
-    elif arguments.command == "crossover":
-        from fastscan.profiling.crossover import write
+def _bench(arguments: Namespace) -> None:
+    from fastscan.profiling.bench import run_bench
 
-        write()
-    else:
-        from fastscan.profiling.fit import fit_co2_variances
+    run_bench(arguments.out)
 
-        variances, loglik = fit_co2_variances()
-        print(f"{variances}\nlog-likelihood {loglik:.4f}")
+
+def _kernels(arguments: Namespace) -> None:
+    from fastscan.profiling.kernels import run_report
+
+    run_report(arguments.out, arguments.sizes, arguments.families, arguments.dtype)
+
+
+def _gpu(arguments: Namespace) -> None:
+    from fastscan.profiling.gpu import exit_with, run_gpu
+
+    given = (arguments.out, arguments.dry_run, arguments.limit)
+    exit_with(run_gpu(*given, resume=arguments.resume, commit=arguments.commit))
+
+
+def _crossover(_: Namespace) -> None:
+    from fastscan.profiling.crossover import write
+
+    write()
+
+
+def _fit(_: Namespace) -> None:
+    from fastscan.profiling.fit import fit_co2_variances
+
+    variances, loglik = fit_co2_variances()
+    print(f"{variances}\nlog-likelihood {loglik:.4f}")
 
 
 if __name__ == "__main__":

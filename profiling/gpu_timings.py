@@ -98,7 +98,7 @@ def everyones(record: Record) -> dict[Problem, list[str | None]]:
 
 @functools.cache
 def _import_dynamax() -> str:
-    """ "ok", or why there is none, be it that a package that it needs is missing or too new: a run goes on without."""
+    """Whether there is one: "ok", or why not (a package that it needs may be missing, or too new); a run goes on without."""
     try:
         importlib.import_module("dynamax.linear_gaussian_ssm")
     except Exception as error:

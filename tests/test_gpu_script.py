@@ -32,6 +32,7 @@ def test_dry_run_of_every_step(tmp_path):
 
     facts = json.loads((out / "gpu.json").read_text())
     assert facts["dry_run"] is True
+    assert facts["dynamax"] == "ok"
     assert facts["failures"] == []
     assert facts["steps"].keys() == gpu.STEPS.keys()
     assert {status.split(":")[0] for status in facts["steps"].values()} <= {"ok", "absent"}

@@ -36,6 +36,11 @@ def test_no_file_passes_400_lines(path):
     assert len(path.read_text().splitlines()) <= 400
 
 
+def test_one_file_knows_pallas():
+    users = [f for f in FILES if any(name.startswith("jax.experimental.pallas") for name in imports(f))]
+    assert {str(f.relative_to(ROOT)) for f in users} <= {"kernels/launch.py", "profiling/gpu_timings.py"}  # and the ceilings
+
+
 def test_importing_changes_no_configuration():
     code = "import jax; before = dict(jax.config.values); import fastscan; assert dict(jax.config.values) == before"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -24,7 +24,7 @@ from fastscan.kernels.plan import Launch, Plan
 from fastscan.model import check_model, series
 from fastscan.profiling.costs import lower_for_gpu
 from fastscan.profiling.kernels import program
-from oracle import SMOOTHER_KERNELS, assert_moments, cast, close, random_params, simulate, textbook
+from oracle import SMOOTHER_KERNELS, assert_moments, close, random_params, simulate, textbook
 
 
 def smoothed(params, y, plan, missing=False):
@@ -43,8 +43,8 @@ def compare(given, reference, b=0, rounding=1e-11):
     close(smoothed.cross[b], reference.cross, rounding)
 
 
-SIZES = [(1, 1), (1, 4), (2, 2), (2, 5), (3, 1), (3, 3), (4, 2), (4, 4)]
-LARGE = [(2, 1), (3, 6), (4, 1), (4, 7), (5, 1), (5, 5), (5, 8), (6, 1), (6, 6), (6, 9)]
+SIZES = [(1, 1), (2, 2), (3, 1), (4, 2)]
+LARGE = [(1, 4), (2, 5), (3, 6), (4, 7), (5, 1), (6, 6)]
 
 
 @pytest.mark.parametrize(("D", "m"), [*SIZES, *(pytest.param(*size, marks=pytest.mark.slow) for size in LARGE)])
@@ -54,11 +54,13 @@ def test_every_size(D, m):
     compare(smoothed(params, y[None], Plan(12, 3, launch=Launch(interpret=True))), textbook(params, y))
 
 
-CUTS = [(1, 2), (2, 2), (3, 2), (5, 2), (5, 3), (10, 3), (21, 8), (22, 4), (22, 32)]
+CUTS = [(1, 2), (3, 2), (5, 3), (10, 3), (21, 8), (22, 4)]
+MOSAIC_CUTS = [(1, 2), (5, 2), (22, 4)]
 
 
-@pytest.mark.parametrize("lowering", ["triton", "mosaic"])
-@pytest.mark.parametrize(("chunks", "group"), CUTS)
+@pytest.mark.parametrize(
+    ("chunks", "group", "lowering"), [(*cut, "triton") for cut in CUTS] + [(*cut, "mosaic") for cut in MOSAIC_CUTS]
+)
 def test_every_way_of_cutting_time(chunks, group, lowering):
     """22 rows of 3 sequences: exact chunks, padded ones, single rows; one level of summaries to five."""
     params = random_params(1, 2, 1)
@@ -79,10 +81,12 @@ def test_programs_that_are_not_full(lanes):
         compare(given, textbook(params, y[b]), b)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("T", [1, 2, 3, 64, 65])
+LENGTHS = [(T, "float64") for T in (1, 2, 3, 64, 65)] + [(1, "float32"), (65, "float32")]
+
+
+@pytest.mark.parametrize(("T", "dtype"), LENGTHS)
 def test_lengths_through_the_front_door(T, dtype):
-    params, y = random_params(5, 2, 2, dtype), simulate(random_params(5, 2, 2), T, 1).astype(dtype)
+    params, y = random_params(5, 1, 2, dtype), simulate(random_params(5, 1, 2), T, 1).astype(dtype)
     posterior = lgssm_smoother(params, y, implementation="pallas_interpret")
     assert {x.dtype for x in posterior} == {np.dtype(dtype)}
     assert_moments(posterior, textbook(params, y), dtype)
@@ -208,9 +212,3 @@ def test_lowered_for_mosaic(D):
 def program_of(D):
     function, arguments = program("smoother", D, 1, how=Launch("mosaic", lanes=128, warps=4))
     return function, *arguments
-
-
-def test_float32_stays_float32_under_x64():
-    params = cast(random_params(11, 2, 1), "float32")
-    posterior = lgssm_smoother(params, np.zeros((9, 1), np.float32), implementation="pallas_interpret")
-    assert {x.dtype for x in posterior} == {np.dtype("float32")}
