@@ -123,6 +123,7 @@ def sweep(
     begin: Callable | None = None,
     reverse: bool = False,
     room: Any = False,
+    exits: bool = True,
 ) -> tuple[Any, Any]:
     """The sequential recursion within every chunk.
 
@@ -135,11 +136,12 @@ def sweep(
         begin: makes the entry state of ``entries``.
         reverse: go from a chunk's last row to its first.
         room: for each output, whether `join` is to put one more row at its end.
+        exits: whether the states after every chunk are wanted.
 
     Returns:
         The states after every chunk, and the outputs of all rows as `join` takes them.
     """
-    del room
+    del room, exits
 
     def step(state, row):
         x, present = row

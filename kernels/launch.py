@@ -339,7 +339,8 @@ def _side_by_side(vectors: Sequence[jax.Array]) -> jax.Array:
     """Vectors (lanes,), a power of two of them, as the columns of (lanes, columns)."""
     if len(vectors) == 1:
         return vectors[0][:, None]
-    return jnp.stack([_side_by_side(vectors[0::2]), _side_by_side(vectors[1::2])], -1).reshape(-1, len(vectors))
+    halves = [half[0] if len(half) == 1 else _side_by_side(half) for half in (vectors[0::2], vectors[1::2])]
+    return jnp.stack(halves, -1).reshape(-1, len(vectors))
 
 
 def _columns(tile: jax.Array) -> list[jax.Array]:
@@ -347,6 +348,8 @@ def _columns(tile: jax.Array) -> list[jax.Array]:
     lanes, width = tile.shape
     if width == 1:
         return [tile.reshape(lanes)]
+    if width == 2:
+        return list(jnp.unstack(tile, axis=-1))
     even, odd = (_columns(half) for half in jnp.unstack(tile.reshape(lanes, width // 2, 2), axis=-1))
     return [column for pair in zip(even, odd, strict=True) for column in pair]
 

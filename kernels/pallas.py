@@ -76,7 +76,7 @@ def entries_and_futures(
     return _descend(ladder, of_summaries(recurrence), state, False), _descend(ladder, back, nothing, True)
 
 
-@functools.partial(jax.jit, static_argnames=("plan", "recurrence", "begin", "reverse", "room"))
+@functools.partial(jax.jit, static_argnames=("plan", "recurrence", "begin", "reverse", "room", "exits"))
 def sweep(
     plan: Plan,
     recurrence: Recurrence,
@@ -87,11 +87,13 @@ def sweep(
     begin: Callable | None = None,
     reverse: bool = False,
     room: Any = False,
+    exits: bool = True,
 ) -> tuple[Any, Any]:
     """The sequential recursion within every chunk; arguments as `chunked.sweep` has them.
 
     Returns:
-        The states after every chunk (B, C, n, p), and the outputs (B, T, n, p), or (B, T + 1, n, p) with ``room``.
+        The states after every chunk (B, C, n, p), or None without ``exits``; and the outputs (B, T, n, p), or
+        (B, T + 1, n, p) with ``room``.
     """
     # a kernel of its own: how long one takes to compile grows much faster than its text
     state = entries[0] if begin is None else each_row(plan, f"{recurrence.name}_begin", begin, entries)
@@ -99,13 +101,15 @@ def sweep(
 
     def kernel(program: Program) -> None:
         params = program.read(0)
-        program.write(0, program.loop(lambda s, x: step(params, s, x), program.read(2), 1, 1, reverse))
+        after = program.loop(lambda s, x: step(params, s, x), program.read(2), 1, 0, reverse)
+        if exits:
+            program.write(1, after)
 
     forms = jax.eval_shape(step, *form(plan, (params, state, rows)))
     inputs = (("once", params), ("step", rows), ("chunk", state))
-    outputs = [("chunk", forms[0], False), ("step", forms[1], room)]
-    exits, outs = launch(plan, f"{recurrence.name}_sweep", kernel, inputs, outputs)
-    return exits, outs
+    outputs = [("step", forms[1], room), *([("chunk", forms[0], False)] if exits else [])]
+    outs, *after = launch(plan, f"{recurrence.name}_sweep", kernel, inputs, outputs)
+    return (after[0] if exits else None), outs
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "name", "function"))
@@ -142,7 +146,7 @@ def _ladder(plan: Plan, recurrence: Recurrence, state: Any, summaries: Any, reve
 def _descend(ladder: list, recurrence: Recurrence, state: Any, reverse: bool) -> Any:
     """The states before all the summaries of the first level, from the one before everything."""
     for level, summaries in reversed(ladder):
-        _, state = sweep(level, recurrence, (), (state,), summaries, reverse=reverse)
+        _, state = sweep(level, recurrence, (), (state,), summaries, reverse=reverse, exits=False)
     return state
 
 

@@ -87,7 +87,7 @@ def smooth(plan: Plan, series: Series) -> tuple[Filtered, Smoothed]:
     inputs = SmootherInputs(Gaussian(filtered.mean, filtered.cov), by.split(plan, series.arrival_rows))
     ends, begin = ((exits,), None) if future is None else ((exits, future), condition_on_future)
     arrival, room = by.matrices(plan, series.arrival_params), Smoothed(mean=True, cov=True, cross=False)
-    _, smoothed = by.sweep(plan, RTS_SMOOTHER, arrival, ends, inputs, begin=begin, reverse=True, room=room)
+    _, smoothed = by.sweep(plan, RTS_SMOOTHER, arrival, ends, inputs, begin=begin, reverse=True, room=room, exits=False)
     moments = [by.join(plan, x, end) for some in (filtered, smoothed) for x, end in zip(some, last, strict=False)]
     return (
         Filtered(*moments[:2], _begin(density, by.join(plan, filtered.log_density))),
