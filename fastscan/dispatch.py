@@ -65,24 +65,33 @@ def choose(implementation: str | None, *, T: int, B: int, D: int, m: int, dtype:
     if implementation == "associative":
         return Choice("associative", Plan(rows, max(rows, 1), "associative", algebra), "named")
     if implementation in ("pallas", "pallas_interpret"):
-        if KERNEL_SIZES[0] < D or m > KERNEL_SIZES[1]:
-            raise ValueError(
-                f"implementation: {implementation!r} given for D = {D}, m = {m}; kernels hold D <= {KERNEL_SIZES[0]} and "
-                f"m <= {KERNEL_SIZES[1]}. Take 'chunked', or None, which chooses for you."
-            )
-        if implementation == "pallas" and not _has_kernels(device):
-            raise RuntimeError(
-                f"implementation: 'pallas' given, which wants an NVIDIA GPU; JAX computes on {device!r} here. Take None, or, "
-                "to run the same kernels slowly in Pallas's interpreter, 'pallas_interpret'."
-            )
+        _check_kernels(implementation, device, D, m)
         return Choice(implementation, _kernel_plan(implementation, device, algebra, rows, B), "named")
-    if implementation is None and _has_kernels(device) and KERNEL_SIZES[0] >= D and m <= KERNEL_SIZES[1]:
+    if implementation is None and _has_kernels(device) and _fits_kernels(D, m):
         return Choice("pallas", _kernel_plan("pallas", device, algebra, rows, B), _KERNEL_RULE)
     chunks, reason = _measured_chunks(device, str(jax.numpy.dtype(dtype)), D, T, B)
     if implementation == "chunked":
         return Choice("chunked", Plan(rows, _fit(max(chunks, 2), rows), algebra=algebra), "named")
     name = "chunked" if chunks > 1 else "sequential"
     return Choice(name, Plan(rows, _fit(chunks, rows), algebra=algebra), reason)
+
+
+def _check_kernels(implementation: str, device: str, D: int, m: int) -> None:
+    if not _fits_kernels(D, m):
+        raise ValueError(
+            f"implementation: {implementation!r} given for D = {D}, m = {m}; kernels hold D <= {KERNEL_SIZES[0]} and "
+            f"m <= {KERNEL_SIZES[1]}. Take 'chunked', or None, which chooses for you."
+        )
+    if implementation == "pallas" and not _has_kernels(device):
+        raise RuntimeError(
+            f"implementation: 'pallas' given, which wants an NVIDIA GPU; JAX computes on {device!r} here. Take None, or, "
+            "to run the same kernels slowly in Pallas's interpreter, 'pallas_interpret'."
+        )
+
+
+def _fits_kernels(D: int, m: int) -> bool:
+    most_D, most_m = KERNEL_SIZES
+    return D <= most_D and m <= most_m
 
 
 def _kernel_plan(implementation: str, device: str, algebra: str, rows: int, B: int) -> Plan:

@@ -85,16 +85,9 @@ def launch(
         pairs = [jax.tree.map(lambda t: (t, next(remaining)), trees, is_leaf=_is_table) for trees in (sources, targets)]
         kernel(Program(plan, layout, *pairs))
 
-    results = pl.pallas_call(
-        program,
-        name=name,
-        grid=(layout.programs,),
-        in_specs=[layout.whole] * (len(own) + len(reads)),
-        out_specs=[layout.whole] * len(writes),
-        out_shape=[jax.ShapeDtypeStruct(layout.shape(t), t.dtype) for t in writes],
-        interpret=plan.launch.interpret,
-        compiler_params=None if plan.launch.interpret else layout.compiler_params,
-    )(*own, *(layout.pack(t, x) for t, x in zip(reads, arrays, strict=True)))
+    operands = [*own, *(layout.pack(t, x) for t, x in zip(reads, arrays, strict=True))]
+    shapes = [jax.ShapeDtypeStruct(layout.shape(t), t.dtype) for t in writes]
+    results = layout.run(name, program, operands, shapes)
     results = [layout.unpack(t, x) for t, x in zip(writes, results, strict=True)]
     return jax.tree.unflatten(jax.tree.structure(targets, is_leaf=_is_table), results)
 
@@ -155,15 +148,30 @@ class Program:
         jax.tree.map(one, tree, self.targets[number], is_leaf=_is_lanes)
 
 
-class _Records:
-    """Arrays as (batch * rows, n p), for Triton."""
-
-    whole = pl.BlockSpec(memory_space=pl.ANY)
+class _Layout:
+    """Where arrays lie, and how programs get at them."""
 
     def __init__(self, plan: Plan, B: int):
         self.plan, self.B = plan, B
         self.programs = -(-B * plan.chunks // plan.launch.lanes)
-        self.compiler_params = triton.CompilerParams(num_warps=plan.launch.warps, num_stages=1)
+
+    def run(self, name: str, program: Callable, operands: list[jax.Array], shapes: list[jax.ShapeDtypeStruct]) -> Any:
+        """The arrays that programs write."""
+        whole, how = pl.BlockSpec(memory_space=pl.ANY), self.plan.launch
+        return pl.pallas_call(
+            program,
+            name=name,
+            grid=(self.programs,),
+            in_specs=[whole] * len(operands),
+            out_specs=[whole] * len(shapes),
+            out_shape=shapes,
+            interpret=how.interpret,
+            compiler_params=None if how.interpret else triton.CompilerParams(num_warps=how.warps, num_stages=1),
+        )(*operands)
+
+
+class _Records(_Layout):
+    """Arrays as (batch * rows, n p), for Triton."""
 
     def inputs(self) -> list[jax.Array]:
         return []
@@ -216,15 +224,20 @@ class _Records:
             triton.store(ref.at[_indices(index, start, width)], _side_by_side(values[start : start + width]), mask=mask)
 
 
-class _Columns:
+class _Columns(_Layout):
     """Arrays as (steps of a chunk or 1, n p, lanes), for Mosaic; those with one row for all lanes as (1, n p, 1)."""
 
-    whole = pl.BlockSpec(memory_space=mosaic_gpu.GMEM)
-    compiler_params = mosaic_gpu.CompilerParams(unsafe_no_auto_barriers=True)  # a lane reads nothing that another writes
-
-    def __init__(self, plan: Plan, B: int):
-        self.plan, self.B = plan, B
-        self.programs = -(-B * plan.chunks // plan.launch.lanes)
+    def run(self, name: str, program: Callable, operands: list[jax.Array], shapes: list[jax.ShapeDtypeStruct]) -> Any:
+        if self.plan.launch.interpret:
+            return super().run(name, program, operands, shapes)
+        return mosaic_gpu.kernel(
+            program,
+            out_type=shapes,
+            grid=(self.programs,),
+            grid_names=(_PROGRAM,),
+            kernel_name=name,
+            compiler_params=mosaic_gpu.CompilerParams(unsafe_no_auto_barriers=True),  # a lane reads nothing that others write
+        )(*operands)
 
     def inputs(self) -> list[jax.Array]:
         """Of every lane's chunk, how many rows it holds."""
@@ -257,7 +270,8 @@ class _Columns:
 
     def enter(self, refs: list[Any]) -> None:
         lanes = self.plan.launch.lanes
-        self.lanes = pl.ds(pl.program_id(0) * np.int32(lanes), lanes)
+        program = pl.program_id(0) if self.plan.launch.interpret else lax.axis_index(_PROGRAM)
+        self.lanes = pl.ds(program * np.int32(lanes), lanes)
         self.present_rows: Any = refs[0][0, 0, self.lanes] if refs else None
 
     def spread(self, x: Any) -> Any:
@@ -280,6 +294,7 @@ class _Columns:
             ref[t if table.kind == "step" else 0, k, self.lanes] = x
 
 
+_PROGRAM = "program"
 _LAYOUTS = {"triton": _Records, "mosaic": _Columns}
 
 
