@@ -91,7 +91,7 @@ def _check_kernels(implementation: str, device: str, D: int, m: int) -> None:
 
 def _fits_kernels(D: int, m: int) -> bool:
     most_D, most_m = KERNEL_SIZES
-    return D <= most_D and m <= most_m
+    return most_D >= D and most_m >= m
 
 
 def _kernel_plan(implementation: str, device: str, algebra: str, rows: int, B: int) -> Plan:
