@@ -17,10 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import mosaic_gpu, triton
+from jax.experimental.pallas import triton
 
 from fastscan.kernels.algebra import Lanes, stable_carry
 from fastscan.kernels.plan import Launch, Plan
+from fastscan.kernels.records import columns, indices, side_by_side, tiles
 
 Kind = Literal["once", "chunk", "step"]
 """Which rows of an array a lane reads or writes: the only one, its chunk's, or one for every step."""
@@ -149,7 +150,12 @@ class Program:
 
 
 class _Layout:
-    """Where arrays lie, and how programs get at them."""
+    """Where arrays lie, and how programs get at them.
+
+    Outside a kernel: ``shape`` of a table's array, ``pack`` and ``unpack`` to and from (batch, rows, n, p), ``inputs`` of the
+    layout's own. Inside, after ``enter``: ``read`` and ``write`` a lane's matrix as a list of vectors, ``spread`` what is one
+    number for all lanes, ``present`` where a padded chunk's row ``t`` exists.
+    """
 
     def __init__(self, plan: Plan, B: int):
         self.plan, self.B = plan, B
@@ -212,16 +218,16 @@ class _Records(_Layout):
             return [ref[index, k] for k in range(table.entries)]
         if table.kind == "step" and self.plan.padded:
             index = lax.min(index, jnp.full_like(index, table.batch * table.rows - 1))
-        return [x for tile in _tiles(table) for x in _columns(ref[_indices(index, *tile)])]
+        return [x for tile in tiles(table.entries, table.dtype) for x in columns(ref[indices(index, *tile)])]
 
     def write(self, table: Table, ref: Any, t: Any, values: list[jax.Array]) -> None:
         lanes = values[0].shape
         index, present = jnp.broadcast_to(self._index(table, t), lanes), None
         if table.kind == "step" and self.plan.padded:
             present = jnp.broadcast_to(self.present(t), lanes)
-        for start, width in _tiles(table):
+        for start, width in tiles(table.entries, table.dtype):
             mask = None if present is None else lax.broadcast_in_dim(present, (*lanes, width), (0,))
-            triton.store(ref.at[_indices(index, start, width)], _side_by_side(values[start : start + width]), mask=mask)
+            triton.store(ref.at[indices(index, start, width)], side_by_side(values[start : start + width]), mask=mask)
 
 
 class _Columns(_Layout):
@@ -230,13 +236,14 @@ class _Columns(_Layout):
     def run(self, name: str, program: Callable, operands: list[jax.Array], shapes: list[jax.ShapeDtypeStruct]) -> Any:
         if self.plan.launch.interpret:
             return super().run(name, program, operands, shapes)
-        return mosaic_gpu.kernel(
+        mosaic = _mosaic()
+        return mosaic.kernel(
             program,
             out_type=shapes,
             grid=(self.programs,),
             grid_names=(_PROGRAM,),
             kernel_name=name,
-            compiler_params=mosaic_gpu.CompilerParams(unsafe_no_auto_barriers=True),  # a lane reads nothing that others write
+            compiler_params=mosaic.CompilerParams(unsafe_no_auto_barriers=True),  # a lane reads nothing that others write
         )(*operands)
 
     def inputs(self) -> list[jax.Array]:
@@ -279,7 +286,8 @@ class _Columns(_Layout):
         x = jnp.broadcast_to(x, (self.plan.launch.lanes,))
         if self.plan.launch.interpret:
             return x
-        return mosaic_gpu.layout_cast(x, mosaic_gpu.Layout.WG_STRIDED(x.shape, vec_size=1))
+        mosaic = _mosaic()
+        return mosaic.layout_cast(x, mosaic.Layout.WG_STRIDED(x.shape, vec_size=1))
 
     def present(self, t: Any) -> Any:
         return jnp.full_like(self.present_rows, t) < self.present_rows
@@ -292,6 +300,15 @@ class _Columns(_Layout):
     def write(self, table: Table, ref: Any, t: Any, values: list[jax.Array]) -> None:
         for k, x in enumerate(values):
             ref[t if table.kind == "step" else 0, k, self.lanes] = x
+
+
+def _mosaic() -> Any:
+    """Imported where it is used: it needs a package that JAX does not install."""
+    try:
+        from jax.experimental.pallas import mosaic_gpu
+    except ImportError as error:
+        raise ImportError("Launch.lowering is 'mosaic', which needs absl-py: pip install absl-py") from error
+    return mosaic_gpu
 
 
 _PROGRAM = "program"
@@ -332,41 +349,6 @@ def _instruction(name: str, *operands: Any) -> Any:
         result_shape_dtypes=[jax.ShapeDtypeStruct(shape, dtype)],
     )
     return out
-
-
-def _tiles(table: Table) -> list[tuple[int, int]]:
-    """A record cut into (start, width) of what a thread moves at once: powers of two, 16 bytes at most."""
-    cuts, start = [], 0
-    while start < table.entries:
-        width = min(1 << (table.entries - start).bit_length() - 1, 16 // np.dtype(table.dtype).itemsize)
-        cuts.append((start, width))
-        start += width
-    return cuts
-
-
-def _indices(index: jax.Array, start: int, width: int) -> tuple[jax.Array, jax.Array]:
-    """The entries ``start`` to ``start + width`` of every lane's record, as indices (lanes, width)."""
-    shape = (index.shape[0], width)
-    return lax.broadcast_in_dim(index, shape, (0,)), lax.broadcasted_iota(jnp.int32, shape, 1) + np.int32(start)
-
-
-def _side_by_side(vectors: Sequence[jax.Array]) -> jax.Array:
-    """Vectors (lanes,), a power of two of them, as the columns of (lanes, columns)."""
-    if len(vectors) == 1:
-        return vectors[0][:, None]
-    halves = [half[0] if len(half) == 1 else _side_by_side(half) for half in (vectors[0::2], vectors[1::2])]
-    return jnp.stack(halves, -1).reshape(-1, len(vectors))
-
-
-def _columns(tile: jax.Array) -> list[jax.Array]:
-    """The inverse of `_side_by_side`."""
-    lanes, width = tile.shape
-    if width == 1:
-        return [tile.reshape(lanes)]
-    if width == 2:
-        return list(jnp.unstack(tile, axis=-1))
-    even, odd = (_columns(half) for half in jnp.unstack(tile.reshape(lanes, width // 2, 2), axis=-1))
-    return [column for pair in zip(even, odd, strict=True) for column in pair]
 
 
 def _tables(plan: Plan, B: int, kind: Kind, forms: Any, room: Any) -> Any:
