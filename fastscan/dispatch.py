@@ -2,7 +2,7 @@
 
 `crossover.json` holds, per kind of device, for the D, dtype, B and T that ``python -m fastscan.profiling crossover``
 measured, the number of chunks that ran fastest: 1 is the sequential recursion. Between its entries the nearest one decides,
-in the logarithms of D, T and B. A device that is not in it gets `_RULE`.
+in the logarithms of D, T and B. A device that is not in it gets `_RULE`, and kernels are launched by `_KERNEL_RULE`.
 
 Matrices are arrays under XLA at every D, staged on a CPU. Unrolled into `Lanes` they belong in a Pallas kernel: XLA fuses
 the unrolled program into each of its results anew, which is slow to compile and slow to run. A kernel's lane holds a whole
@@ -23,12 +23,13 @@ from fastscan.kernels.plan import Launch, Plan
 
 XLA_IMPLEMENTATIONS = ("sequential", "associative", "chunked")
 IMPLEMENTATIONS = (*XLA_IMPLEMENTATIONS, "pallas", "pallas_interpret")
-KERNEL_SIZES = (6, 9)
-"""The largest D and m that GPU kernels take."""
+KERNEL_SIZES = {"float32": {1: 9, 2: 9, 3: 9, 4: 9, 5: 9, 6: 6}, "float64": {1: 4, 2: 4, 3: 4, 4: 4}}
+"""For every D that GPU kernels take, the largest m: compiled for sm_90, these spill no register to memory."""
+INTERPRETED_SIZES = dict.fromkeys(range(1, 7), 9)
+"""The same in the interpreter, which has no registers."""
 
 _RULE = "a rule for devices that were not measured: chunks of 16 rows, one chunk below 64 rows or above 16,384 sequences"
-_KERNEL_RULE = "kernels on an NVIDIA GPU: a rule that was not measured, 32,768 lanes, 16 rows a chunk or more"
-_LANES = 32_768
+_KERNEL_RULE = "kernels, by a rule for NVIDIA GPUs that were not measured: chunks enough to fill one, of 16 rows or more"
 
 
 class Choice(NamedTuple):
@@ -65,9 +66,9 @@ def choose(implementation: str | None, *, T: int, B: int, D: int, m: int, dtype:
     if implementation == "associative":
         return Choice("associative", Plan(rows, max(rows, 1), "associative", algebra), "named")
     if implementation in ("pallas", "pallas_interpret"):
-        _check_kernels(implementation, device, D, m)
+        _check_kernels(implementation, device, D, m, dtype)
         return Choice(implementation, _kernel_plan(implementation, device, algebra, rows, B), "named")
-    if implementation is None and _has_kernels(device) and _fits_kernels(D, m):
+    if implementation is None and _has_kernels(device) and m <= _kernel_sizes(dtype).get(D, 0):
         return Choice("pallas", _kernel_plan("pallas", device, algebra, rows, B), _KERNEL_RULE)
     chunks, reason = _measured_chunks(device, str(jax.numpy.dtype(dtype)), D, T, B)
     if implementation == "chunked":
@@ -76,11 +77,13 @@ def choose(implementation: str | None, *, T: int, B: int, D: int, m: int, dtype:
     return Choice(name, Plan(rows, _fit(chunks, rows), algebra=algebra), reason)
 
 
-def _check_kernels(implementation: str, device: str, D: int, m: int) -> None:
-    if not _fits_kernels(D, m):
+def _check_kernels(implementation: str, device: str, D: int, m: int, dtype: Any) -> None:
+    sizes = INTERPRETED_SIZES if implementation == "pallas_interpret" else _kernel_sizes(dtype)
+    if m > sizes.get(D, 0):
+        most = ", ".join(f"{most_m} for D = {d}" for d, most_m in sizes.items())
         raise ValueError(
-            f"implementation: {implementation!r} given for D = {D}, m = {m}; kernels hold D <= {KERNEL_SIZES[0]} and "
-            f"m <= {KERNEL_SIZES[1]}. Take 'chunked', or None, which chooses for you."
+            f"implementation: {implementation!r} given for D = {D}, m = {m}, {jax.numpy.dtype(dtype)}; a thread's registers "
+            f"hold m up to {most}. Take 'chunked', or None, which chooses for you."
         )
     if implementation == "pallas" and not _has_kernels(device):
         raise RuntimeError(
@@ -89,16 +92,15 @@ def _check_kernels(implementation: str, device: str, D: int, m: int) -> None:
         )
 
 
-def _fits_kernels(D: int, m: int) -> bool:
-    most_D, most_m = KERNEL_SIZES
-    return most_D >= D and most_m >= m
+def _kernel_sizes(dtype: Any) -> dict[int, int]:
+    return KERNEL_SIZES[str(jax.numpy.dtype(dtype))]
 
 
 def _kernel_plan(implementation: str, device: str, algebra: str, rows: int, B: int) -> Plan:
-    """Enough lanes to fill a GPU; one chunk a sequence where sequences are many or short."""
+    """Lanes enough to fill a GPU; one chunk a sequence where sequences are many or short."""
     fields = crossover_table()["devices"].get(device, {}).get("launch", {})
     launch = Launch(interpret=implementation == "pallas_interpret")._replace(**fields)
-    chunks = 1 if rows < 64 else min(_LANES // B, rows // 16)
+    chunks = 1 if rows < 4 * launch.rows else min(launch.fill // B, rows // launch.rows)
     return Plan(rows, _fit(chunks, rows), algebra=algebra, launch=launch)
 
 

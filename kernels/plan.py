@@ -11,6 +11,8 @@ class Launch(NamedTuple):
         lanes: of one program. A power of two; "mosaic" wants 128.
         warps: of one program.
         group: how many summaries a lane takes where summaries are scanned.
+        fill: lanes that fill the device, for those who choose the number of chunks.
+        rows: the fewest that a chunk should have, likewise.
         interpret: run on any device, by Pallas's interpreter.
     """
 
@@ -18,6 +20,8 @@ class Launch(NamedTuple):
     lanes: int = 32
     warps: int = 1
     group: int = 8
+    fill: int = 32_768
+    rows: int = 16
     interpret: bool = False
 
 

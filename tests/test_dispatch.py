@@ -92,6 +92,9 @@ def test_kernels_are_chosen_on_a_gpu_where_they_fit():
     assert H200(None, T=1_000, B=1, D=4).implementation == "pallas"
     assert H200(None, T=1_000, B=1, D=6).plan.launch == Launch()
     assert H200(None, T=1_000, B=1, D=7).implementation == "chunked"
+    assert H200(None, T=1_000, B=1, D=5, dtype=np.float64).implementation == "chunked"
+    with pytest.raises(ValueError, match=r"'pallas' given for D = 5, m = 2, float64; .* 4 for D = 4. Take 'chunked'"):
+        H200("pallas", T=1_000, B=1, D=5, dtype=np.float64)
     assert dispatch.compiled_implementations("NVIDIA H200") == (*dispatch.XLA_IMPLEMENTATIONS, "pallas")
     assert dispatch.compiled_implementations("cpu") == dispatch.XLA_IMPLEMENTATIONS
 
@@ -105,5 +108,8 @@ def test_kernels_fill_a_gpu():
 
 
 def test_a_record_says_how_kernels_are_launched(monkeypatch):
-    monkeypatch.setattr(dispatch, "crossover_table", lambda: {"devices": {"NVIDIA H200": {"launch": {"group": 16}}}})
-    assert H200("pallas", T=1_000, B=1, D=4).plan.launch == Launch(group=16)
+    table = {"devices": {"NVIDIA H200": {"launch": {"group": 16, "rows": 40}}}}
+    monkeypatch.setattr(dispatch, "crossover_table", lambda: table)
+    plan = H200("pallas", T=1_001, B=1, D=4).plan
+    assert plan.launch == Launch(group=16, rows=40)
+    assert plan.chunks == 25

@@ -56,8 +56,10 @@ def test_every_size(D, m):
     y = series(params, 4_099, 2, gaps=True)
     wanted = lgssm_smoother(params, y, implementation="sequential")
     for name in compiled_implementations():
+        dtype = "float32" if name == "pallas" and D > 4 else "float64"  # a thread's registers hold no more
         if name != "associative" or D <= 2:
-            assert_same(lgssm_smoother(params, y, implementation=name), wanted, TOLERANCE["float64"])
+            given = lgssm_smoother(cast(params, dtype), y.astype(dtype), implementation=name)
+            assert_same(given, wanted, TOLERANCE[dtype])
 
 
 def test_samples_and_likelihoods():
