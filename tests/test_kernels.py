@@ -44,7 +44,7 @@ def compare(given, reference, b=0, rounding=1e-11):
 
 
 SIZES = [(1, 1), (2, 2), (3, 1), (4, 2)]
-LARGE = [(1, 4), (2, 5), (3, 6), (4, 4), (5, 1), (6, 1)]
+LARGE = [(1, 4), (5, 1), (6, 1)]
 
 
 @pytest.mark.parametrize(("D", "m"), [*SIZES, *(pytest.param(*size, marks=pytest.mark.slow) for size in LARGE)])
@@ -54,8 +54,8 @@ def test_every_size(D, m):
     compare(smoothed(params, y[None], Plan(12, 3, launch=Launch(interpret=True))), textbook(params, y))
 
 
-CUTS = [(1, 2), (3, 2), (5, 3), (10, 3), (21, 8), (22, 4)]
-MOSAIC_CUTS = [(1, 2), (5, 2), (22, 4)]
+CUTS = [(1, 2), (5, 3), (21, 8), (22, 4)]
+MOSAIC_CUTS = [(5, 2), (22, 4)]
 
 
 @pytest.mark.parametrize(

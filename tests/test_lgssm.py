@@ -27,7 +27,7 @@ def case(D: int, m: int, T: int):
 
 @pytest.mark.parametrize(
     ("D", "m", "implementation"),
-    [(D, m, "chunked") for D, m in SIZES] + [(D, m, "sequential") for D, m in SIZES if m == D or D == 16],
+    [(D, m, "chunked") for D, m in SIZES] + [(D, m, "sequential") for D, m in SIZES if m == D and D in (1, 3, 8)],
 )
 def test_smoother_at_every_size(D, m, implementation):
     T = LENGTHS[(D + m) % len(LENGTHS)]
@@ -41,7 +41,7 @@ def test_associative_at_some_sizes(D, m):
     assert_moments(lgssm_smoother(params, y, implementation="associative"), reference, "float64")
 
 
-LENGTH_CASES = [(T, "chunked") for T in (1, 2, 3, 4, 5, 16, 17, 61)] + [(T, "sequential") for T in (1, 2, 17)]
+LENGTH_CASES = [(T, "chunked") for T in (1, 2, 3, 5, 17, 61)] + [(T, "sequential") for T in (1, 17)]
 
 
 @pytest.mark.parametrize(("T", "implementation"), [*LENGTH_CASES, (1, "associative"), (2, "associative"), (4, "associative")])

@@ -59,7 +59,7 @@ def test_demo(tmp_path, capsys, monkeypatch):
     for name in ("co2.png", "tracking.png"):
         assert (tmp_path / name).stat().st_size > 20_000
     rows = list(csv.DictReader((tmp_path / "tracking.csv").read_text().splitlines()))
-    assert {int(r["T"]) for r in rows} == {20, 50}
+    assert {int(r["T"]) for r in rows} == {6, 15}
     assert all(float(r["seconds"]) > 0 for r in rows if "parallel" not in r["implementation"])
 
 
