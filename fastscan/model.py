@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from fastscan.kernels import driver
+from fastscan.kernels.axes import as_lanes
 from fastscan.kernels.gaussian import Decorrelated, Gaussian, decorrelate
 from fastscan.kernels.kalman import FilterInputs
 from fastscan.kernels.passes import Series
@@ -272,14 +273,9 @@ def _nan_where_indefinite(cov: jax.Array, factors: Decorrelated) -> jax.Array:
     return cov + jnp.where(jnp.isnan(factors.noise).any(-2, keepdims=True), jnp.nan, 0).astype(cov.dtype)
 
 
-def _lanes(x: jax.Array) -> jax.Array:
-    """(B, 1, n, p) to (n, p, 1, B)."""
-    return x.transpose(2, 3, 1, 0)
-
-
 def _divide(container: Any) -> tuple[Any, Any]:
     """What is the same in every row, and what is not (entries 1 to T - 1): a field is None in one of the two."""
     kind = type(container)
-    same = kind(*(_lanes(x) if x is not None and x.shape[1] == 1 else None for x in container))
+    same = kind(*(as_lanes(x) if x is not None and x.shape[1] == 1 else None for x in container))
     varying = kind(*(None if x is None or x.shape[1] == 1 else x[:, 1:] for x in container))
     return same, varying

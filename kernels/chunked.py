@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fastscan.kernels.algebra import ALGEBRAS, in_form_of, stable_carry
+from fastscan.kernels.axes import as_lanes, as_rows
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.recurrence import Hindsight, Recurrence
 
@@ -53,7 +54,7 @@ def join(plan: Plan, rows: jax.Array, last: jax.Array | None = None) -> jax.Arra
     if last is None:
         return x
     B = max(B, last.shape[-1])
-    return jnp.concatenate([jnp.broadcast_to(x, (B, *x.shape[1:])) for x in (x, last.transpose(3, 2, 0, 1))], 1)
+    return jnp.concatenate([jnp.broadcast_to(x, (B, *x.shape[1:])) for x in (x, as_rows(last))], 1)
 
 
 def summarise(plan: Plan, recurrence: Recurrence, params: Any, state: Any, rows: Any, *, reverse: bool = False) -> Any:
@@ -154,8 +155,7 @@ def sweep(
 def each_row(plan: Plan, name: str, function: Callable, series: tuple) -> Any:
     """A function of matrices, of every row by itself: (B or 1, rows, n, p) in and out; ``name`` is for kernels."""
     del name
-    rows = jax.tree.map(lambda x: x.transpose(2, 3, 1, 0), series)
-    return jax.tree.map(lambda x: x.transpose(3, 2, 0, 1), arrays(plan, function(*matrices(plan, rows))))
+    return as_rows(arrays(plan, function(*matrices(plan, as_lanes(series)))))
 
 
 def _loop(plan: Plan, body: Callable, carry: Any, rows: Any, reverse: bool) -> tuple[Any, Any]:

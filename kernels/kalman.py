@@ -21,7 +21,7 @@ class FilterInputs(NamedTuple):
         F, c, Q: the transition's (D, D), (D, 1), (D, D).
         H, noise: the observation's (m, D), (m, 1), decorrelated.
         y: (m, 1), less its known offset; zero where missing.
-        weight: (m, 1), 1 where observed and 0 where missing; None where nothing is.
+        weight: (m, 1), 1 where observed and 0 where missing; None if nothing is missing.
     """
 
     F: Any = None

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from fastscan.kernels.algebra import Lanes
+from fastscan.kernels.axes import as_lanes, as_rows
 from fastscan.kernels.launch import Program, form, launch, matrix_kind
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.recurrence import Hindsight, Recurrence, of_hindsight, of_summaries
@@ -23,13 +24,13 @@ from fastscan.kernels.recurrence import Hindsight, Recurrence, of_hindsight, of_
 def matrices(plan: Plan, tree: Any) -> Any:
     """Arrays (n, p, C or 1, B or 1) as (B or 1, C or 1, n, p)."""
     del plan
-    return jax.tree.map(lambda x: x.transpose(3, 2, 0, 1), tree)
+    return as_rows(tree)
 
 
 def arrays(plan: Plan, tree: Any) -> Any:
     """The inverse of `matrices`."""
     del plan
-    return jax.tree.map(lambda x: x.transpose(2, 3, 1, 0), tree)
+    return as_lanes(tree)
 
 
 def split(plan: Plan, series: Any) -> Any:
@@ -41,7 +42,7 @@ def split(plan: Plan, series: Any) -> Any:
 def join(plan: Plan, rows: Any, last: Any = None) -> Any:
     """Rows (B, T, n, p) as they are. With ``last``, they were left ``room`` in, which it fills, in place."""
     del plan
-    return rows if last is None else rows.at[:, -1:].set(last.transpose(3, 2, 0, 1))
+    return rows if last is None else rows.at[:, -1:].set(as_rows(last))
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "recurrence", "reverse"))

@@ -7,12 +7,13 @@ All arrays are as `driver.run` has them: series (B or 1, T, rows, columns), the 
 of T observations has T - 1 rows, the transitions and what is observed after each.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from fastscan.kernels import driver
+from fastscan.kernels.axes import as_lanes, as_rows
 from fastscan.kernels.gaussian import Gaussian, square_root
 from fastscan.kernels.kalman import (
     KALMAN_FILTER,
@@ -110,8 +111,7 @@ def sample(plan: Plan, series: Series, noise: jax.Array, jitter: jax.Array) -> j
     rows = SamplerInputs(series.rows, series.arrival_rows, noise[:, :-1])
     room = SamplerMap(deviation=False, mean=True)
     last, (maps, means) = driver.run(plan, FILTER_FOR_SAMPLING, params, initial, rows, room=room)
-    cov = last.cov.transpose(3, 2, 0, 1)
-    end = by.each_row(plan, "draw", lambda cov, z: square_root(cov) @ z, (cov, noise[:, -1:])).transpose(2, 3, 1, 0)
+    end = as_lanes(by.each_row(plan, "draw", _draw, (as_rows(last.cov), noise[:, -1:])))
     maps = jax.tree.map(lambda x: by.join(plan, x), maps)
     _, deviations = driver.run(plan, AFFINE_MAPS, AffineMap(), end, maps, reverse=True, room=True)
     return by.join(plan, means, last.mean) + by.join(plan, deviations, end)
@@ -120,7 +120,7 @@ def sample(plan: Plan, series: Series, noise: jax.Array, jitter: jax.Array) -> j
 def affine_states(plan: Plan, initial: jax.Array, params: AffineMap, maps: AffineMap) -> jax.Array:
     """States (B, T, D, 1) under T - 1 affine maps, from the first one (D, 1, 1, B)."""
     _, states = driver.run(plan, AFFINE_MAPS, params, initial, maps)
-    return _begin(initial.transpose(3, 2, 0, 1), driver.phases(plan).join(plan, states))
+    return _begin(as_rows(initial), driver.phases(plan).join(plan, states))
 
 
 _FILTERED_ROOM = Filtered(mean=True, cov=True, log_density=False)
@@ -130,7 +130,12 @@ def _first(plan: Plan, series: Series) -> tuple[Gaussian, jax.Array]:
     """The first filtered state (n, p, 1, B or 1), and the log densities of the first observations (B, 1, 1, 1)."""
     by = driver.phases(plan)
     state, density = by.each_row(plan, "first_observation", observe, (series.prior, series.first))
-    return jax.tree.map(lambda x: x.transpose(2, 3, 1, 0), state), density
+    return as_lanes(state), density
+
+
+def _draw(cov: Any, noise: Any) -> Any:
+    """From N(0, cov), given standard normal noise. A function of its own, so that kernels know it by its name."""
+    return square_root(cov) @ noise
 
 
 def _begin(first: jax.Array, rows: jax.Array) -> jax.Array:
