@@ -23,10 +23,13 @@ from fastscan.kernels.plan import Launch, Plan
 
 XLA_IMPLEMENTATIONS = ("sequential", "associative", "chunked")
 IMPLEMENTATIONS = (*XLA_IMPLEMENTATIONS, "pallas", "pallas_interpret")
-KERNEL_SIZES = {"float32": {1: 9, 2: 9, 3: 9, 4: 9, 5: 9, 6: 6}, "float64": {1: 4, 2: 4, 3: 4, 4: 4}}
-"""For every D that GPU kernels take, the largest m. At (4, 9), (5, 9), (6, 6), and (4, 4) in float64, the kernel that needs
-most registers as m grows, summarise, was compiled for sm_90 and spills none to memory."""
-INTERPRETED_SIZES = dict.fromkeys(range(1, 7), 9)
+KERNEL_SIZES = {
+    "lgssm": {"float32": {1: 9, 2: 9, 3: 9, 4: 9, 5: 9, 6: 6}, "float64": {1: 4, 2: 4, 3: 4, 4: 4}},
+    "hmm": {"float32": dict.fromkeys(range(1, 9), 0), "float64": dict.fromkeys(range(1, 5), 0)},
+}
+"""For every D that GPU kernels of a family take, the largest m. At (4, 9), (5, 9), (6, 6), and (4, 4) in float64, the kernel
+that needs most registers as m grows, summarise, was compiled for sm_90 and spills none to memory. An HMM's D is its K."""
+INTERPRETED_SIZES = {"lgssm": dict.fromkeys(range(1, 7), 9), "hmm": dict.fromkeys(range(1, 9), 0)}
 """The same in the interpreter, which has no registers."""
 
 _RULE = "a rule for devices that were not measured: chunks of 16 rows, one chunk below 64 rows or above 16,384 sequences"
@@ -41,16 +44,27 @@ class Choice(NamedTuple):
     reason: str
 
 
-def choose(implementation: str | None, *, T: int, B: int, D: int, m: int, dtype: Any, device: str | None = None) -> Choice:
+def choose(
+    implementation: str | None,
+    *,
+    T: int,
+    B: int,
+    D: int,
+    m: int = 0,
+    dtype: Any,
+    family: str = "lgssm",
+    device: str | None = None,
+) -> Choice:
     """What runs a series of T steps in B sequences.
 
     Args:
         implementation: a name in `IMPLEMENTATIONS`, which is taken at its word, or None for the fastest.
         T: time steps.
         B: sequences.
-        D: state dimensions.
-        m: emission dimensions.
+        D: state dimensions; of an HMM its number of states, K.
+        m: emission dimensions; of an HMM 0.
         dtype: float32 or float64.
+        family: "lgssm" or "hmm".
         device: its kind, as in `crossover.json`; default the one that JAX uses.
 
     Raises:
@@ -67,24 +81,26 @@ def choose(implementation: str | None, *, T: int, B: int, D: int, m: int, dtype:
     if implementation == "associative":
         return Choice("associative", Plan(rows, max(rows, 1), "associative", algebra), "named")
     if implementation in ("pallas", "pallas_interpret"):
-        _check_kernels(implementation, device, D, m, dtype)
+        _check_kernels(implementation, device, family, D, m, dtype)
         return Choice(implementation, _kernel_plan(implementation, device, algebra, rows, B), "named")
-    if implementation is None and _has_kernels(device) and m <= _kernel_sizes(dtype).get(D, 0):
+    if implementation is None and _has_kernels(device) and m <= _kernel_sizes(family, dtype).get(D, -1):
         return Choice("pallas", _kernel_plan("pallas", device, algebra, rows, B), _KERNEL_RULE)
-    chunks, reason = _measured_chunks(device, str(jax.numpy.dtype(dtype)), D, T, B)
+    chunks, reason = _measured_chunks(device, family, str(jax.numpy.dtype(dtype)), D, T, B)
     if implementation == "chunked":
         return Choice("chunked", Plan(rows, _fit(max(chunks, 2), rows), algebra=algebra), "named")
     name = "chunked" if chunks > 1 else "sequential"
     return Choice(name, Plan(rows, _fit(chunks, rows), algebra=algebra), reason)
 
 
-def _check_kernels(implementation: str, device: str, D: int, m: int, dtype: Any) -> None:
-    sizes = INTERPRETED_SIZES if implementation == "pallas_interpret" else _kernel_sizes(dtype)
-    if m > sizes.get(D, 0):
-        most = ", ".join(f"{most_m} for D = {d}" for d, most_m in sizes.items())
+def _check_kernels(implementation: str, device: str, family: str, D: int, m: int, dtype: Any) -> None:
+    sizes = INTERPRETED_SIZES[family] if implementation == "pallas_interpret" else _kernel_sizes(family, dtype)
+    if m > sizes.get(D, -1):
+        given, most = f"D = {D}, m = {m}", "m up to " + ", ".join(f"{most_m} for D = {d}" for d, most_m in sizes.items())
+        if family == "hmm":
+            given, most = f"K = {D}", f"K up to {max(sizes)}"
         raise ValueError(
-            f"implementation: {implementation!r} given for D = {D}, m = {m}, {jax.numpy.dtype(dtype)}; a thread's registers "
-            f"hold m up to {most}. Take 'chunked', or None, which chooses for you."
+            f"implementation: {implementation!r} given for {given}, {jax.numpy.dtype(dtype)}; a thread's registers "
+            f"hold {most}. Take 'chunked', or None, which chooses for you."
         )
     if implementation == "pallas" and not _has_kernels(device):
         raise RuntimeError(
@@ -93,8 +109,8 @@ def _check_kernels(implementation: str, device: str, D: int, m: int, dtype: Any)
         )
 
 
-def _kernel_sizes(dtype: Any) -> dict[int, int]:
-    return KERNEL_SIZES[str(jax.numpy.dtype(dtype))]
+def _kernel_sizes(family: str, dtype: Any) -> dict[int, int]:
+    return KERNEL_SIZES[family][str(jax.numpy.dtype(dtype))]
 
 
 def _kernel_plan(implementation: str, device: str, algebra: str, rows: int, B: int) -> Plan:
@@ -128,8 +144,8 @@ def crossover_table() -> dict:
     return json.loads(importlib.resources.files("fastscan").joinpath("crossover.json").read_text())
 
 
-def _measured_chunks(device: str, dtype: str, D: int, T: int, B: int) -> tuple[int, str]:
-    cases = crossover_table()["devices"].get(device, {}).get("cases", ())
+def _measured_chunks(device: str, family: str, dtype: str, D: int, T: int, B: int) -> tuple[int, str]:
+    cases = [c for c in crossover_table()["devices"].get(device, {}).get("cases", ()) if c["family"] == family]
     cases = [c for c in cases if c["dtype"] == dtype] or cases
     if not cases:
         chunks = 1 if T < 64 or B > 16384 else T // 16

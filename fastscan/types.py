@@ -1,4 +1,4 @@
-"""Parameters and posteriors of linear-Gaussian state-space models, with dynamax 1.0.3's names and fields."""
+"""Parameters and posteriors, with dynamax 1.0.3's names and fields."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -95,6 +95,38 @@ class PosteriorGSSMSmoothed(NamedTuple):
     smoothed_means: jax.Array
     smoothed_covariances: jax.Array
     smoothed_cross_covariances: jax.Array | None = None
+
+
+class HMMPosteriorFiltered(NamedTuple):
+    """What `hmm_filter` says; all with a leading batch axis where the log-likelihoods have one.
+
+    Attributes:
+        marginal_loglik: log p(y_1..T), a scalar; the logarithm of the sum over all paths where weights are not normalised.
+        filtered_probs: p(z_t | y_1..t), (T, K); zeros from where on the data are impossible.
+        predicted_probs: p(z_t | y_1..t-1), (T, K): the initial distribution, then filtered_probs[t - 1] @ A.
+    """
+
+    marginal_loglik: jax.Array
+    filtered_probs: jax.Array
+    predicted_probs: jax.Array
+
+
+class HMMPosterior(NamedTuple):
+    """What HMM smoothers say; all with a leading batch axis where the log-likelihoods have one.
+
+    Attributes:
+        marginal_loglik, filtered_probs, predicted_probs: as in `HMMPosteriorFiltered`.
+        smoothed_probs: p(z_t | y_1..T), (T, K); zeros if the data are impossible.
+        initial_probs: smoothed_probs[0], (K,).
+        trans_probs: p(z_t, z_{t+1} | y_1..T), summed over t (K, K) or for every t (T - 1, K, K), or None.
+    """
+
+    marginal_loglik: jax.Array
+    filtered_probs: jax.Array
+    predicted_probs: jax.Array
+    smoothed_probs: jax.Array
+    initial_probs: jax.Array
+    trans_probs: jax.Array | None = None
 
 
 def make_lgssm_params(

@@ -73,7 +73,7 @@ def summarise(plan: Plan, recurrence: Recurrence, params: Any, state: Any, rows:
         x, present = row
         return _where(present, recurrence.append(params, summary, matrices(plan, x)), summary), None
 
-    return _loop(plan, fold, recurrence.identity(state), rows, reverse)[0]
+    return _loop(plan, fold, recurrence.identity(state), _prepared(plan, recurrence, rows), reverse)[0]
 
 
 def entries(plan: Plan, recurrence: Recurrence, state: Any, summaries: Any, *, reverse: bool = False) -> Any:
@@ -149,13 +149,20 @@ def sweep(
         after, out = recurrence.step(params, state, matrices(plan, x))
         return _where(present, after, state), arrays(plan, out)
 
-    return _loop(plan, step, begin(*entries) if begin else entries[0], rows, reverse)
+    state = begin(*entries) if begin else entries[0]
+    return _loop(plan, step, state, _prepared(plan, recurrence, rows), reverse)
 
 
 def each_row(plan: Plan, name: str, function: Callable, series: tuple) -> Any:
     """A function of matrices, of every row by itself: (B or 1, rows, n, p) in and out; ``name`` is for kernels."""
     del name
     return as_rows(arrays(plan, function(*matrices(plan, as_lanes(series)))))
+
+
+def _prepared(plan: Plan, recurrence: Recurrence, rows: Any) -> Any:
+    if recurrence.prepare is None:
+        return rows
+    return jax.vmap(lambda x: arrays(plan, recurrence.prepare(matrices(plan, x))))(rows)
 
 
 def _loop(plan: Plan, body: Callable, carry: Any, rows: Any, reverse: bool) -> tuple[Any, Any]:

@@ -48,7 +48,7 @@ def join(plan: Plan, rows: Any, last: Any = None) -> Any:
 @functools.partial(jax.jit, static_argnames=("plan", "recurrence", "reverse"))
 def summarise(plan: Plan, recurrence: Recurrence, params: Any, state: Any, rows: Any, *, reverse: bool = False) -> Any:
     """Every chunk's summary, (B, C, n, p); arguments as `chunked.summarise` has them."""
-    empty, append = _empty_summary(plan, recurrence, state), _traced_once(recurrence.append)
+    empty, append = _empty_summary(plan, recurrence, state), _of_row(recurrence, "append")
 
     def kernel(program: Program) -> None:
         params = program.read(0)
@@ -98,7 +98,7 @@ def sweep(
     """
     # a kernel of its own: how long one takes to compile grows much faster than its text
     state = entries[0] if begin is None else each_row(plan, f"{recurrence.name}_begin", begin, entries)
-    step = _traced_once(recurrence.step)
+    step = _of_row(recurrence, "step")
 
     def kernel(program: Program) -> None:
         params = program.read(0)
@@ -128,9 +128,10 @@ def each_row(plan: Plan, name: str, function: Callable, series: Any) -> Any:
 
 
 @functools.cache
-def _traced_once(function: Callable) -> Callable:
-    """The function, which kernels then share the trace of."""
-    return jax.jit(function)
+def _of_row(recurrence: Recurrence, name: str) -> Callable:
+    """One of the functions of a row as it is read, which kernels then share the trace of."""
+    function, prepare = getattr(recurrence, name), recurrence.prepare
+    return jax.jit(function if prepare is None else lambda params, state, x: function(params, state, prepare(x)))
 
 
 def _ladder(plan: Plan, recurrence: Recurrence, state: Any, summaries: Any, reverse: bool) -> list[tuple[Plan, Any]]:

@@ -18,6 +18,8 @@ class Recurrence(NamedTuple):
         combine: ``(left, right) -> summary`` of one stretch and the next; associative.
         enter: ``(state, summary) -> state`` after a stretch, from the state before it.
         step: ``(params, state, x) -> (state, output)``, the sequential recursion.
+        prepare: ``(x) -> x``, what can be known of one step's inputs by themselves; `append` and `step` get its result.
+            XLA runs it for all steps at once, before its loops, a kernel where it reads them.
     """
 
     name: str
@@ -26,6 +28,7 @@ class Recurrence(NamedTuple):
     combine: Callable[[Any, Any], Any]
     enter: Callable[[Any, Any], Any]
     step: Callable[[Any, Any, Any], tuple[Any, Any]]
+    prepare: Callable[[Any], Any] | None = None
 
 
 class Hindsight(NamedTuple):
@@ -47,6 +50,7 @@ def of_summaries(recurrence: Recurrence) -> Recurrence:
         name=f"{recurrence.name}_summaries",
         append=lambda _, summary, x: recurrence.combine(summary, x),
         step=lambda _, state, x: (recurrence.enter(state, x), state),
+        prepare=None,
     )
 
 

@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from fastscan.kernels.algebra.lanes import Lanes
-from fastscan.kernels.algebra.stacked import Stacked, Staged, in_form_of, select, stable_carry, stage
+from fastscan.kernels.algebra.stacked import Stacked, Staged, in_form_of, max_plus, product, select, stable_carry, stage
 
 Matrix = Lanes | Stacked
 
@@ -28,8 +28,10 @@ __all__ = [
     "eliminate",
     "eye",
     "in_form_of",
+    "max_plus",
     "mirrored",
     "multiply_add",
+    "product",
     "select",
     "stable_carry",
     "stage",

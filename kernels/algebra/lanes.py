@@ -96,6 +96,15 @@ class Lanes:
         n, p = self.shape[0], other.shape[1]
         return type(self)([[entry(start.at(i, j), self.rows[i], columns[j]) for j in range(p)] for i in range(n)])
 
+    def max_plus(self, other: "Lanes") -> "Lanes":
+        """The product with maximum for addition and addition for multiplication."""
+        columns = other.T.rows
+
+        def entry(row, column):
+            return functools.reduce(jnp.maximum, (x + y for x, y in zip(row, column, strict=True)))
+
+        return type(self)([[entry(row, column) for column in columns] for row in self.rows])
+
     @staticmethod
     def fused(x: Any, y: Any, z: Any) -> Any:
         """``x y + z``: for XLA as it stands, which makes of it what it likes."""
@@ -135,6 +144,18 @@ class Lanes:
     def constant(self, values: np.ndarray) -> "Lanes":
         """The same matrix of constants in every lane."""
         return type(self)([[self.dtype.type(v) for v in row] for row in values])
+
+    def block(self, start: int, stop: int) -> "Lanes":
+        """Some of the rows, side by side."""
+        return type(self)(self.rows[start:stop])
+
+    def columns(self, start: int, stop: int) -> "Lanes":
+        """Some of the columns, side by side."""
+        return type(self)([row[start:stop] for row in self.rows])
+
+    def reduce(self, function: Callable) -> "Lanes":
+        """``function`` of two numbers, over the entries of every row: a column."""
+        return type(self)([[functools.reduce(function, row)] for row in self.rows])
 
     @classmethod
     def elementwise(cls, function: Callable, *matrices: "Lanes") -> "Lanes":

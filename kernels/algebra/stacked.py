@@ -17,6 +17,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 
 UNROLLED_ROWS = 8  # up to here a loop over a matrix's rows is unrolled
 UNROLLED_TERMS = 16  # up to here a product is a sum of outer products, which XLA fuses; beyond, a dot
+STAGED_TERMS = 3  # of a product, in one stage: see `product`
 
 
 @jax.tree_util.register_pytree_node_class
@@ -64,6 +65,9 @@ class Stacked:
     @property
     def T(self) -> Self:
         """The transpose."""
+        n, p = self.shape
+        if 1 in (n, p):  # XLA copies where axes are exchanged, even axes of one entry
+            return type(self)(self.array.reshape(p, n, *self.array.shape[2:]))
         return type(self)(jnp.swapaxes(self.array, 0, 1))
 
     def __add__(self, other: Self) -> Self:
@@ -79,6 +83,19 @@ class Stacked:
     def __matmul__(self, other: Self) -> Self:
         return type(self)(_product(self.array, other.array))
 
+    def max_plus(self, other: Self) -> Self:
+        """The product with maximum for addition and addition for multiplication."""
+        a, b = self.array, other.array
+        terms = a.shape[1]
+        if terms <= UNROLLED_TERMS:
+            return type(self)(functools.reduce(jnp.maximum, (a[:, k, None] + b[None, k] for k in range(terms))))
+
+        def larger(k, best):
+            column, row = (lax.dynamic_index_in_dim(x, k, axis, False) for x, axis in ((a, 1), (b, 0)))
+            return jnp.maximum(best, column[:, None] + row[None])
+
+        return type(self)(lax.fori_loop(1, terms, larger, a[:, 0, None] + b[None, 0]))
+
     def diagonal(self) -> Self:
         """The diagonal as a column."""
         return type(self)(jnp.stack([self.array[i, i] for i in range(self.shape[0])])[:, None])
@@ -87,6 +104,25 @@ class Stacked:
         """The same matrix of constants in every lane."""
         lanes = (1,) * (self.array.ndim - 2)
         return type(self)(jnp.asarray(values, self.dtype).reshape(values.shape + lanes))
+
+    def block(self, start: int, stop: int) -> Self:
+        """Some of the rows, side by side."""
+        return type(self)(self.array[start:stop])
+
+    def columns(self, start: int, stop: int) -> Self:
+        """Some of the columns, side by side."""
+        return type(self)(self.array[:, start:stop])
+
+    def maximum(self, other: Self) -> Self:
+        """Entry by entry, the larger one."""
+        return type(self)(jnp.maximum(self.array, other.array))
+
+    def reduce(self, function: jnp.ufunc) -> Self:
+        """A ufunc of two numbers, over the entries of every row: a column."""
+        if self.shape[1] > UNROLLED_ROWS:
+            return type(self)(function.reduce(self.array, axis=1, keepdims=True))
+        columns = (self.array[:, j : j + 1] for j in range(self.shape[1]))
+        return type(self)(functools.reduce(function, columns))
 
     @classmethod
     def elementwise(cls, function: Callable, *matrices: Self) -> Self:
@@ -203,6 +239,41 @@ def _is_matrix(x: Any) -> bool:
 def _each(function: Callable, *matrices: Stacked) -> tuple[Stacked, ...]:
     """`Stacked.elementwise` of a function of several results."""
     return tuple(map(type(matrices[0]), function(*(m.array for m in matrices))))
+
+
+def product(a, b):
+    """``a @ b``, staged.
+
+    XLA on a CPU hands a loop with more operations than bytes to its thread pool, which for the few thousand numbers of a
+    step takes longer than to compute them. So a sum of more than `STAGED_TERMS` products is several stages.
+    """
+    return _in_stages("__matmul__", "__add__", a, b)
+
+
+def max_plus(a, b):
+    """The product of matrices with maximum for addition and addition for multiplication, staged as `product`."""
+    return _in_stages("max_plus", "maximum", a, b)
+
+
+def _in_stages(multiply: str, add: str, a, b):
+    terms = a.shape[1]
+    if not getattr(a, "staged", False) or not STAGED_TERMS < terms <= UNROLLED_TERMS:
+        return _terms(multiply, add, 0, terms)(a, b)
+    total = ()
+    for start in range(0, terms, STAGED_TERMS):
+        total = (_terms(multiply, add, start, start + STAGED_TERMS)(a, b, *total),)
+    return total[0]
+
+
+@functools.cache
+def _terms(multiply: str, add: str, start: int, stop: int) -> Callable:
+    """The stage that adds some of the terms to those before them."""
+
+    def terms(a, b, *total):
+        part = getattr(a.columns(start, stop), multiply)(b.block(start, stop))
+        return getattr(total[0], add)(part) if total else part
+
+    return stage(terms)
 
 
 @stage

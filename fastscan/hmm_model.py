@@ -1,0 +1,110 @@
+"""From what a user of the HMM functions passes to what the kernels take: checks first, then one layout and one scale.
+
+Logarithms of weights become weights relative to the largest of a matrix; what was taken away is put back into the
+log-likelihood of the whole.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fastscan.kernels.hmm_passes import HMMSeries
+from fastscan.model import FLOATS
+
+
+class HMM(NamedTuple):
+    """Checked arrays: initial (B or 1, K), A (B or 1, T - 1 or 1, K, K), log_likelihoods (B, T, K)."""
+
+    initial: jax.Array
+    A: jax.Array
+    log_likelihoods: jax.Array
+
+
+class Scales(NamedTuple):
+    """What was taken away, as logarithms: of the initial weights (B or 1,), of A (B or 1, T - 1 or 1)."""
+
+    initial: jax.Array
+    A: jax.Array
+
+
+def check_hmm(initial: Any, transition_matrix: Any, transition_fn: Callable | None, log_likelihoods: Any) -> tuple[HMM, bool]:
+    """Arguments in one layout, and whether the log-likelihoods had a batch axis.
+
+    Args:
+        initial: (K,), (B, K), or None for functions that have no use for it.
+        transition_matrix: (K, K), (T - 1, K, K), (B, T - 1, K, K), (B, 1, K, K), or None.
+        transition_fn: from t to (K, K), or None; if it is given, the matrix is not read.
+        log_likelihoods: (T, K) or (B, T, K).
+
+    Raises:
+        TypeError: dtypes that differ or are not float32 or float64.
+        ValueError: shapes; neither a matrix nor a function.
+    """
+    ll = jnp.asarray(log_likelihoods)
+    if ll.dtype not in FLOATS:
+        raise TypeError(f"log_likelihoods: {ll.dtype} given, wanted float32 or float64.")
+    if ll.ndim not in (2, 3) or 0 in ll.shape:
+        raise ValueError(
+            f"log_likelihoods: shape {ll.shape} given, wanted (T, K) or (B, T, K) with T, K and B at least 1: one number "
+            "for every step and state."
+        )
+    batched, (T, K) = ll.ndim == 3, ll.shape[-2:]
+    B = ll.shape[0] if batched else None
+    initial = jnp.ones(K, ll.dtype) if initial is None else initial
+    initial = _checked("initial_distribution", initial, ll.dtype, [(K,), *([(B, K)] if batched else [])])
+    A = check_transitions(transition_matrix, transition_fn, B, T, K, ll.dtype)
+    return HMM(initial.reshape(-1, K), A, ll.reshape(-1, T, K)), batched
+
+
+def check_transitions(matrix: Any, function: Callable | None, B: int | None, T: int, K: int, dtype: Any) -> jax.Array:
+    """Transition weights (B or 1, T - 1 or 1, K, K); arguments and errors as `check_hmm`, B None without a batch axis."""
+    if function is not None:
+        name, matrix = "transition_fn", jax.vmap(function)(jnp.arange(T - 1))
+        return _checked(name, matrix, dtype, [(T - 1, K, K)])[None]
+    if matrix is None:
+        raise ValueError("transition_matrix: None given and no transition_fn; wanted one of the two.")
+    batch = [] if B is None else [(B, T - 1, K, K), (B, 1, K, K)]
+    matrix = _checked("transition_matrix", matrix, dtype, [(K, K), (T - 1, K, K), *batch])
+    return matrix.reshape((1,) * (4 - matrix.ndim) + matrix.shape)
+
+
+def scaled_series(model: HMM, log_weights: bool) -> tuple[HMMSeries, Scales]:
+    """What the passes for probabilities take, with weights in linear scale."""
+    ll = model.log_likelihoods
+    if log_weights:
+        largest, matrices = _largest(model.initial, (-1,)), _largest(model.A, (-2, -1))
+        initial, A = jnp.exp(model.initial - largest[..., None]), jnp.exp(model.A - matrices[..., None, None])
+    else:
+        largest, matrices = (jnp.zeros((1,) * n, ll.dtype) for n in (1, 2))
+        initial, A = model.initial, model.A
+    return HMMSeries(initial[:, None, :, None], A, ll[..., None]), Scales(largest, matrices)
+
+
+def log_series(model: HMM, log_weights: bool) -> HMMSeries:
+    """What the pass for the most likely states takes, with logarithms of weights."""
+    initial, A = (model.initial, model.A) if log_weights else (jnp.log(model.initial), jnp.log(model.A))
+    return HMMSeries(initial[:, None, :, None], A, model.log_likelihoods[..., None])
+
+
+def total(densities: jax.Array, scales: Scales) -> jax.Array:
+    """The log-likelihood (B,), from log densities (B, T, 1, 1) of what was scaled."""
+    T = densities.shape[1]
+    matrices = scales.A.sum(-1) * ((T - 1) if scales.A.shape[1] == 1 else 1)
+    return densities[..., 0, 0].sum(-1) + scales.initial + matrices
+
+
+def _checked(name: str, x: Any, dtype: Any, allowed: list[tuple]) -> jax.Array:
+    x = jnp.asarray(x)
+    if x.dtype != dtype:
+        raise TypeError(f"{name}: {x.dtype} given, wanted {dtype}, which the log-likelihoods have. Convert one of the two.")
+    if x.shape not in allowed:
+        wanted = " or ".join(map(str, dict.fromkeys(allowed)))
+        raise ValueError(f"{name}: shape {x.shape} given, wanted {wanted}.")
+    return x
+
+
+def _largest(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    largest = jax.lax.stop_gradient(x.max(axes))
+    return jnp.where(jnp.isfinite(largest), largest, 0)

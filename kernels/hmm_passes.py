@@ -1,0 +1,176 @@
+"""Filtering, smoothing, decoding and sampling of hidden Markov models: which recurrences run, and what one hands the next.
+
+All arrays are as `driver.run` has them: series (B or 1, T, rows, columns), the rest (rows, columns, 1, B or 1). A series
+of T observations has T - 1 rows, the transitions and what is observed after each.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fastscan.kernels import driver, maps
+from fastscan.kernels.axes import as_lanes, as_rows
+from fastscan.kernels.hmm import (
+    HMM_BACKWARD_FILTER,
+    HMM_FILTER,
+    HMM_FILTER_FOR_SAMPLING,
+    HMM_HINDSIGHT,
+    HMM_LIKELIHOOD,
+    HMM_SMOOTHER,
+    HMM_SMOOTHER_WITH_COUNTS,
+    Backward,
+    BackwardInputs,
+    FilteredStates,
+    HMMInputs,
+    SamplerRow,
+    begin_counting,
+    condition_on_future,
+    draw,
+    first_observation,
+    relative,
+)
+from fastscan.kernels.plan import Plan
+from fastscan.kernels.viterbi import VITERBI, ViterbiInputs, best
+
+
+class HMMSeries(NamedTuple):
+    """A model and its observations.
+
+    Attributes:
+        initial: weights of the first state, before its observation; a series of one row.
+        A: transition weights (B or 1, T - 1 or 1, K, K).
+        log_likelihood: of all observations (B, T, K, 1).
+    """
+
+    initial: jax.Array
+    A: jax.Array
+    log_likelihood: jax.Array
+
+
+def filter_states(plan: Plan, series: HMMSeries) -> FilteredStates:
+    """Filtered and predicted probabilities (B, T, K, 1), log densities (B, T, 1, 1)."""
+    join = driver.phases(plan).join
+    state, density = _first(plan, series.initial, series.log_likelihood[:, :1])
+    last, out = driver.run(plan, HMM_FILTER, *_inputs(series, state), room=_FILTERED_ROOM)
+    return _states(plan, series, density, out, join(plan, out.filtered, last))
+
+
+def filter_log_densities(plan: Plan, series: HMMSeries) -> jax.Array:
+    """Log densities (B, T, 1, 1) alone."""
+    state, density = _first(plan, series.initial, series.log_likelihood[:, :1])
+    _, densities = driver.run(plan, HMM_LIKELIHOOD, *_inputs(series, state))
+    return _begin(density, driver.phases(plan).join(plan, densities))
+
+
+def smooth_states(plan: Plan, series: HMMSeries, counting: bool) -> tuple[FilteredStates, jax.Array, jax.Array | None]:
+    """What `filter_states` returns, the smoothed probabilities (B, T, K, 1), and expected transitions.
+
+    These are summed over the rows (B, K, K), if they are asked for by ``counting``, which wants weights that do not vary.
+    """
+    by = driver.phases(plan)
+    initial, density = _first(plan, series.initial, series.log_likelihood[:, :1])
+    params, state, inputs = _inputs(series, initial)
+    params, state, rows = by.matrices(plan, params), by.matrices(plan, state), by.split(plan, inputs)
+    entries, future = state, ()
+    if plan.chunks > 1:
+        summaries = by.summarise(plan, HMM_FILTER, params, state, rows)
+        entries, *future = by.entries_and_futures(plan, HMM_FILTER, HMM_HINDSIGHT, state, summaries)
+    exits, out = by.sweep(plan, HMM_FILTER, params, (entries,), rows, room=_FILTERED_ROOM)
+    backward = BackwardInputs(out.filtered, out.predicted, rows.A)
+    recurrence, begin = HMM_SMOOTHER, condition_on_future if future else None
+    if counting:
+        recurrence, begin = HMM_SMOOTHER_WITH_COUNTS, begin_counting
+    ends = (exits, *future)
+    after, smoothed = by.sweep(plan, recurrence, params, ends, backward, begin=begin, reverse=True, room=True, exits=counting)
+    last = driver.last(plan, exits)
+    filtered, smoothed = (by.join(plan, x, last) for x in (out.filtered, smoothed))
+    counts = by.arrays(plan, after.counts).sum(-2).transpose(2, 0, 1) * series.A[:, 0] if counting else None
+    return _states(plan, series, density, out, filtered), smoothed, counts
+
+
+def filter_backward(plan: Plan, series: HMMSeries) -> Backward:
+    """Messages p(y_{t+1..T} | z_t), up to factors (B, T, K, 1), and the logarithms of these (B, T, 1, 1)."""
+    ones = jnp.ones_like(series.log_likelihood[:, -1:])
+    state, density = _first(plan, ones, series.log_likelihood[:, -1:])
+    same, varying = _divided(series.A)
+    params, rows = HMMInputs(same), HMMInputs(varying, series.log_likelihood[:, :-1])
+    room = Backward(predicted=True, log_density=False)
+    _, out = driver.run(plan, HMM_BACKWARD_FILTER, params, state, rows, reverse=True, room=room)
+    join = driver.phases(plan).join
+    densities = join(plan, out.log_density)
+    return Backward(join(plan, out.predicted, as_lanes(ones)), jnp.concatenate([densities, density], 1))
+
+
+def most_likely_states(plan: Plan, series: HMMSeries) -> tuple[jax.Array, jax.Array]:
+    """The most likely states (B, T, 1, 1), and the score of the best (B, 1, 1, 1), which is -inf if nothing is possible.
+
+    The series' weights are logarithms.
+    """
+    by = driver.phases(plan)
+    K = series.initial.shape[-2]
+    same, varying = _divided(series.A)
+    rows = ViterbiInputs(varying, series.log_likelihood[:, 1:])
+    end = as_lanes(jnp.zeros_like(series.log_likelihood[:, -1:]))
+    scores, choices = driver.run(plan, VITERBI, ViterbiInputs(same), end, rows, reverse=True)
+    args = (series.initial, series.log_likelihood[:, :1], as_rows(scores))
+    score, first = by.each_row(plan, "first_state", _best_first_state, args)
+    choices = by.join(plan, choices)
+    _, states = driver.run(plan, maps.paths(K), (), as_lanes(first), choices)
+    return _begin(first, by.join(plan, states)), score
+
+
+def sample_states(plan: Plan, series: HMMSeries, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """States drawn from their posterior (B, T, 1, 1), and log densities (B, T, 1, 1).
+
+    Args:
+        plan: how.
+        series: what.
+        uniform: (B, T, 1, 1), in [0, 1).
+    """
+    by = driver.phases(plan)
+    state, density = _first(plan, series.initial, series.log_likelihood[:, :1])
+    params, state, inputs = _inputs(series, state)
+    rows = SamplerRow(inputs, uniform[:, :-1])
+    last, (choices, densities) = driver.run(plan, HMM_FILTER_FOR_SAMPLING, params, state, rows)
+    end = as_lanes(by.each_row(plan, "last_state", draw, (as_rows(last), uniform[:, -1:])))
+    choices = by.join(plan, choices)
+    _, states = driver.run(plan, maps.paths(last.shape[0]), (), end, choices, reverse=True, room=True)
+    return by.join(plan, states, end), _begin(density, by.join(plan, densities))
+
+
+_FILTERED_ROOM = FilteredStates(filtered=True, predicted=False, log_density=False)
+
+
+def _first(plan: Plan, predicted: jax.Array, log_likelihood: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The probabilities after one observation (K, 1, 1, B), and its log density (B, 1, 1, 1)."""
+    B = log_likelihood.shape[0]
+    predicted = jnp.broadcast_to(predicted, (B, *predicted.shape[1:]))
+    state, density = driver.phases(plan).each_row(plan, "hmm_first_observation", first_observation, (predicted, log_likelihood))
+    return as_lanes(state), density
+
+
+def _inputs(series: HMMSeries, state: jax.Array) -> tuple[HMMInputs, jax.Array, HMMInputs]:
+    """What a recurrence over rows t (transition to t + 1, observation there) takes."""
+    same, varying = _divided(series.A)
+    return HMMInputs(same), state, HMMInputs(varying, series.log_likelihood[:, 1:])
+
+
+def _divided(A: jax.Array) -> tuple[Any, Any]:
+    """Weights that are the same in every row, and those that are not: one of the two is None."""
+    return (as_lanes(A), None) if A.shape[1] == 1 else (None, A)
+
+
+def _states(plan: Plan, series: HMMSeries, density: jax.Array, out: FilteredStates, filtered: jax.Array) -> FilteredStates:
+    join = driver.phases(plan).join
+    predicted = _begin(series.initial, join(plan, out.predicted))
+    return FilteredStates(filtered, predicted, _begin(density, join(plan, out.log_density)))
+
+
+def _best_first_state(log_initial: Any, log_likelihood: Any, scores: Any) -> tuple[Any, Any]:
+    return best(log_initial, relative(log_likelihood) + scores)
+
+
+def _begin(first: jax.Array, rows: jax.Array) -> jax.Array:
+    B = max(first.shape[0], rows.shape[0])
+    return jnp.concatenate([jnp.broadcast_to(x, (B, *x.shape[1:])) for x in (first, rows)], 1)

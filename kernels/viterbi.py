@@ -1,0 +1,94 @@
+"""Viterbi's algorithm: scores in max-plus algebra from the end of a series to its beginning, and the choices they imply.
+
+Row t is the transition from t to t+1 and the observation at t+1. Scores are kept relative to the best one, so that they
+are as exact at the beginning of a long series as at its end. Of equal scores the first state's wins.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from fastscan.kernels import maps
+from fastscan.kernels.algebra import max_plus, select, stage
+from fastscan.kernels.hmm import relative
+from fastscan.kernels.recurrence import Recurrence
+
+
+class ViterbiInputs(NamedTuple):
+    """What one row needs; the same container holds what is the same in every row (see `recurrence.merge`).
+
+    Attributes:
+        log_A: logarithms of transition weights (K, K), from state i to j.
+        log_likelihood: of the observation (K, 1).
+    """
+
+    log_A: Any = None
+    log_likelihood: Any = None
+
+
+def _identity(state):
+    K = state.shape[0]
+    return state.constant(np.where(np.eye(K) > 0, 0.0, -np.inf))
+
+
+def _append(params: ViterbiInputs, summary, x: ViterbiInputs):
+    log_A = params.log_A if x.log_A is None else x.log_A
+    return max_plus(_plus(log_A, _less(x.log_likelihood, _largest(summary)).T), summary)
+
+
+def _combine(left, right):
+    return max_plus(right, _relative(left))
+
+
+def _enter(state, summary):
+    return _relative(max_plus(summary, state))
+
+
+def _step(params: ViterbiInputs, state, x: ViterbiInputs) -> tuple[Any, Any]:
+    """The score of the best continuation from every state (K, 1), and the state it goes to next, as a map."""
+    log_A = params.log_A if x.log_A is None else x.log_A
+    scores, choices = best(log_A.T, _plus(x.log_likelihood, state))
+    return _relative(scores.T), maps.pack(choices.T)
+
+
+def _prepare(x: ViterbiInputs) -> ViterbiInputs:
+    return x._replace(log_likelihood=relative(x.log_likelihood))
+
+
+VITERBI = Recurrence("viterbi", _identity, _append, _combine, _enter, _step, _prepare)
+
+
+@stage
+def best(scores, offset):
+    """For every column of scores (K, n) plus ``offset`` (K, 1), the largest (1, n), and the first row that has it (1, n)."""
+    kind = type(scores)
+    rows = [scores.block(k, k + 1) + offset.block(k, k + 1) for k in range(scores.shape[0])]
+    largest = rows[0]
+    choice = kind.elementwise(lambda x: jnp.zeros(jnp.shape(x), np.uint32), largest)
+    for k, row in enumerate(rows[1:], 1):
+        choice = kind.elementwise(lambda x, y, choice, k=k: select(y > x, np.uint32(k), choice), largest, row, choice)
+        largest = kind.elementwise(jnp.maximum, largest, row)
+    return largest, choice
+
+
+@stage
+def _plus(a, b):
+    return a + b
+
+
+def _relative(scores):
+    """Less the largest one."""
+    return _less(scores, _largest(scores))
+
+
+@stage
+def _less(scores, largest):
+    return scores - largest
+
+
+@stage
+def _largest(scores):
+    """The largest one (1, 1); zero if nothing is possible."""
+    largest = scores.reduce(jnp.maximum).T.reduce(jnp.maximum)
+    return type(scores).elementwise(lambda c: select(c == -jnp.inf, 0, c), largest)
