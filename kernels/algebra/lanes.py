@@ -153,6 +153,10 @@ class Lanes:
         """Some of the columns, side by side."""
         return type(self)([row[start:stop] for row in self.rows])
 
+    def maximum(self, other: "Lanes") -> "Lanes":
+        """Entry by entry, the larger one."""
+        return _broadcast(jnp.maximum, self, other)
+
     def reduce(self, function: Callable) -> "Lanes":
         """``function`` of two numbers, over the entries of every row: a column."""
         return type(self)([[functools.reduce(function, row)] for row in self.rows])
