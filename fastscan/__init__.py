@@ -1,5 +1,19 @@
 """The fastest exact inference for state-space models in JAX: dynamax's functions, faster."""
 
+from fastscan.fixed_lag import hmm_fixed_lag_smoother
+from fastscan.hmm import (
+    check_hmm_weights,
+    compute_transition_probs,
+    hmm_backward_filter,
+    hmm_filter,
+    hmm_posterior_mode,
+    hmm_posterior_sample,
+    hmm_smoother,
+    hmm_two_filter_smoother,
+    parallel_hmm_filter,
+    parallel_hmm_posterior_sample,
+    parallel_hmm_smoother,
+)
 from fastscan.lgssm import (
     lgssm_filter,
     lgssm_joint_sample,
@@ -12,6 +26,8 @@ from fastscan.lgssm import (
     parallel_lgssm_smoother,
 )
 from fastscan.types import (
+    HMMPosterior,
+    HMMPosteriorFiltered,
     ParamsLGSSM,
     ParamsLGSSMDynamics,
     ParamsLGSSMEmissions,
@@ -24,12 +40,23 @@ from fastscan.types import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "HMMPosterior",
+    "HMMPosteriorFiltered",
     "ParamsLGSSM",
     "ParamsLGSSMDynamics",
     "ParamsLGSSMEmissions",
     "ParamsLGSSMInitial",
     "PosteriorGSSMFiltered",
     "PosteriorGSSMSmoothed",
+    "check_hmm_weights",
+    "compute_transition_probs",
+    "hmm_backward_filter",
+    "hmm_filter",
+    "hmm_fixed_lag_smoother",
+    "hmm_posterior_mode",
+    "hmm_posterior_sample",
+    "hmm_smoother",
+    "hmm_two_filter_smoother",
     "lgssm_filter",
     "lgssm_joint_sample",
     "lgssm_marginal_loglik",
@@ -37,6 +64,9 @@ __all__ = [
     "lgssm_smoother",
     "make_lgssm_params",
     "pad_sequences",
+    "parallel_hmm_filter",
+    "parallel_hmm_posterior_sample",
+    "parallel_hmm_smoother",
     "parallel_lgssm_filter",
     "parallel_lgssm_posterior_sample",
     "parallel_lgssm_smoother",

@@ -4,7 +4,8 @@
 measured, the number of chunks that ran fastest: 1 is the sequential recursion. Between its entries the nearest one decides,
 in the logarithms of D, T and B. A device that is not in it gets `_RULE`, and kernels are launched by `_KERNEL_RULE`.
 
-Matrices are arrays under XLA at every D, staged on a CPU. Unrolled into `Lanes` they belong in a Pallas kernel: XLA fuses
+Matrices are arrays under XLA at every D, staged on a CPU; but the few vectors of an HMM's filter in one chunk are not worth
+a stage. Unrolled into `Lanes` they belong in a Pallas kernel: XLA fuses
 the unrolled program into each of its results anew, which is slow to compile and slow to run. A kernel's lane holds a whole
 model in its registers, so kernels are for small ones (`KERNEL_SIZES`).
 
@@ -23,13 +24,14 @@ from fastscan.kernels.plan import Launch, Plan
 
 XLA_IMPLEMENTATIONS = ("sequential", "associative", "chunked")
 IMPLEMENTATIONS = (*XLA_IMPLEMENTATIONS, "pallas", "pallas_interpret")
-KERNEL_SIZES = {
-    "lgssm": {"float32": {1: 9, 2: 9, 3: 9, 4: 9, 5: 9, 6: 6}, "float64": {1: 4, 2: 4, 3: 4, 4: 4}},
-    "hmm": {"float32": dict.fromkeys(range(1, 9), 0), "float64": dict.fromkeys(range(1, 5), 0)},
-}
+FAMILIES = ("lgssm", "hmm", "hmm_mode", "hmm_sample")
+"""What is measured apart: linear-Gaussian models; an HMM's filters and smoothers, its most likely path, its sampler."""
+_LGSSM_SIZES = {"float32": {1: 9, 2: 9, 3: 9, 4: 9, 5: 9, 6: 6}, "float64": {1: 4, 2: 4, 3: 4, 4: 4}}
+_HMM_SIZES = {"float32": dict.fromkeys(range(1, 9), 0), "float64": dict.fromkeys(range(1, 5), 0)}
+KERNEL_SIZES = {family: _LGSSM_SIZES if family == "lgssm" else _HMM_SIZES for family in FAMILIES}
 """For every D that GPU kernels of a family take, the largest m. At (4, 9), (5, 9), (6, 6), and (4, 4) in float64, the kernel
 that needs most registers as m grows, summarise, was compiled for sm_90 and spills none to memory. An HMM's D is its K."""
-INTERPRETED_SIZES = {"lgssm": dict.fromkeys(range(1, 7), 9), "hmm": dict.fromkeys(range(1, 9), 0)}
+INTERPRETED_SIZES = {"lgssm": dict.fromkeys(range(1, 7), 9)} | dict.fromkeys(FAMILIES[1:], dict.fromkeys(range(1, 9), 0))
 """The same in the interpreter, which has no registers."""
 
 _RULE = "a rule for devices that were not measured: chunks of 16 rows, one chunk below 64 rows or above 16,384 sequences"
@@ -64,7 +66,7 @@ def choose(
         D: state dimensions; of an HMM its number of states, K.
         m: emission dimensions; of an HMM 0.
         dtype: float32 or float64.
-        family: "lgssm" or "hmm".
+        family: one of `FAMILIES`.
         device: its kind, as in `crossover.json`; default the one that JAX uses.
 
     Raises:
@@ -76,8 +78,9 @@ def choose(
     device = device_kind() if device is None else device
     rows = T - 1
     algebra = "staged" if device == "cpu" else "stacked"
+    one_chunk = Plan(rows, 1, algebra="stacked" if family == "hmm" else algebra)
     if implementation == "sequential":
-        return Choice("sequential", Plan(rows, 1, algebra=algebra), "named")
+        return Choice("sequential", one_chunk, "named")
     if implementation == "associative":
         return Choice("associative", Plan(rows, max(rows, 1), "associative", algebra), "named")
     if implementation in ("pallas", "pallas_interpret"):
@@ -88,15 +91,16 @@ def choose(
     chunks, reason = _measured_chunks(device, family, str(jax.numpy.dtype(dtype)), D, T, B)
     if implementation == "chunked":
         return Choice("chunked", Plan(rows, _fit(max(chunks, 2), rows), algebra=algebra), "named")
-    name = "chunked" if chunks > 1 else "sequential"
-    return Choice(name, Plan(rows, _fit(chunks, rows), algebra=algebra), reason)
+    if chunks == 1:
+        return Choice("sequential", one_chunk, reason)
+    return Choice("chunked", Plan(rows, _fit(chunks, rows), algebra=algebra), reason)
 
 
 def _check_kernels(implementation: str, device: str, family: str, D: int, m: int, dtype: Any) -> None:
     sizes = INTERPRETED_SIZES[family] if implementation == "pallas_interpret" else _kernel_sizes(family, dtype)
     if m > sizes.get(D, -1):
         given, most = f"D = {D}, m = {m}", "m up to " + ", ".join(f"{most_m} for D = {d}" for d, most_m in sizes.items())
-        if family == "hmm":
+        if family != "lgssm":
             given, most = f"K = {D}", f"K up to {max(sizes)}"
         raise ValueError(
             f"implementation: {implementation!r} given for {given}, {jax.numpy.dtype(dtype)}; a thread's registers "

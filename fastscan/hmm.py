@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fastscan import dispatch
 from fastscan.hmm_model import HMM, Scales, check_hmm, check_transitions, log_series, scaled_series, total
@@ -70,21 +71,26 @@ def hmm_smoother(
     implementation: str | None = None,
     log_weights: bool = False,
 ) -> HMMPosterior:
-    """Forward filter and backward smoother. Arguments and errors as `hmm_filter`.
+    """Forward filter and backward smoother.
 
     Args:
-        initial_distribution, transition_matrix, log_likelihoods, transition_fn: as `hmm_filter`.
+        initial_distribution: (K,) or (B, K).
+        transition_matrix: (K, K), (T - 1, K, K), (B, T - 1, K, K), (B, 1, K, K), or None.
+        log_likelihoods: (T, K) or (B, T, K); a row of NaN is missing.
+        transition_fn: from t to (K, K), or None.
         compute_trans_probs: return also what `compute_transition_probs` says.
-        implementation, log_weights: as `hmm_filter`.
+        implementation: as `hmm_filter`.
+        log_weights: as `hmm_filter`.
 
     Returns:
         The log-likelihood, filtered, predicted and smoothed probabilities, and those of the transitions.
     """
     model, batched, plan = _prepare(initial_distribution, transition_matrix, transition_fn, log_likelihoods, implementation)
     summed = _sums(transition_matrix, transition_fn)
-    posterior = _smooth(model, plan, log_weights, compute_trans_probs and summed)
-    if compute_trans_probs and not summed:
-        posterior = posterior._replace(trans_probs=_transition_probs(model.A, posterior, False, log_weights))
+    counting = compute_trans_probs and summed and (plan.chunks > 1 or plan.launch is not None)
+    posterior = _smooth(model, plan, log_weights, counting)
+    if compute_trans_probs and not counting:
+        posterior = posterior._replace(trans_probs=_transition_probs(model.A, posterior, summed, log_weights))
     return posterior if batched else _first(posterior)
 
 
@@ -121,7 +127,8 @@ def hmm_posterior_mode(
     Returns:
         States (T,) or (B, T), int32. Of equally likely paths, the one with the lower state where they first differ.
     """
-    model, batched, plan = _prepare(initial_distribution, transition_matrix, transition_fn, log_likelihoods, implementation)
+    given = initial_distribution, transition_matrix, transition_fn, log_likelihoods, implementation
+    model, batched, plan = _prepare(*given, family="hmm_mode")
     states = _most_likely(model, plan, log_weights)
     return states if batched else states[0]
 
@@ -144,13 +151,18 @@ def hmm_posterior_sample(
 
     Args:
         key: a JAX random key.
-        initial_distribution, transition_matrix, log_likelihoods, transition_fn: as `hmm_filter`.
-        implementation, log_weights: as `hmm_filter`.
+        initial_distribution: (K,) or (B, K).
+        transition_matrix: (K, K), (T - 1, K, K), (B, T - 1, K, K), (B, 1, K, K), or None.
+        log_likelihoods: (T, K) or (B, T, K); a row of NaN is missing.
+        transition_fn: from t to (K, K), or None.
+        implementation: None, or a name as above.
+        log_weights: the initial distribution and the transition matrices are logarithms.
 
     Returns:
         The log-likelihood, and states (T,) or (B, T), int32.
     """
-    model, batched, plan = _prepare(initial_distribution, transition_matrix, transition_fn, log_likelihoods, implementation)
+    given = initial_distribution, transition_matrix, transition_fn, log_likelihoods, implementation
+    model, batched, plan = _prepare(*given, family="hmm_sample")
     uniform = jax.random.uniform(key, (*model.log_likelihoods.shape[:2], 1, 1), model.log_likelihoods.dtype)
     out = _sample(model, uniform, plan, log_weights)
     return out if batched else _first(out)
@@ -167,8 +179,9 @@ def compute_transition_probs(
     """Probabilities of transitions p(z_t, z_{t+1} | y_1..T).
 
     Args:
-        transition_matrix, transition_fn: those of the posterior, as in `hmm_filter`.
+        transition_matrix: that of the posterior, as `hmm_filter` has it.
         hmm_posterior: of `hmm_smoother`, or dynamax's.
+        transition_fn: that of the posterior, likewise.
         summed: over t, without keeping every t; default as dynamax: if the transition matrix is (K, K).
         log_weights: the transition matrices are logarithms.
 
@@ -206,12 +219,39 @@ hmm_two_filter_smoother = hmm_smoother
 
 
 def _prepare(
-    initial: Any, matrix: Any, function: TransitionFn, log_likelihoods: Any, implementation: str | None
+    initial: Any, matrix: Any, function: TransitionFn, log_likelihoods: Any, implementation: str | None, family: str = "hmm"
 ) -> tuple[HMM, bool, Plan]:
+    """The checked model, whether it has a batch axis, and the plan."""
     model, batched = check_hmm(initial, matrix, function, log_likelihoods)
     B, T, K = model.log_likelihoods.shape
     dtype = model.log_likelihoods.dtype
-    return model, batched, dispatch.choose(implementation, family="hmm", T=T, B=B, D=K, dtype=dtype).plan
+    return model, batched, dispatch.choose(implementation, family=family, T=T, B=B, D=K, dtype=dtype).plan
+
+
+def check_hmm_weights(initial_distribution: ArrayLike, transition_matrix: ArrayLike, atol: float = 1e-5) -> None:
+    """Finds weights that are no probability distributions. Inference takes any weights; this is for those meant to be.
+
+    Values can't be checked under `jit`: call this outside of it.
+
+    Args:
+        initial_distribution: (K,), or with leading axes.
+        transition_matrix: (K, K), or with leading axes.
+        atol: how far from one a sum may be.
+
+    Raises:
+        ValueError: entries that are negative or NaN, sums that are not one; and where.
+    """
+    for name, weights in (("initial_distribution", initial_distribution), ("transition_matrix", transition_matrix)):
+        weights = np.asarray(weights, np.float64)
+        wrong = {
+            "a negative or NaN entry": ~(weights >= 0).all(-1),
+            "a sum that is not one": np.abs(weights.sum(-1) - 1) > atol,
+        }
+        for what, rows in wrong.items():
+            if rows.any():
+                first = tuple(int(i[0]) for i in np.nonzero(np.atleast_1d(rows)))
+                where = f" in row {first}" if rows.ndim else ""
+                raise ValueError(f"{name}: {what}{where} given, {rows.sum()} such; wanted probabilities that sum to one.")
 
 
 def _sums(transition_matrix: Any, transition_fn: TransitionFn) -> bool:

@@ -14,23 +14,24 @@ from fastscan.kernels.axes import as_lanes, as_rows
 from fastscan.kernels.hmm import (
     HMM_BACKWARD_FILTER,
     HMM_FILTER,
-    HMM_FILTER_FOR_SAMPLING,
     HMM_HINDSIGHT,
     HMM_LIKELIHOOD,
-    HMM_SMOOTHER,
-    HMM_SMOOTHER_WITH_COUNTS,
     Backward,
-    BackwardInputs,
     FilteredStates,
     HMMInputs,
+    first_observation,
+)
+from fastscan.kernels.hmm_smoothing import (
+    HMM_FILTER_FOR_SAMPLING,
+    HMM_SMOOTHER,
+    HMM_SMOOTHER_WITH_COUNTS,
+    BackwardInputs,
     SamplerRow,
     begin_counting,
     condition_on_future,
-    draw,
-    first_observation,
-    relative,
 )
 from fastscan.kernels.plan import Plan
+from fastscan.kernels.probability import draw, relative
 from fastscan.kernels.viterbi import VITERBI, ViterbiInputs, best
 
 

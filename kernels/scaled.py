@@ -103,6 +103,7 @@ def _shift(values, factors, scale, largest):
 
 @stage
 def plus(a, b):
+    """The sum of scales."""
     return type(a).elementwise(lambda x, y: _raised(x + y), a, b)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastscan.kernels import maps
 from fastscan.kernels.algebra import max_plus, select, stage
-from fastscan.kernels.hmm import relative
+from fastscan.kernels.probability import relative
 from fastscan.kernels.recurrence import Recurrence
 
 
@@ -19,11 +19,11 @@ class ViterbiInputs(NamedTuple):
     """What one row needs; the same container holds what is the same in every row (see `recurrence.merge`).
 
     Attributes:
-        log_A: logarithms of transition weights (K, K), from state i to j.
+        log_a: logarithms of transition weights A, (K, K), from state i to j.
         log_likelihood: of the observation (K, 1).
     """
 
-    log_A: Any = None
+    log_a: Any = None
     log_likelihood: Any = None
 
 
@@ -33,8 +33,8 @@ def _identity(state):
 
 
 def _append(params: ViterbiInputs, summary, x: ViterbiInputs):
-    log_A = params.log_A if x.log_A is None else x.log_A
-    return max_plus(_plus(log_A, _less(x.log_likelihood, _largest(summary)).T), summary)
+    log_a = params.log_a if x.log_a is None else x.log_a
+    return max_plus(_plus(log_a, _less(x.log_likelihood, _largest(summary)).T), summary)
 
 
 def _combine(left, right):
@@ -47,8 +47,8 @@ def _enter(state, summary):
 
 def _step(params: ViterbiInputs, state, x: ViterbiInputs) -> tuple[Any, Any]:
     """The score of the best continuation from every state (K, 1), and the state it goes to next, as a map."""
-    log_A = params.log_A if x.log_A is None else x.log_A
-    scores, choices = best(log_A.T, _plus(x.log_likelihood, state))
+    log_a = params.log_a if x.log_a is None else x.log_a
+    scores, choices = best(log_a.T, _plus(x.log_likelihood, state))
     return _relative(scores.T), maps.pack(choices.T)
 
 

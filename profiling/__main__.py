@@ -6,6 +6,7 @@ from pathlib import Path
 
 _SIZES = [(D, m) for D in range(1, 5) for m in range(1, 5)] + [(5, 1), (6, 1)]
 """D and m of the kernel report."""
+_FAMILIES = ["smoother", "likelihood", "sampler", "hmm_smoother", "hmm_mode", "hmm_sampler"]
 
 
 def main() -> None:
@@ -21,8 +22,8 @@ def main() -> None:
     bench.set_defaults(run=_bench)
 
     kernels = commands.add_parser("kernels", help="compile the GPU kernels without a GPU, and say what they cost")
-    kernels.add_argument("--sizes", type=_size, nargs="+", default=_SIZES, help="D,m ... (default: 1,1 to 4,4, 5,1, 6,1)")
-    kernels.add_argument("--families", nargs="+", default=["smoother"], choices=["smoother", "likelihood", "sampler"])
+    kernels.add_argument("--sizes", type=_size, nargs="+", default=_SIZES, help="D,m or K,0 ... (default: 1,1 to 4,4, 5,1, 6,1)")
+    kernels.add_argument("--families", nargs="+", default=["smoother"], choices=_FAMILIES)
     kernels.add_argument("--dtype", default="float32", choices=["float32", "float64"])
     kernels.set_defaults(run=_kernels)
 

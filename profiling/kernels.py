@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fastscan.kernels import passes
+from fastscan.kernels import hmm_passes, passes
 from fastscan.kernels.plan import Launch, Plan
 from fastscan.model import Model, check_model, series
 from fastscan.profiling.costs import KernelCost, compile_kernel, floor_seconds, lower_for_gpu, triton_kernels
@@ -23,15 +23,17 @@ from fastscan.profiling.models import random_params
 STEPS, CHUNKS = 8_192, 512
 """Of the series that the kernels are compiled for, whose sizes are constants in them: chunks of 16 steps."""
 FLOOR_STEPS = 1_000_000
+FAMILIES = ("smoother", "likelihood", "sampler", "hmm_smoother", "hmm_mode", "hmm_sampler")
+"""What the report can be of: three programs of a linear-Gaussian model, three of an HMM with time-invariant weights."""
 
 
 class Row(NamedTuple):
     """One kernel of one family at one size, compiled for one architecture.
 
     Attributes:
-        family: what was asked for: "smoother", "likelihood" or "sampler".
+        family: what was asked for, one of `FAMILIES`.
         kernel: its name in the compiled program.
-        D, m, dtype: the model's sizes and numbers.
+        D, m, dtype: the model's sizes and numbers; an HMM's D is its K, and its m is 0.
         sm: compute capability, 80 or 90.
         registers, spilled_bytes, shared_bytes, active_warps, seconds: see `costs.KernelCost`.
         per_step: machine instructions of a warp for a time step; 0 for kernels that go through no steps of the series.
@@ -61,9 +63,9 @@ def program(family: str, D: int, m: int, dtype: str = "float32", how: Launch | N
     """A family's computation with kernels, time-invariant full matrices and nothing missing; and its arguments.
 
     Args:
-        family: "smoother", "likelihood" or "sampler".
-        D: state dimensions.
-        m: emission dimensions.
+        family: one of `FAMILIES`.
+        D: state dimensions; an HMM's K.
+        m: emission dimensions; 0 for an HMM.
         dtype: "float32" or, with JAX's x64, "float64".
         how: of the kernels' launches; default `Launch()`.
 
@@ -71,6 +73,8 @@ def program(family: str, D: int, m: int, dtype: str = "float32", how: Launch | N
         A function to be jitted, and arrays or `jax.ShapeDtypeStruct`s.
     """
     plan = Plan(STEPS, CHUNKS, launch=how or Launch())
+    if family.startswith("hmm"):
+        return _hmm_program(family, plan, D, dtype)
     model, _ = check_model(random_params(D, m, dtype), STEPS + 1, None, np.dtype(dtype))
     emissions, noise = (jax.ShapeDtypeStruct((1, STEPS + 1, n), dtype) for n in (m, D))
 
@@ -86,6 +90,18 @@ def program(family: str, D: int, m: int, dtype: str = "float32", how: Launch | N
 
     function = {"smoother": smoother, "likelihood": likelihood, "sampler": sampler}[family]
     return function, (model, emissions, noise) if family == "sampler" else (model, emissions)
+
+
+def _hmm_program(family: str, plan: Plan, K: int, dtype: str) -> tuple[Callable, tuple]:
+    weights = [jax.ShapeDtypeStruct(shape, dtype) for shape in ((1, 1, K, 1), (1, 1, K, K))]
+    log_likelihoods = jax.ShapeDtypeStruct((1, STEPS + 1, K, 1), dtype)
+    arguments = (hmm_passes.HMMSeries(*weights, log_likelihoods),)
+    if family == "hmm_smoother":
+        return functools.partial(hmm_passes.smooth_states, plan, counting=True), arguments
+    if family == "hmm_mode":
+        return functools.partial(hmm_passes.most_likely_states, plan), arguments
+    uniform = jax.ShapeDtypeStruct((1, STEPS + 1, 1, 1), dtype)
+    return functools.partial(hmm_passes.sample_states, plan), (*arguments, uniform)
 
 
 def report(family: str, D: int, m: int, dtype: str = "float32", capabilities: Sequence[int] = (80, 90)) -> Iterator[Row]:

@@ -259,7 +259,7 @@ def _in_stages(multiply: str, add: str, a, b):
     terms = a.shape[1]
     if not getattr(a, "staged", False) or not STAGED_TERMS < terms <= UNROLLED_TERMS:
         return _terms(multiply, add, 0, terms)(a, b)
-    total = ()
+    total: tuple = ()
     for start in range(0, terms, STAGED_TERMS):
         total = (_terms(multiply, add, start, start + STAGED_TERMS)(a, b, *total),)
     return total[0]

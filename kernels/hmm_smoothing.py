@@ -1,0 +1,103 @@
+"""Backward passes over a filtered hidden Markov model: smoothing, counting transitions, and maps to draw paths by.
+
+Row t holds what the filter said at t and the transition to t+1.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastscan.kernels import maps, scaled
+from fastscan.kernels.algebra import eye, product, stage, zeros
+from fastscan.kernels.hmm import HMM_FILTER, HMMInputs, filter_append, likelihood_step, prepare, weights
+from fastscan.kernels.probability import distribution, draw, product_distribution, ratio, times
+from fastscan.kernels.recurrence import Recurrence
+from fastscan.kernels.scaled import Scaled
+
+
+class BackwardInputs(NamedTuple):
+    """One row of the smoother: what the filter said (K, 1), and the transition; A as in `HMMInputs`."""
+
+    filtered: Any
+    predicted: Any
+    A: Any = None
+
+
+class Counted(NamedTuple):
+    """Smoothed probabilities (K, 1), and a sum over later transitions (K, K)."""
+
+    probs: Any
+    counts: Any
+
+
+def smoother_append(params: HMMInputs, summary, x: BackwardInputs):
+    """The distribution of the state at the beginning of a stretch given that at its end, one row earlier."""
+    return product(ratio(times(weights(params, x), x.filtered), x.predicted.T), summary)
+
+
+def smoother_step(params: HMMInputs, state, x: BackwardInputs):
+    """Rauch, Tung & Striebel's step: smoothed probabilities, from those one step later."""
+    state = _smoothed(params, x, ratio(state, x.predicted))
+    return state, state
+
+
+def counting_step(params: HMMInputs, state: Counted, x: BackwardInputs) -> tuple[Counted, Any]:
+    """`smoother_step`, and the transition's probabilities divided by its weights, added to those of later rows."""
+    change = ratio(state.probs, x.predicted)
+    probs = _smoothed(params, x, change)
+    return Counted(probs, _add_outer(state.counts, x.filtered, change)), probs
+
+
+HMM_SMOOTHER = Recurrence(
+    name="hmm_smoother",
+    identity=lambda state: eye(state, state.shape[0]),
+    append=smoother_append,
+    combine=lambda left, right: product(right, left),
+    enter=lambda state, summary: distribution(product(summary, state)),
+    step=smoother_step,
+)
+HMM_SMOOTHER_WITH_COUNTS = HMM_SMOOTHER._replace(name="hmm_smoother_with_counts", step=counting_step)
+"""For chunks whose entry states are known; it has no summaries of its own."""
+
+
+def condition_on_future(state, future: Scaled):
+    """Probabilities (K, 1), given also what follows."""
+    prior = Scaled(state.T, state.constant(np.zeros((1, 1))))
+    return distribution(scaled.times_diagonal(prior, future).values.T)
+
+
+def begin_counting(state, future: Scaled | None = None) -> Counted:
+    """The smoothed probabilities after a chunk, and no transitions."""
+    probs = state if future is None else condition_on_future(state, future)
+    return Counted(probs, zeros(probs, probs.shape[0], probs.shape[0]))
+
+
+class SamplerRow(NamedTuple):
+    """One row of the filter, before or after `prepare`, and the uniform number (1, 1) that the sampler takes for it."""
+
+    model: Any
+    uniform: Any
+
+
+def sampler_step(params: HMMInputs, state, x: SamplerRow) -> tuple[Any, tuple[Any, Any]]:
+    """The filter, reporting the state at t that follows from every state at t+1, as a map, and the log density."""
+    states = draw(times(weights(params, x.model), state), x.uniform)
+    after, density = likelihood_step(params, state, x.model)
+    return after, (maps.pack(states.T), density)
+
+
+HMM_FILTER_FOR_SAMPLING = HMM_FILTER._replace(
+    name="hmm_filter_for_sampling",
+    append=lambda params, summary, x: filter_append(params, summary, x.model),
+    step=sampler_step,
+    prepare=lambda x: x._replace(model=prepare(x.model)),
+)
+
+
+def _smoothed(params: HMMInputs, x: BackwardInputs, change) -> Any:
+    return product_distribution(x.filtered, product(weights(params, x), change))
+
+
+@stage
+def _add_outer(total, a, b):
+    return total + a * b.T
