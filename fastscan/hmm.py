@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastscan import dispatch
+from fastscan.derivatives import differentiable
 from fastscan.hmm_model import HMM, Scales, check_hmm, check_transitions, log_series, scaled_series, total
 from fastscan.kernels import hmm_passes
 from fastscan.kernels.hmm import FilteredStates
@@ -266,13 +267,14 @@ def _first(tree: Any) -> Any:
 @functools.partial(jax.jit, static_argnames=("plan", "log_weights"))
 def _filter(model: HMM, plan: Plan, log_weights: bool) -> HMMPosteriorFiltered:
     series, scales = scaled_series(model, log_weights)
-    return _filtered(hmm_passes.filter_states(plan, series), scales, log_weights)
+    return _filtered(differentiable(plan, hmm_passes.filter_states)(series), scales, log_weights)
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "log_weights", "counting"))
 def _smooth(model: HMM, plan: Plan, log_weights: bool, counting: bool) -> HMMPosterior:
     series, scales = scaled_series(model, log_weights)
-    states, smoothed, counts = hmm_passes.smooth_states(plan, series, counting)
+    smooth = functools.partial(hmm_passes.smooth_states, counting=counting)
+    states, smoothed, counts = differentiable(plan, smooth)(series)
     smoothed = smoothed[..., 0]
     return HMMPosterior(*_filtered(states, scales, log_weights), smoothed, smoothed[:, 0], counts)
 
@@ -280,7 +282,7 @@ def _smooth(model: HMM, plan: Plan, log_weights: bool, counting: bool) -> HMMPos
 @functools.partial(jax.jit, static_argnames=("plan", "log_weights"))
 def _filter_backward(model: HMM, plan: Plan, log_weights: bool) -> tuple[jax.Array, jax.Array]:
     series, scales = scaled_series(model, log_weights)
-    predicted, densities = hmm_passes.filter_backward(plan, series)
+    predicted, densities = differentiable(plan, hmm_passes.filter_backward)(series)
     messages = predicted[..., 0]
     if log_weights:
         messages = messages.at[:, :-1].multiply(jnp.exp(scales.A)[..., None])

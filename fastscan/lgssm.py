@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fastscan import dispatch
+from fastscan.derivatives import differentiable
 from fastscan.kernels import passes
 from fastscan.kernels.algebra import Stacked
 from fastscan.kernels.gaussian import square_root
@@ -243,25 +244,11 @@ def _either(plan: Plan, model: Model, emissions: jax.Array, run: Callable[..., A
             out = run(plan, series(plan, model, emissions, missing), *noise)
             return jax.tree.map(lambda x: jnp.broadcast_to(x, (emissions.shape[0], *x.shape[1:])), out)
 
-        return lambda: _differentiable(plan, infer)(model, emissions, *noise)
+        return lambda: differentiable(plan, infer)(model, emissions, *noise)
 
     if plan.launch is not None and model.R.shape[-1] == 1:
         return branch(True)()
     return lax.cond(jnp.isnan(emissions).any(), branch(True), branch(False))
-
-
-def _differentiable(plan: Plan, run: Callable[..., Any]) -> Callable[..., Any]:
-    """``run`` of a plan. Kernels have no derivatives of their own: theirs are those of the same plan under XLA."""
-    run_plan = functools.partial(run, plan)
-    if plan.launch is None:
-        return run_plan
-    kernels = jax.custom_jvp(run_plan)
-
-    @kernels.defjvp
-    def _(primals, tangents):
-        return kernels(*primals), jax.jvp(functools.partial(run, plan._replace(launch=None)), primals, tangents)[1]
-
-    return kernels
 
 
 @functools.partial(jax.jit, static_argnames="plan")
@@ -286,7 +273,7 @@ def _sample(model: Model, emissions: jax.Array, noise: jax.Array, jitter: jax.Ar
 
 @functools.partial(jax.jit, static_argnames="plan")
 def _joint_sample(model: Model, state_noise: jax.Array, emission_noise: jax.Array, plan: Plan):
-    return _differentiable(plan, _sample_prior)(model, state_noise, emission_noise)
+    return differentiable(plan, _sample_prior)(model, state_noise, emission_noise)
 
 
 def _sample_prior(plan: Plan, model: Model, state_noise: jax.Array, emission_noise: jax.Array):

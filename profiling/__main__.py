@@ -14,7 +14,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m fastscan.profiling", description="Runs, measures and draws fastscan.")
     commands = parser.add_subparsers(required=True)
 
-    demo = commands.add_parser("demo", help="smooth the Mauna Loa CO2 record and the tracking model; table and figures")
+    demo = commands.add_parser("demo", help="CO2 at Mauna Loa, earthquakes, and the tracking model; table and figures")
     demo.add_argument("--lengths", type=int, nargs="+", default=[100, 1_000, 10_000, 100_000], help="T of the tracking model")
     demo.set_defaults(run=_demo)
 
@@ -22,7 +22,9 @@ def main() -> None:
     bench.set_defaults(run=_bench)
 
     kernels = commands.add_parser("kernels", help="compile the GPU kernels without a GPU, and say what they cost")
-    kernels.add_argument("--sizes", type=_size, nargs="+", default=_SIZES, help="D,m or K,0 ... (default: 1,1 to 4,4, 5,1, 6,1)")
+    kernels.add_argument(
+        "--sizes", type=_size, nargs="+", default=_SIZES, help="D,m or K,0 ... (default: 1,1 to 4,4, 5,1, 6,1)"
+    )
     kernels.add_argument("--families", nargs="+", default=["smoother"], choices=_FAMILIES)
     kernels.add_argument("--dtype", default="float32", choices=["float32", "float64"])
     kernels.set_defaults(run=_kernels)

@@ -1,4 +1,4 @@
-"""The demonstration: half a lifetime of CO2 with its gaps, and a moving target at growing lengths, beside dynamax."""
+"""The demonstration: half a lifetime of CO2, a century of earthquakes, and a target at growing lengths, beside dynamax."""
 
 import csv
 import functools
@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from fastscan import ParamsLGSSM, dispatch, lgssm_smoother
-from fastscan.profiling.figures import draw_co2, draw_speedup, missing_runs
+from fastscan.profiling.earthquakes import PUBLISHED_LOGLIKS, decode, fit_stationary_poisson_hmm, load_earthquakes
+from fastscan.profiling.figures import draw_co2, draw_earthquakes, draw_speedup, missing_runs
 from fastscan.profiling.models import co2_params, load_co2, simulate, tracking_params
 from fastscan.profiling.timing import dynamax_parallel_seconds, median_seconds
 
@@ -37,17 +38,19 @@ class Timing(NamedTuple):
 
 
 def run_demo(out: pathlib.Path, lengths: Sequence[int] = (100, 1000, 10_000, 100_000)) -> None:
-    """Smooths the CO2 record and simulated targets, prints what ran and how long it took, and draws both.
+    """Smooths the CO2 record, fits and decodes earthquakes, smooths simulated targets, and draws all three.
 
-    All times are medians of compiled, warm calls in float32.
+    Prints what ran and how long it took: all times are medians of compiled, warm calls in float32. The earthquakes are fitted
+    in float64, and beside the log-likelihoods stand those of the book that the models are from.
 
     Args:
-        out: a folder for ``co2.png``, ``tracking.png`` and ``tracking.csv``; made if it is not there.
+        out: a folder for ``co2.png``, ``earthquakes.png``, ``tracking.png`` and ``tracking.csv``; made if it is not there.
         lengths: time steps of the simulated series.
     """
     out.mkdir(parents=True, exist_ok=True)
     console = Console()
     _demonstrate_co2(out, console)
+    _demonstrate_earthquakes(out, console)
     _demonstrate_tracking(out, lengths, console)
 
 
@@ -74,6 +77,27 @@ def _demonstrate_co2(out: pathlib.Path, console: Console) -> None:
         timings.append(_time_dynamax(params, gapless, "given the gaps interpolated: it takes no NaN"))
     _print_timings(console, timings)
     console.print(f"figure: {out / 'co2.png'}\n")
+
+
+def _demonstrate_earthquakes(out: pathlib.Path, console: Console) -> None:
+    years, counts = load_earthquakes()
+    console.rule("Major earthquakes, by a hidden Markov model")
+    console.print(f"{counts.sum():,} of magnitude 7 or greater in the world, {years[0]} to {years[-1]}")
+    table = Table(caption="stationary models; published: Zucchini et al. (2016), chapter 3")
+    table.add_column("states", justify="right")
+    table.add_column("log-likelihood", justify="right")
+    table.add_column("published", justify="right")
+    table.add_column("earthquakes a year, by state")
+    with console.status("fitting"):
+        models = {K: fit_stationary_poisson_hmm(counts, K) for K in PUBLISHED_LOGLIKS}
+    for K, model in models.items():
+        rates = ", ".join(f"{rate:.3f}" for rate in model.rates)
+        table.add_row(str(K), f"{model.logliks[-1]:.3f}", f"{PUBLISHED_LOGLIKS[K]:.3f}", rates)
+    console.print(table)
+
+    model = models[max(models)]
+    draw_earthquakes(out / "earthquakes.png", years, counts, model.rates, *decode(model, counts))
+    console.print(f"figure: {out / 'earthquakes.png'}\n")
 
 
 def _demonstrate_tracking(out: pathlib.Path, lengths: Sequence[int], console: Console) -> None:

@@ -1,4 +1,4 @@
-"""Figures of the demonstration: the CO2 record smoothed, and times per call."""
+"""Figures of the demonstration: the CO2 record smoothed, earthquakes decoded, and times per call."""
 
 import pathlib
 from collections.abc import Sequence
@@ -24,6 +24,7 @@ _STYLES: dict[str, dict[str, Any]] = {
     "dynamax lgssm_smoother": {"color": _VERMILION, "marker": "^", "linestyle": "--"},
     "dynamax parallel_lgssm_smoother": {"color": _ORANGE, "marker": "v", "linestyle": "--"},
 }
+_STATES = (_SKY, _ORANGE, _VERMILION, _GREEN, _BLUE)
 _YEAR = np.timedelta64(365, "D")
 
 
@@ -71,6 +72,53 @@ def draw_co2(path: pathlib.Path, dates: np.ndarray, emissions: np.ndarray, poste
         locator = AutoDateLocator(minticks=4, maxticks=10)
         axis.xaxis.set_major_locator(locator)
         axis.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    figure.savefig(path, dpi=150)
+
+
+def draw_earthquakes(
+    path: pathlib.Path,
+    years: np.ndarray,
+    counts: np.ndarray,
+    rates: np.ndarray,
+    states: np.ndarray,
+    smoothed_probs: np.ndarray,
+) -> None:
+    """Counts a year, the most likely path of states with their rates, and every state's probability given all counts.
+
+    Args:
+        path: a PNG to write.
+        years: (T,), one after another.
+        counts: (T,), a year.
+        rates: (K,), expected counts a year, K at most 5.
+        states: (T,), integers from 0 to K - 1.
+        smoothed_probs: (T, K).
+    """
+    colors = np.array(_STATES[: len(rates)])
+    edges = np.append(years, years[-1] + 1) - 0.5
+    figure = Figure(figsize=(10, 7), layout=ConstrainedLayoutEngine(hspace=0.06))
+    data, strip, probabilities = figure.subplots(3, sharex=True, height_ratios=[10, 0.6, 5])
+
+    bars = data.bar(years, counts, width=0.8, color=_DOT, alpha=0.45)
+    line = data.stairs(rates[states], edges, baseline=None, color=_INK, linewidth=1.8)
+    data.set_ylim(0, 1.18 * counts.max())
+    _title(data, "Major earthquakes in the world, magnitude 7 or greater", "earthquakes a year")
+    labels = ["counted", "rate of the most likely state"]
+    data.legend([bars, line], labels, loc="upper right", ncols=2, frameon=False, fontsize=9)
+
+    strip.bar(years, 1, width=1, color=colors[states])
+    strip.set(ylim=(0, 1), yticks=[])
+    strip.set_ylabel("most likely\nstate", rotation=0, ha="right", va="center", fontsize=9)
+    strip.tick_params(bottom=False)
+    strip.spines[:].set_visible(False)
+
+    below = np.zeros(len(years))
+    for rate, color, probs in zip(rates, colors, np.asarray(smoothed_probs, float).T, strict=True):
+        probabilities.stairs(below + probs, edges, baseline=below, fill=True, color=color, label=f"{rate:.1f} a year")
+        below = below + probs
+    probabilities.set(ylim=(0, 1), xlim=(edges[0], edges[-1]))
+    _title(probabilities, "Probability of every state, given all counts", "probability")
+    probabilities.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=len(rates), frameon=False, fontsize=9)
+    figure.align_ylabels([data, probabilities])
     figure.savefig(path, dpi=150)
 
 

@@ -8,14 +8,12 @@ import pytest
 
 import fastscan
 from fastscan import lgssm_filter, lgssm_marginal_loglik, lgssm_smoother
-from fastscan.dispatch import XLA_IMPLEMENTATIONS
 from fastscan.kernels import passes
 from fastscan.kernels.plan import Plan
 from fastscan.model import check_model, series
 from oracle import assert_moments, close, dense, random_params, simulate, textbook, tracking_params
 
-SIZES = [(D, m) for D in range(1, 9) for m in sorted({1, D, D + 3})] + [(16, 1), (16, 8), (16, 19)]
-LENGTHS = (2, 7, 13, 29, 31)
+SIZES = [(1, 1), (1, 4), (2, 1), (2, 5), (3, 3), (4, 2), (5, 1), (8, 11), (16, 1)]
 
 
 @functools.cache
@@ -27,60 +25,79 @@ def case(D: int, m: int, T: int):
 
 @pytest.mark.parametrize(
     ("D", "m", "implementation"),
-    [(D, m, "chunked") for D, m in SIZES] + [(D, m, "sequential") for D, m in SIZES if m == D and D in (1, 3, 8)],
+    [(D, m, "chunked") for D, m in SIZES]
+    + [(D, m, "sequential") for D, m in [(1, 1), (3, 3)]]
+    + [(D, m, "associative") for D, m in [(1, 1), (4, 5)]],
 )
 def test_smoother_at_every_size(D, m, implementation):
-    T = LENGTHS[(D + m) % len(LENGTHS)]
-    params, y, reference = case(D, m, T)
+    params, y, reference = case(D, m, 4 if implementation == "associative" else 13)
     assert_moments(lgssm_smoother(params, y, implementation=implementation), reference, "float64")
 
 
-@pytest.mark.parametrize(("D", "m"), [(1, 1), (2, 5), (4, 2), (8, 3), (16, 8)])
-def test_associative_at_some_sizes(D, m):
-    params, y, reference = case(D, m, 4)
-    assert_moments(lgssm_smoother(params, y, implementation="associative"), reference, "float64")
+BOTH = ("float64", "float32")
+LENGTHS = [
+    (1, "chunked", BOTH),
+    (2, "chunked", BOTH),
+    (3, "chunked", ("float64",)),
+    (5, "chunked", ("float32",)),
+    (17, "chunked", BOTH),
+    (17, "sequential", BOTH),
+    (61, "chunked", ("float64",)),
+    (1, "associative", ("float64",)),
+    (2, "associative", ("float32",)),
+    (4, "associative", BOTH),
+]
+FILTERED = {(1, "chunked"), (3, "chunked"), (5, "chunked"), (17, "sequential"), (4, "associative")}
 
 
-LENGTH_CASES = [(T, "chunked") for T in (1, 2, 3, 5, 17, 61)] + [(T, "sequential") for T in (1, 17)]
-
-
-@pytest.mark.parametrize(("T", "implementation"), [*LENGTH_CASES, (1, "associative"), (2, "associative"), (4, "associative")])
-def test_every_length_in_both_precisions(T, implementation):
-    for dtype in ("float64", "float32"):
-        params, y = random_params(5, 3, 2, dtype), simulate(random_params(5, 3, 2), T, 1).astype(dtype)
+@pytest.mark.parametrize(("T", "implementation", "dtypes"), LENGTHS)
+def test_every_length_in_both_precisions(T, implementation, dtypes):
+    for dtype in dtypes:
+        params, y = random_params(5, 2, 1, dtype), simulate(random_params(5, 2, 1), T, 1).astype(dtype)
         posterior = lgssm_smoother(params, y, implementation=implementation)
         assert {x.dtype for x in posterior} == {np.dtype(dtype)}
         assert_moments(posterior, textbook(params, y), dtype)
-        close(lgssm_filter(params, y, implementation=implementation)[1], posterior.filtered_means, 1e-6)
+    if (T, implementation) in FILTERED:
+        filtered = lgssm_filter(params, y, implementation=implementation)
+        assert_moments(filtered, textbook(params, y), dtype)
+        close(filtered.filtered_means, posterior.filtered_means, 1e-6)
 
 
-CUTS = [(C, "doubling", "staged") for C in (1, 2, 3, 5, 10, 21, 22)] + [
-    (3, "associative", "staged"),
-    (5, "doubling", "stacked"),
-    (2, "doubling", "lanes"),
-    (3, "doubling", "lanes"),
-    (3, "associative", "lanes"),
+CUTS = [
+    (1, "doubling", "staged", False),
+    (2, "doubling", "staged", True),
+    (3, "doubling", "staged", False),
+    (5, "doubling", "staged", True),
+    (10, "doubling", "staged", False),
+    (21, "doubling", "staged", True),
+    (22, "doubling", "staged", False),
+    (3, "associative", "staged", True),
+    (5, "doubling", "stacked", False),
+    (2, "doubling", "lanes", True),
+    (3, "doubling", "lanes", False),
+    (3, "associative", "lanes", True),
 ]
 
 
-@pytest.mark.parametrize(("chunks", "scan", "algebra"), CUTS)
-def test_every_way_of_cutting_time(chunks, scan, algebra):
-    """22 rows: exact chunks, chunks with a padded end, one row a chunk."""
+@pytest.mark.parametrize(("chunks", "scan", "algebra", "missing"), CUTS)
+def test_every_way_of_cutting_time(chunks, scan, algebra, missing):
+    """22 rows: exact chunks, chunks with a padded end, one row a chunk; with and without the handling of missing entries."""
     params, y, reference = case(2, 1, 23)
     model, _ = check_model(params, 23, None, np.dtype("float64"))
-    for missing in (False, True):
-        plan = Plan(22, chunks, scan, algebra)
-        filtered, smoothed = jax.jit(lambda p=plan, m=missing: passes.smooth(p, series(p, model, y[None], m)))()
-        close(filtered.log_density.sum(), reference.loglik.sum(), 1e-11)
-        close(smoothed.mean[0, ..., 0], reference.smoothed_means, 1e-11)
-        close(smoothed.cov[0], reference.smoothed_covariances, 1e-11)
-        close(smoothed.cross[0], reference.cross, 1e-11)
+    plan = Plan(22, chunks, scan, algebra)
+    filtered, smoothed = jax.jit(lambda: passes.smooth(plan, series(plan, model, y[None], missing)))()
+    close(filtered.log_density.sum(), reference.loglik.sum(), 1e-11)
+    close(smoothed.mean[0, ..., 0], reference.smoothed_means, 1e-11)
+    close(smoothed.cov[0], reference.smoothed_covariances, 1e-11)
+    close(smoothed.cross[0], reference.cross, 1e-11)
 
 
-@pytest.mark.parametrize("implementation", XLA_IMPLEMENTATIONS)
-@pytest.mark.parametrize("T", [1, 2, 8])
+@pytest.mark.parametrize(
+    ("T", "implementation"),
+    [(1, "sequential"), (2, "associative"), (4, "associative"), (8, "sequential"), (8, "chunked")],
+)
 def test_against_the_dense_joint_gaussian(T, implementation):
-    params = random_params(3, 3, 2)
+    params = random_params(3, 2, 2)
     y = simulate(params, T, 4)
     y[T // 2, 0] = np.nan
     loglik, mean, cov = dense(params, y)
@@ -93,7 +110,7 @@ def test_against_the_dense_joint_gaussian(T, implementation):
 
 
 def test_log_likelihood_per_step_and_in_all():
-    params, y, reference = case(3, 2, 13)
+    params, y, reference = case(2, 1, 13)
     for function in (lgssm_filter, lgssm_smoother):
         close(function(params, y, per_step_loglik=True).marginal_loglik, reference.loglik, 1e-10)
     close(lgssm_marginal_loglik(params, y, per_step_loglik=True), reference.loglik, 1e-10)
@@ -116,7 +133,7 @@ def test_marginal_loglik_keeps_no_moments():
 @pytest.mark.slow
 def test_a_long_series():
     params = tracking_params()
-    y = simulate(params, 100_000, 0)
+    y = simulate(params, 20_000, 0)
     wanted = textbook(params, y)
     for implementation in ("sequential", "chunked"):
         assert_moments(lgssm_smoother(params, y, implementation=implementation), wanted, "float64", scale=10)
@@ -124,8 +141,8 @@ def test_a_long_series():
 
 @pytest.mark.slow
 def test_a_long_series_associative():
-    params = tracking_params()
-    y = simulate(params, 1_021, 0)
+    params = jax.tree.map(lambda x: x[(slice(None, None, 2),) * x.ndim], tracking_params())  # of the plane, one axis
+    y = simulate(params, 251, 0)
     assert_moments(lgssm_smoother(params, y, implementation="associative"), textbook(params, y), "float64", scale=10)
 
 

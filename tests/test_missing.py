@@ -1,7 +1,6 @@
 """Missing observations, batches, and panels of different lengths."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import statsmodels.api as sm
@@ -20,9 +19,17 @@ def with_gaps(y, seed=0):
     return y
 
 
-@pytest.mark.parametrize("implementation", ["sequential", "chunked"])
-@pytest.mark.parametrize("noise", ["full", "diagonal", "varying"])
-@pytest.mark.parametrize(("D", "m"), [(1, 1), (3, 4)])
+@pytest.mark.parametrize(
+    ("D", "m", "noise", "implementation"),
+    [
+        (1, 1, "full", "chunked"),
+        (1, 1, "varying", "sequential"),
+        (2, 3, "full", "sequential"),
+        (2, 3, "full", "chunked"),
+        (2, 3, "diagonal", "chunked"),
+        (2, 3, "varying", "chunked"),
+    ],
+)
 def test_missing_rows_and_entries(D, m, noise, implementation):
     T = 23
     params = random_params(7, D, m)
@@ -36,9 +43,9 @@ def test_missing_rows_and_entries(D, m, noise, implementation):
 
 
 def test_associative_with_missing_entries():
-    params = random_params(7, 2, 3)
-    y = simulate(params, 6, 1)
-    y[2], y[4, 1] = np.nan, np.nan
+    params = random_params(7, 2, 2)
+    y = simulate(params, 4, 1)
+    y[2], y[3, 1] = np.nan, np.nan
     assert_moments(lgssm_smoother(params, y, implementation="associative"), textbook(params, y), "float64")
 
 
@@ -61,18 +68,16 @@ def test_against_statsmodels():
     close(given.smoothed_cross_covariances, np.swapaxes(lagged, 1, 2) + np.einsum("ti,tj->tij", means[:-1], means[1:]), 1e-9)
 
 
-@pytest.mark.parametrize("gaps", [False, True])
 @pytest.mark.parametrize("implementation", ["sequential", "chunked"])
-def test_a_batch_is_its_sequences(implementation, gaps):
-    params = random_params(9, 3, 2)
-    y = np.stack([simulate(params, 17, s) for s in range(3)])
-    if gaps:
-        y = np.stack([with_gaps(x, s) for s, x in enumerate(y)])
-    batch = lgssm_smoother(params, y, implementation=implementation)
-    assert batch.smoothed_covariances.shape == (3, 17, 3, 3)
-    for b in range(3):
-        assert_moments(jax.tree.map(lambda x, b=b: x[b], batch), textbook(params, y[b]), "float64")
-    close(lgssm_marginal_loglik(params, y), batch.marginal_loglik, 1e-12)
+def test_a_batch_is_its_sequences(implementation):
+    params = random_params(9, 2, 2)
+    full = np.stack([simulate(params, 17, s) for s in range(3)])
+    for y in (full, np.stack([with_gaps(x, s) for s, x in enumerate(full)])):
+        batch = jax.tree.map(np.asarray, lgssm_smoother(params, y, implementation=implementation))
+        assert batch.smoothed_covariances.shape == (3, 17, 2, 2)
+        for b in range(3):
+            assert_moments(jax.tree.map(lambda x, b=b: x[b], batch), textbook(params, y[b]), "float64")
+        close(lgssm_marginal_loglik(params, y), batch.marginal_loglik, 1e-12)
 
 
 def test_batched_parameters_and_inputs():
@@ -99,7 +104,7 @@ def test_batched_parameters_and_inputs():
         dynamics=params.dynamics._replace(bias=each[0].dynamics.bias),
         emissions=each[0].emissions._replace(cov=stacked("emissions", "cov", (1,))),
     )
-    posterior = lgssm_smoother(params, y, u, implementation="chunked")
+    posterior = jax.tree.map(np.asarray, lgssm_smoother(params, y, u, implementation="chunked"))
     for b, p in enumerate(each):
         alone = p._replace(
             dynamics=p.dynamics._replace(bias=each[0].dynamics.bias),
@@ -130,12 +135,12 @@ def test_pad_sequences():
     padded, lengths = pad_sequences(ys)
     assert padded.shape == (3, 9, 2)
     assert list(lengths) == [5, 9, 1]
-    posterior = lgssm_smoother(params, padded, implementation="chunked")
+    posterior = jax.tree.map(np.asarray, lgssm_smoother(params, padded, implementation="chunked"))
     for b, y in enumerate(ys):
         n = len(y)
         cut = jax.tree.map(
             lambda x, b=b, n=n: x[b, : n - 1] if x[b].shape[0] == 8 else x[b, :n],
-            posterior._replace(marginal_loglik=jnp.zeros((3, 9))),
+            posterior._replace(marginal_loglik=np.zeros((3, 9))),
         )
         reference = textbook(params, y)
         assert_moments(cut._replace(marginal_loglik=posterior.marginal_loglik[b]), reference, "float64")

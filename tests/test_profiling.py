@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 
-from fastscan import lgssm_smoother
+from fastscan import lgssm_marginal_loglik, lgssm_smoother
 from fastscan.profiling import bench, crossover, demo, fit, models
 from fastscan.profiling.timing import in_subprocess, medians
 from oracle import close
@@ -45,22 +45,28 @@ def test_the_co2_model_against_statsmodels():
 def test_the_committed_variances_are_the_fit():
     variances, loglik = fit.fit_co2_variances()
     np.testing.assert_allclose(variances, models.CO2_VARIANCES, rtol=2e-3)
-    close(lgssm_smoother(models.co2_params("float64"), models.load_co2()[1]).marginal_loglik, loglik, 1e-6)
+    params, y = models.co2_params("float64"), models.load_co2()[1]
+    close(lgssm_marginal_loglik(params, y, implementation="sequential"), loglik, 1e-6)
 
 
 @pytest.mark.slow
 def test_demo(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(demo, "dynamax_parallel_seconds", lambda *_: None)  # as when it hangs, which it may
+    monkeypatch.setattr(demo, "load_co2", lambda: tuple(x[:104] for x in models.load_co2()))
+    monkeypatch.setattr(demo, "LONGEST_ASSOCIATIVE", 2)
     with jax.enable_x64(False):
-        demo.run_demo(tmp_path, (6, 15))
+        demo.run_demo(tmp_path, (2, 9))
     text = capsys.readouterr().out
     assert "log-likelihood" in text
     assert "implementation:" in text
-    for name in ("co2.png", "tracking.png"):
+    for name in ("co2.png", "earthquakes.png", "tracking.png"):
         assert (tmp_path / name).stat().st_size > 20_000
     rows = list(csv.DictReader((tmp_path / "tracking.csv").read_text().splitlines()))
-    assert {int(r["T"]) for r in rows} == {6, 15}
-    assert all(float(r["seconds"]) > 0 for r in rows if "parallel" not in r["implementation"])
+    assert {int(r["T"]) for r in rows} == {2, 9}
+    assert [r["T"] for r in rows if "not run past T = 2" in r["note"]] == ["9"]
+    measured = [r for r in rows if "parallel" not in r["implementation"] and "not run" not in r["note"]]
+    assert all(float(r["seconds"]) > 0 for r in measured)
+    assert {r["implementation"] for r in measured if r["T"] == "2"} > {"fastscan associative", "fastscan chunked"}
 
 
 def test_crossover_measures_and_writes(tmp_path, monkeypatch):
@@ -74,6 +80,7 @@ def test_crossover_measures_and_writes(tmp_path, monkeypatch):
     assert case["gain"] >= 1
     other = {"devices": {"abacus": {"cases": [case]}}}
     path.write_text(json.dumps(other))
+    monkeypatch.setattr(crossover, "measure", lambda _: case)
     with jax.enable_x64(False):
         assert crossover.write(path)["devices"].keys() == {"abacus", "cpu"}
 

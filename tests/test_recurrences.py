@@ -16,7 +16,7 @@ from fastscan.kernels.kalman import KALMAN_FILTER, FilterInputs
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.smoothing import AFFINE_MAPS, RTS_SMOOTHER, AffineMap, Arrival, SmootherInputs
 
-SHAPES = [(1, 1), (2, 1), (3, 2), (2, 4)]
+SHAPES = {"filter": [(1, 1), (3, 2), (2, 4)], "smoother": [(1, 1), (3, 1)], "affine": [(1, 1), (3, 1)]}
 
 
 def psd(r, n, rank):
@@ -95,8 +95,10 @@ def laws(name: str, D: int, m: int, kind: type):
     return jax.jit(sides) if kind is Stacked else sides
 
 
-@pytest.mark.parametrize(("D", "m", "kind"), [(*shape, Stacked) for shape in SHAPES] + [(1, 1, Lanes), (2, 1, Lanes)])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    ("name", "D", "m", "kind"),
+    [(name, *shape, Stacked) for name in CASES for shape in SHAPES[name]] + [(name, 2, 1, Lanes) for name in CASES],
+)
 @settings(max_examples=10, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_laws(name, D, m, kind, seed):
@@ -107,17 +109,25 @@ def test_laws(name, D, m, kind, seed):
             np.testing.assert_allclose(*np.broadcast_arrays(a, b), atol=2e-8 * scale, err_msg=law)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def both_ways(plan, state, maps):
+    """The series run backward, and the reversed series run forward: last states and outputs."""
+
+    def joined(maps, reverse):
+        end, out = run(plan, AFFINE_MAPS, AffineMap(), state, maps, reverse=reverse)
+        return end, phases(plan).join(plan, out)
+
+    return joined(maps, True), joined(jax.tree.map(lambda x: x[:, ::-1], maps), False)
+
+
 @settings(max_examples=20, deadline=None, derandomize=True)
-@given(seed=st.integers(0, 2**32 - 1), chunks=st.sampled_from([1, 2, 3, 4, 7]))
+@given(seed=st.integers(0, 2**32 - 1), chunks=st.sampled_from([1, 2, 3, 7]))
 def test_reversed_time(seed, chunks):
     """A recurrence run backward over a series is the recurrence run forward over the reversed series."""
     r = np.random.default_rng(seed)
     maps = AffineMap(r.normal(size=(1, 7, 2, 2)), r.normal(size=(1, 7, 2, 1)))
     state = r.normal(size=(2, 1, 1, 1))
-    plan = Plan(7, chunks)
-    backward, out = run(plan, AFFINE_MAPS, AffineMap(), state, maps, reverse=True)
-    forward, mirrored = run(plan, AFFINE_MAPS, AffineMap(), state, jax.tree.map(lambda x: x[:, ::-1], maps))
-    out, mirrored = (phases(plan).join(plan, x) for x in (out, mirrored))
+    (backward, out), (forward, mirrored) = both_ways(Plan(7, chunks), state, maps)
     np.testing.assert_allclose(backward, forward, rtol=1e-9)
     np.testing.assert_allclose(out, mirrored[:, ::-1], rtol=1e-9)
     z, wanted = state[..., 0, 0], []
