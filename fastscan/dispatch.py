@@ -1,6 +1,6 @@
 """Which implementation runs: the one that was named, or the one that was measured to be fastest here.
 
-`crossover.json` holds, per kind of device, for the D, dtype, B and T that ``python -m fastscan.profiling crossover``
+`crossover.json` holds, per kind of device and family, for the D, dtype, B and T that ``python -m fastscan.profiling crossover``
 measured, the number of chunks that ran fastest: 1 is the sequential recursion. Between its entries the nearest one decides,
 in the logarithms of D, T and B. A device that is not in it gets `_RULE`, and kernels are launched by `_KERNEL_RULE`.
 
@@ -149,7 +149,7 @@ def crossover_table() -> dict:
 
 
 def _measured_chunks(device: str, family: str, dtype: str, D: int, T: int, B: int) -> tuple[int, str]:
-    cases = [c for c in crossover_table()["devices"].get(device, {}).get("cases", ()) if c["family"] == family]
+    cases = crossover_table()["devices"].get(device, {}).get("families", {}).get(family, {}).get("cases", ())
     cases = [c for c in cases if c["dtype"] == dtype] or cases
     if not cases:
         chunks = 1 if T < 64 or B > 16384 else T // 16

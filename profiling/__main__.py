@@ -1,4 +1,4 @@
-"""``python -m fastscan.profiling``: the demo, what we are held to, the kernel report, the GPU run, the crossover table."""
+"""``python -m fastscan.profiling``: the demo, what we are held to, the seed's figure, reports, the crossover table."""
 
 import argparse
 from argparse import Namespace
@@ -6,6 +6,7 @@ from pathlib import Path
 
 _SIZES = [(D, m) for D in range(1, 5) for m in range(1, 5)] + [(5, 1), (6, 1)]
 """D and m of the kernel report."""
+_MEASURED = ("lgssm", "hmm", "hmm_mode", "hmm_sample")
 _FAMILIES = ["smoother", "likelihood", "sampler", "hmm_smoother", "hmm_mode", "hmm_sampler"]
 
 
@@ -19,6 +20,7 @@ def main() -> None:
     demo.set_defaults(run=_demo)
 
     bench = commands.add_parser("bench", help="measure everything the project is held to, against dynamax")
+    bench.add_argument("--families", nargs="+", default=["lgssm", "hmm"], choices=["lgssm", "hmm"])
     bench.set_defaults(run=_bench)
 
     kernels = commands.add_parser("kernels", help="compile the GPU kernels without a GPU, and say what they cost")
@@ -36,10 +38,14 @@ def main() -> None:
     gpu.add_argument("--commit", help="what is measured, where git can't tell")
     gpu.set_defaults(run=_gpu)
 
-    for command in (demo, bench, kernels, gpu):
+    sampling = commands.add_parser("hmm-sampling", help="draw paths of HMMs, ours and dynamax's, against their length; figure")
+    sampling.set_defaults(run=_sampling)
+
+    for command in (demo, bench, kernels, gpu, sampling):
         command.add_argument("--out", type=Path, default=Path("out"), help="folder for what is written (default: out)")
 
     crossover = commands.add_parser("crossover", help="measure the best number of chunks here, into fastscan/crossover.json")
+    crossover.add_argument("--families", nargs="+", default=list(_MEASURED), choices=_MEASURED)
     crossover.set_defaults(run=_crossover)
     fit = commands.add_parser("fit-co2", help="fit the variances of the demo's CO2 model by maximum likelihood")
     fit.set_defaults(run=_fit)
@@ -62,7 +68,7 @@ def _demo(arguments: Namespace) -> None:
 def _bench(arguments: Namespace) -> None:
     from fastscan.profiling.bench import run_bench
 
-    run_bench(arguments.out)
+    run_bench(arguments.out, arguments.families)
 
 
 def _kernels(arguments: Namespace) -> None:
@@ -78,10 +84,16 @@ def _gpu(arguments: Namespace) -> None:
     exit_with(run_gpu(*given, resume=arguments.resume, commit=arguments.commit))
 
 
-def _crossover(_: Namespace) -> None:
+def _sampling(arguments: Namespace) -> None:
+    from fastscan.profiling.hmm_sampling import run_sampling
+
+    run_sampling(arguments.out)
+
+
+def _crossover(arguments: Namespace) -> None:
     from fastscan.profiling.crossover import write
 
-    write()
+    write(families=arguments.families)
 
 
 def _fit(_: Namespace) -> None:

@@ -3,9 +3,8 @@
 import csv
 import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,21 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 import fastscan
+from fastscan.profiling.bench_hmm import hmm_rows
+from fastscan.profiling.bench_rows import Row
 from fastscan.profiling.machine import describe
 from fastscan.profiling.models import random_params, simulate, tracking_params
 from fastscan.profiling.timing import first_call_seconds, in_subprocess, medians
-
-
-class Row(NamedTuple):
-    """One line of the record. ``value`` is a ratio: theirs over ours for speed, ours over the bound elsewhere."""
-
-    work: str
-    against: str
-    ours: float | None
-    theirs: float | None
-    value: float | None
-    at_least: str
-    aim: str
 
 
 def speed_rows() -> Iterator[Row]:
@@ -112,13 +101,13 @@ def memory_rows() -> Iterator[Row]:
     yield Row("memory D=4 m=2 T=1,000,000 (bytes)", "inputs + outputs", used, needed, used / needed, "4x", "2.5x")
 
 
-GROUPS = (speed_rows, parallel_and_first_call_rows, default_rows, memory_rows)
+GROUPS = {"lgssm": (speed_rows, parallel_and_first_call_rows, default_rows, memory_rows), "hmm": (hmm_rows,)}
 
 
-def run_bench(out: Path) -> list[Row]:
-    """Measures everything, prints it as it comes, and writes ``bench.csv`` and ``bench.json`` (what it ran on)."""
+def run_bench(out: Path, families: Sequence[str] = tuple(GROUPS)) -> list[Row]:
+    """Measures everything of some families, prints it as it comes, and writes ``bench.csv`` and ``bench.json``."""
     out.mkdir(parents=True, exist_ok=True)
-    about = describe("python -m fastscan.profiling bench")
+    about = describe(f"python -m fastscan.profiling bench --families {' '.join(families)}")
     (out / "bench.json").write_text(json.dumps(about, indent=2) + "\n")
     console = Console(width=140)
     console.print(about)
@@ -126,7 +115,7 @@ def run_bench(out: Path) -> list[Row]:
     with (out / "bench.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(Row._fields)
-        for group in GROUPS:
+        for group in (group for family in families for group in GROUPS[family]):
             for row in group():
                 rows.append(row)
                 writer.writerow(f"{x:.6g}" if isinstance(x, float) else x for x in row)

@@ -1,8 +1,9 @@
-"""Measures, for a grid of problems, how many chunks the smoother runs fastest with, and writes the table dispatch reads."""
+"""Measures, for grids of problems, how many chunks inference runs fastest with, and writes the table dispatch reads."""
 
 import functools
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,9 +12,9 @@ import numpy as np
 from rich.progress import track
 
 import fastscan
-from fastscan import lgssm
-from fastscan.dispatch import choose, device_kind
-from fastscan.kernels.plan import Plan
+from fastscan import hmm, lgssm
+from fastscan.dispatch import FAMILIES, choose, device_kind
+from fastscan.hmm_model import check_hmm
 from fastscan.model import check_model
 from fastscan.profiling.machine import describe
 from fastscan.profiling.models import random_params
@@ -24,15 +25,19 @@ TABLE = Path(fastscan.__file__).parent / "crossover.json"
 CANDIDATES = {10: (3,), 30: (3, 6), 100: (5, 10, 20), 300: (8, 16, 32), 1_000: (16, 32, 64)}
 CANDIDATES |= {10_000: (32, 64, 128, 256), 100_000: (64, 128, 192, 256)}
 BATCH_CANDIDATES = {10: (3,), 100: (2, 4, 8), 1_000: (2, 4, 8, 16)}
+HMM_CANDIDATES = {100: (5, 10), 1_000: (16, 32, 64), 10_000: (64, 128, 256), 100_000: (128, 384, 832)}
+HMM_BATCH_CANDIDATES = {100: (2, 4), 1_000: (2, 4, 8)}
 DIMENSIONS = ((1, 1), (2, 1), (4, 2), (6, 1), (8, 4), (16, 8))
+STATES = (2, 5, 16)
 BATCH = 64
 MARGIN = 1.05
 """More chunks must be this much faster than fewer to be preferred."""
 
 
 class Case(NamedTuple):
-    """One problem: state and emission dimensions, steps, sequences, and the numbers of chunks to try beside 1."""
+    """One problem: its family, state and emission dimensions, steps, sequences, and chunks to try beside 1."""
 
+    family: str
     D: int
     m: int
     T: int
@@ -40,22 +45,25 @@ class Case(NamedTuple):
     chunks: tuple[int, ...]
 
 
-def cases() -> Iterator[Case]:
-    """The grid."""
-    for D, m in DIMENSIONS:
-        yield from (Case(D, m, T, 1, chunks) for T, chunks in CANDIDATES.items())
-        yield from (Case(D, m, T, BATCH, chunks) for T, chunks in BATCH_CANDIDATES.items())
+def cases(family: str) -> Iterator[Case]:
+    """The grid of one of `dispatch.FAMILIES`; an HMM's D is its K."""
+    lgssm = family == "lgssm"
+    for D, m in DIMENSIONS if lgssm else ((K, 0) for K in STATES):
+        for T, chunks in (CANDIDATES if lgssm else HMM_CANDIDATES).items():
+            yield Case(family, D, m, T, 1, chunks)
+        for T, chunks in (BATCH_CANDIDATES if lgssm else HMM_BATCH_CANDIDATES).items():
+            yield Case(family, D, m, T, BATCH, chunks)
 
 
 def measure(case: Case, dtype: str = "float32") -> dict:
     """The fastest number of chunks, and how many times faster than one chunk it is."""
-    params = random_params(case.D, case.m, dtype)
-    y = np.random.default_rng(0).normal(size=(case.B, case.T, case.m)).astype(dtype)
-    model, _ = check_model(params, case.T, case.B, np.dtype(dtype))
-    algebra = choose("sequential", T=case.T, B=case.B, D=case.D, m=case.m, dtype=dtype).plan.algebra
-    runs = {C: functools.partial(lgssm._smooth, plan=Plan(case.T - 1, C, algebra=algebra)) for C in (1, *case.chunks)}
+    run, arguments = _problem(case, dtype)
+    choose_plan = functools.partial(choose, T=case.T, B=case.B, D=case.D, m=case.m, dtype=dtype, family=case.family)
+    plans = {1: choose_plan("sequential").plan}
+    plans |= {C: choose_plan("chunked").plan._replace(chunks=C) for C in case.chunks}
     repeats = int(np.clip(2e5 / (case.T * case.B), 5, 30))
-    seconds = dict(zip(runs, medians(list(runs.values()), model, jax.numpy.asarray(y), repeats=repeats), strict=True))
+    calls = [functools.partial(run, plan=plan) for plan in plans.values()]
+    seconds = dict(zip(plans, medians(calls, *arguments, repeats=repeats), strict=True))
     best = 1
     for C in case.chunks:
         if seconds[C] * MARGIN < seconds[best]:
@@ -64,26 +72,43 @@ def measure(case: Case, dtype: str = "float32") -> dict:
     return {"D": case.D, "m": case.m, "T": case.T, "B": case.B, "dtype": dtype, "chunks": best, "gain": gain}
 
 
-def write(path: Path = TABLE) -> dict:
-    """Measures the grid on this device and puts it into the table, beside what is there of other devices."""
+def write(path: Path = TABLE, families: Sequence[str] = FAMILIES) -> dict:
+    """Measures grids on this device and puts them into the table, beside what is there of other devices and families."""
     table = json.loads(path.read_text()) if path.exists() else {"devices": {}}
-    about = describe("python -m fastscan.profiling crossover")
-    rows = []
-    for case in track(list(cases()), description="cases"):
-        rows.append(measure(case))
-        table["devices"][device_kind()] = about | {"cases": rows}
-        path.write_text(_text(table))
-        jax.clear_caches()
+    entry = table["devices"].setdefault(device_kind(), {"families": {}})["families"]
+    for family in families:
+        about = describe(f"python -m fastscan.profiling crossover --families {family}")
+        rows = []
+        for case in track(list(cases(family)), description=family):
+            rows.append(measure(case))
+            entry[family] = about | {"cases": rows}
+            path.write_text(_text(table))
+            jax.clear_caches()
     return table
+
+
+def _problem(case: Case, dtype: str) -> tuple[Callable, tuple]:
+    """What runs a plan, and the arguments."""
+    r = np.random.default_rng(0)
+    if case.family == "lgssm":
+        model, _ = check_model(random_params(case.D, case.m, dtype), case.T, case.B, np.dtype(dtype))
+        return lgssm._smooth, (model, jax.numpy.asarray(r.normal(size=(case.B, case.T, case.m)).astype(dtype)))
+    K = case.D
+    arrays = r.dirichlet(np.ones(K)), r.dirichlet(np.ones(K), size=K), r.normal(size=(case.B, case.T, K))
+    initial, A, log_likelihoods = (x.astype(dtype) for x in arrays)
+    model, _ = check_hmm(initial, A, None, log_likelihoods)
+    if case.family == "hmm":
+        return functools.partial(hmm._smooth, log_weights=False, counting=False), (model,)
+    if case.family == "hmm_mode":
+        return functools.partial(hmm._most_likely, log_weights=False), (model,)
+    uniform = jax.numpy.asarray(r.random((case.B, case.T, 1, 1)).astype(dtype))
+    return functools.partial(hmm._sample, log_weights=False), (model, uniform)
 
 
 def _text(table: dict) -> str:
     """JSON with one case a line, so that a new measurement is a readable diff."""
-    parts = []
-    for device, record in sorted(table["devices"].items()):
-        about = [f"      {json.dumps(k)}: {json.dumps(v)}" for k, v in record.items() if k != "cases"]
-        lines = ",\n".join(f"        {json.dumps(c)}" for c in record["cases"])
-        parts.append(
-            f"    {json.dumps(device)}: {{\n" + ",\n".join([*about, f'      "cases": [\n{lines}\n      ]']) + "\n    }"
-        )
-    return '{\n  "devices": {\n' + ",\n".join(parts) + "\n  }\n}\n"
+    text = json.dumps(table, indent=2)
+    return (
+        re.sub(r"\{[^{}]*\}", lambda group: re.sub(r"\s*\n\s*", " ", group[0]).replace("{ ", "{").replace(" }", "}"), text)
+        + "\n"
+    )

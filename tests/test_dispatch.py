@@ -20,10 +20,12 @@ SIZES = [(1, 1), (2, 1), (3, 1), (10, 1), (97, 5), (1024, 1), (65_536, 1), (1000
 @pytest.mark.parametrize(("T", "B"), SIZES)
 @pytest.mark.parametrize("device", ["cpu", "NVIDIA H200"])
 @pytest.mark.parametrize("implementation", [None, *IMPLEMENTATIONS])
-def test_every_choice_can_run(T, B, device, implementation):
+@pytest.mark.parametrize("family", ["lgssm", "hmm_sample"])
+def test_every_choice_can_run(T, B, device, implementation, family):
     if implementation == "pallas" and device == "cpu":
         pytest.skip("test_errors says what happens")
-    choice = choose(implementation, T=T, B=B, D=4, m=2, dtype=np.float32, device=device)
+    m = 2 if family == "lgssm" else 0
+    choice = choose(implementation, T=T, B=B, D=4, m=m, dtype=np.float32, device=device, family=family)
     assert choice.implementation == (implementation or choice.implementation)
     plan = choice.plan
     assert plan.steps == T - 1
@@ -64,16 +66,19 @@ def test_an_unmeasured_device_gets_the_stated_rule():
 def test_the_committed_table():
     table = json.loads((Path(fastscan.__file__).parent / "crossover.json").read_text())
     assert table == dispatch.crossover_table()
-    cpu = table["devices"]["cpu"]
-    assert {"machine", "versions", "commit", "date", "command"} <= cpu.keys()
-    for case in cpu["cases"]:
+    families = table["devices"]["cpu"]["families"]
+    assert families.keys() == set(dispatch.FAMILIES)
+    for record in families.values():
+        assert {"machine", "versions", "commit", "date", "command"} <= record.keys()
+    for case in (case for record in families.values() for case in record["cases"]):
         assert case.keys() == {"D", "m", "T", "B", "dtype", "chunks", "gain"}
         assert 1 <= case["chunks"] < max(case["T"], 2)
         assert case["gain"] >= 1
 
 
 def test_the_default_uses_the_table(monkeypatch):
-    table = {"devices": {"cpu": {"cases": [{"D": 2, "m": 1, "T": 50, "B": 1, "dtype": "float64", "chunks": 7, "gain": 2.0}]}}}
+    case = {"D": 2, "m": 1, "T": 50, "B": 1, "dtype": "float64", "chunks": 7, "gain": 2.0}
+    table = {"devices": {"cpu": {"families": {"lgssm": {"cases": [case]}}}}}
     monkeypatch.setattr(dispatch, "crossover_table", lambda: table)
     choice = choose(None, T=50, B=1, D=2, m=1, dtype=np.float64, device="cpu")
     assert choice.plan.chunks == 7
