@@ -39,7 +39,7 @@ def singular_q():
 MODELS = {
     "tracking": (tracking_params(), 1_000),
     "singular Q": (singular_q(), 1_000),
-    "no Q at all": (tracking_params()._replace(dynamics=tracking_params().dynamics._replace(cov=np.zeros((4, 4)))), 1_000),
+    "no Q at all": (tracking_params()._replace(dynamics=tracking_params().dynamics._replace(cov=np.zeros((4, 4)))), 300),
     "zero initial covariance": (with_initial(cov=np.zeros((4, 4))), 1_000),
     "diffuse": (with_initial(cov=1e6 * np.eye(4)), 1_000),
     "far away": (with_initial(mean=np.full(4, 1e4)), 1_000),
