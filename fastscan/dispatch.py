@@ -34,6 +34,9 @@ that needs most registers as m grows, summarise, was compiled for sm_90 and spil
 INTERPRETED_SIZES = {"lgssm": dict.fromkeys(range(1, 7), 9)} | dict.fromkeys(FAMILIES[1:], dict.fromkeys(range(1, 9), 0))
 """The same in the interpreter, which has no registers."""
 
+MOST_CHUNKS = 256
+"""Of "chunked" where one chunk is faster, which is no reason to run it badly."""
+
 _RULE = "a rule for devices that were not measured: chunks of 16 rows, one chunk below 64 rows or above 16,384 sequences"
 _KERNEL_RULE = "kernels, by a rule for NVIDIA GPUs that were not measured: chunks enough to fill one, of 16 rows or more"
 
@@ -90,7 +93,8 @@ def choose(
         return Choice("pallas", _kernel_plan("pallas", device, algebra, rows, B), _KERNEL_RULE)
     chunks, reason = _measured_chunks(device, family, str(jax.numpy.dtype(dtype)), D, T, B)
     if implementation == "chunked":
-        return Choice("chunked", Plan(rows, _fit(max(chunks, 2), rows), algebra=algebra), "named")
+        chunks = chunks if chunks > 1 else max(min(rows // 16, MOST_CHUNKS), 2)
+        return Choice("chunked", Plan(rows, _fit(chunks, rows), algebra=algebra), "named")
     if chunks == 1:
         return Choice("sequential", one_chunk, reason)
     return Choice("chunked", Plan(rows, _fit(chunks, rows), algebra=algebra), reason)

@@ -22,17 +22,19 @@ from fastscan.kernels.hmm import (
     first_observation,
 )
 from fastscan.kernels.hmm_smoothing import (
-    HMM_FILTER_FOR_SAMPLING,
+    HMM_SAMPLER,
+    HMM_SAMPLER_IN_CHUNKS,
     HMM_SMOOTHER,
     HMM_SMOOTHER_WITH_COUNTS,
     BackwardInputs,
     SamplerRow,
     begin_counting,
+    begin_sampling,
     condition_on_future,
 )
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.probability import draw, relative
-from fastscan.kernels.viterbi import VITERBI, ViterbiInputs, best
+from fastscan.kernels.viterbi import VITERBI, VITERBI_IN_CHUNKS, ViterbiInputs, begin, best
 
 
 class HMMSeries(NamedTuple):
@@ -109,15 +111,14 @@ def most_likely_states(plan: Plan, series: HMMSeries) -> tuple[jax.Array, jax.Ar
     The series' weights are logarithms.
     """
     by = driver.phases(plan)
-    K = series.initial.shape[-2]
     same, varying = _divided(series.A)
-    rows = ViterbiInputs(varying, series.log_likelihood[:, 1:])
+    params, rows = ViterbiInputs(same), ViterbiInputs(varying, series.log_likelihood[:, 1:])
     end = as_lanes(jnp.zeros_like(series.log_likelihood[:, -1:]))
-    scores, choices = driver.run(plan, VITERBI, ViterbiInputs(same), end, rows, reverse=True)
+    recurrences = VITERBI, VITERBI_IN_CHUNKS, begin
+    scores, choices, composed = _choose(plan, recurrences, params, end, rows, reverse=True)
     args = (series.initial, series.log_likelihood[:, :1], as_rows(scores))
     score, first = by.each_row(plan, "first_state", _best_first_state, args)
-    choices = by.join(plan, choices)
-    _, states = driver.run(plan, maps.paths(K), (), as_lanes(first), choices)
+    _, states = _follow(plan, scores.shape[0], as_lanes(first), choices, composed, reverse=False)
     return _begin(first, by.join(plan, states)), score
 
 
@@ -132,12 +133,44 @@ def sample_states(plan: Plan, series: HMMSeries, uniform: jax.Array) -> tuple[ja
     by = driver.phases(plan)
     state, density = _first(plan, series.initial, series.log_likelihood[:, :1])
     params, state, inputs = _inputs(series, state)
+    recurrences = HMM_SAMPLER, HMM_SAMPLER_IN_CHUNKS, begin_sampling
     rows = SamplerRow(inputs, uniform[:, :-1])
-    last, (choices, densities) = driver.run(plan, HMM_FILTER_FOR_SAMPLING, params, state, rows)
+    last, (choices, densities), composed = _choose(plan, recurrences, params, state, rows, reverse=False)
     end = as_lanes(by.each_row(plan, "last_state", draw, (as_rows(last), uniform[:, -1:])))
-    choices = by.join(plan, choices)
-    _, states = driver.run(plan, maps.paths(last.shape[0]), (), end, choices, reverse=True, room=True)
+    _, states = _follow(plan, last.shape[0], end, choices, composed, reverse=True)
     return by.join(plan, states, end), _begin(density, by.join(plan, densities))
+
+
+def _choose(plan: Plan, recurrences: tuple, params: Any, state: Any, series: Any, *, reverse: bool) -> tuple[Any, Any, Any]:
+    """`driver.run` of a recurrence that reports choices, and what a whole chunk's come to: maps that `_follow` takes.
+
+    Args:
+        plan: how.
+        recurrences: one for the whole series, one for chunks whose entry states are known, and what begins its chunks.
+        params: as `driver.run` has it.
+        state: likewise.
+        series: likewise.
+        reverse: likewise.
+    """
+    recurrence, in_chunks, begin = recurrences
+    by = driver.phases(plan)
+    params, state, rows = by.matrices(plan, params), by.matrices(plan, state), by.split(plan, series)
+    if plan.chunks == 1:
+        exits, out = by.sweep(plan, recurrence, params, (state,), rows, reverse=reverse)
+        return driver.last(plan, exits, reverse=reverse), out, None
+    summaries = by.summarise(plan, recurrence, params, state, rows, reverse=reverse)
+    entries = by.entries(plan, recurrence, state, summaries, reverse=reverse)
+    (exits, composed), out = by.sweep(plan, in_chunks, params, (entries,), rows, begin=begin, reverse=reverse)
+    return driver.last(plan, exits, reverse=reverse), out, composed
+
+
+def _follow(plan: Plan, K: int, state: jax.Array, choices: Any, composed: Any, *, reverse: bool) -> tuple[Any, Any]:
+    """States under choices, the other way through time, from the first or last one (1, 1, 1, B)."""
+    by = driver.phases(plan)
+    entries = by.matrices(plan, state)
+    if composed is not None:
+        entries = by.entries(plan, maps.paths(K), entries, composed, reverse=reverse)
+    return by.sweep(plan, maps.paths(K), None, (entries,), choices, reverse=reverse, room=reverse, exits=False)
 
 
 _FILTERED_ROOM = FilteredStates(filtered=True, predicted=False, log_density=False)

@@ -79,6 +79,13 @@ class SamplerRow(NamedTuple):
     uniform: Any
 
 
+class Sampled(NamedTuple):
+    """Filtered probabilities (K, 1), and the state at the chunk's beginning that follows from each, as a map."""
+
+    probs: Any
+    path: Any
+
+
 def sampler_step(params: HMMInputs, state, x: SamplerRow) -> tuple[Any, tuple[Any, Any]]:
     """The filter, reporting the state at t that follows from every state at t+1, as a map, and the log density."""
     states = draw(times(weights(params, x.model), state), x.uniform)
@@ -86,12 +93,24 @@ def sampler_step(params: HMMInputs, state, x: SamplerRow) -> tuple[Any, tuple[An
     return after, (maps.pack(states.T), density)
 
 
-HMM_FILTER_FOR_SAMPLING = HMM_FILTER._replace(
-    name="hmm_filter_for_sampling",
+def _step_and_compose(params: HMMInputs, state: Sampled, x: SamplerRow) -> tuple[Sampled, tuple[Any, Any]]:
+    probs, (choices, density) = sampler_step(params, state.probs, x)
+    return Sampled(probs, maps.paths(probs.shape[0]).combine(choices, state.path)), (choices, density)
+
+
+def begin_sampling(probs) -> Sampled:
+    """At a chunk's beginning."""
+    return Sampled(probs, maps.identity(probs.shape[0], probs))
+
+
+HMM_SAMPLER = HMM_FILTER._replace(
+    name="hmm_sampler",
     append=lambda params, summary, x: filter_append(params, summary, x.model),
     step=sampler_step,
     prepare=lambda x: x._replace(model=prepare(x.model)),
 )
+HMM_SAMPLER_IN_CHUNKS = HMM_SAMPLER._replace(name="hmm_sampler_in_chunks", step=_step_and_compose)
+"""For chunks whose entry states are known: it tells what the choices of a whole chunk come to."""
 
 
 def _smoothed(params: HMMInputs, x: BackwardInputs, change) -> Any:

@@ -81,6 +81,12 @@ def look_up(K: int, words, states) -> Any:
     return type(words).elementwise(value, states, *(words.block(i, i + 1) for i in range(packing.words)))
 
 
+def identity(K: int, like) -> Any:
+    """The words (W, 1) of the map that changes nothing, in the representation of ``like``."""
+    numbers = type(like).elementwise(lambda x: jnp.zeros(jnp.shape(x), np.uint32), like.block(0, 1))
+    return numbers.columns(0, 1).constant(Packing.of(K).identity())
+
+
 @functools.cache
 def paths(K: int) -> Recurrence:
     """States (1, 1) under maps of K states, one map a row."""

@@ -56,7 +56,26 @@ def _prepare(x: ViterbiInputs) -> ViterbiInputs:
     return x._replace(log_likelihood=relative(x.log_likelihood))
 
 
+class Decoded(NamedTuple):
+    """Scores (K, 1), and the state at the chunk's end that follows from each, as a map."""
+
+    scores: Any
+    path: Any
+
+
+def _step_and_compose(params: ViterbiInputs, state: Decoded, x: ViterbiInputs) -> tuple[Decoded, Any]:
+    scores, choices = _step(params, state.scores, x)
+    return Decoded(scores, maps.paths(scores.shape[0]).combine(choices, state.path)), choices
+
+
+def begin(scores) -> Decoded:
+    """At a chunk's end."""
+    return Decoded(scores, maps.identity(scores.shape[0], scores))
+
+
 VITERBI = Recurrence("viterbi", _identity, _append, _combine, _enter, _step, _prepare)
+VITERBI_IN_CHUNKS = VITERBI._replace(name="viterbi_in_chunks", step=_step_and_compose)
+"""For chunks whose entry states are known: it tells what the choices of a whole chunk come to."""
 
 
 @stage

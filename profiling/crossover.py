@@ -28,7 +28,9 @@ BATCH_CANDIDATES = {10: (3,), 100: (2, 4, 8), 1_000: (2, 4, 8, 16)}
 HMM_CANDIDATES = {100: (5, 10), 1_000: (16, 32, 64), 10_000: (64, 128, 256), 100_000: (128, 384, 832)}
 HMM_BATCH_CANDIDATES = {100: (2, 4), 1_000: (2, 4, 8)}
 DIMENSIONS = ((1, 1), (2, 1), (4, 2), (6, 1), (8, 4), (16, 8))
-STATES = (2, 5, 16)
+STATES = (2, 5, 16, 32)
+HMM_WORK = 3e7
+"""K^2 T B, at most: larger problems would take minutes each."""
 BATCH = 64
 MARGIN = 1.05
 """More chunks must be this much faster than fewer to be preferred."""
@@ -47,12 +49,14 @@ class Case(NamedTuple):
 
 def cases(family: str) -> Iterator[Case]:
     """The grid of one of `dispatch.FAMILIES`; an HMM's D is its K."""
-    lgssm = family == "lgssm"
-    for D, m in DIMENSIONS if lgssm else ((K, 0) for K in STATES):
-        for T, chunks in (CANDIDATES if lgssm else HMM_CANDIDATES).items():
-            yield Case(family, D, m, T, 1, chunks)
-        for T, chunks in (BATCH_CANDIDATES if lgssm else HMM_BATCH_CANDIDATES).items():
-            yield Case(family, D, m, T, BATCH, chunks)
+    if family == "lgssm":
+        for D, m in DIMENSIONS:
+            yield from (Case(family, D, m, T, 1, chunks) for T, chunks in CANDIDATES.items())
+            yield from (Case(family, D, m, T, BATCH, chunks) for T, chunks in BATCH_CANDIDATES.items())
+        return
+    for K in STATES:
+        for B, candidates in ((1, HMM_CANDIDATES), (BATCH, HMM_BATCH_CANDIDATES)):
+            yield from (Case(family, K, 0, T, B, chunks) for T, chunks in candidates.items() if K**2 * T * B <= HMM_WORK)
 
 
 def measure(case: Case, dtype: str = "float32") -> dict:

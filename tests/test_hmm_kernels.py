@@ -18,10 +18,11 @@ SMOOTHER = FILTER | {
     "hmm_smoother_with_counts_begin",
     "hmm_smoother_with_counts_sweep",
 }
-SAMPLER = {name.replace("filter", "filter_for_sampling") for name in FILTER if "filter" in name}
-SAMPLER |= {"hmm_first_observation", "last_state", "hmm_filter_for_sampling_sweep"}
-PATHS = {f"paths_of_5_{phase}" for phase in ("summarise", "summaries_summarise", "summaries_sweep", "sweep")}
-MODE = {f"viterbi_{phase}" for phase in ("summarise", "summaries_summarise", "summaries_sweep", "sweep")} | {"first_state"}
+SUMMARIES = ("summarise", "summaries_summarise", "summaries_sweep")
+SAMPLER = {f"hmm_sampler_{phase}" for phase in (*SUMMARIES, "in_chunks_begin", "in_chunks_sweep")}
+SAMPLER |= {"hmm_first_observation", "last_state"}
+PATHS = {f"paths_of_5_{phase}" for phase in ("summaries_summarise", "summaries_sweep", "sweep")}
+MODE = {f"viterbi_{phase}" for phase in (*SUMMARIES, "in_chunks_begin", "in_chunks_sweep")} | {"first_state"}
 
 
 def test_lowered_programs():
