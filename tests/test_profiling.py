@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 
-from fastscan import lgssm_marginal_loglik, lgssm_smoother
+from fastscan import dispatch, lgssm_marginal_loglik, lgssm_smoother
 from fastscan.profiling import bench, crossover, demo, fit, models
 from fastscan.profiling.timing import in_subprocess, medians
 from oracle import close
@@ -70,19 +70,32 @@ def test_demo(tmp_path, capsys, monkeypatch):
 
 
 def test_crossover_measures_and_writes(tmp_path, monkeypatch):
-    monkeypatch.setattr(crossover, "cases", lambda: [crossover.Case(1, 1, 12, 2, (3,))])
+    def one_case(family):
+        yield crossover.Case(family, 1, 1 if family == "lgssm" else 0, 12, 2, (3,))
+
+    monkeypatch.setattr(crossover, "cases", one_case)
     path = tmp_path / "table.json"
     with jax.enable_x64(False):
-        table = crossover.write(path)
+        table = crossover.write(path, ["lgssm", "hmm_sample"])
     assert json.loads(path.read_text()) == table
-    (case,) = table["devices"]["cpu"]["cases"]
-    assert case["chunks"] in (1, 3)
-    assert case["gain"] >= 1
-    other = {"devices": {"abacus": {"cases": [case]}}}
-    path.write_text(json.dumps(other))
+    families = table["devices"]["cpu"]["families"]
+    assert families.keys() == {"lgssm", "hmm_sample"}
+    for record in families.values():
+        (case,) = record["cases"]
+        assert case["chunks"] in (1, 3)
+        assert case["gain"] >= 1
+    path.write_text(json.dumps({"devices": {"abacus": table["devices"]["cpu"]}}))
     monkeypatch.setattr(crossover, "measure", lambda _: case)
-    with jax.enable_x64(False):
-        assert crossover.write(path)["devices"].keys() == {"abacus", "cpu"}
+    assert crossover.write(path, ["hmm"])["devices"].keys() == {"abacus", "cpu"}
+
+
+def test_the_grids_are_small_enough():
+    for family in dispatch.FAMILIES:
+        cases = list(crossover.cases(family))
+        assert {case.family for case in cases} == {family}
+        assert len(cases) <= 60
+        if family != "lgssm":
+            assert all(case.D**2 * case.T * case.B <= crossover.HMM_WORK for case in cases)
 
 
 def test_bench_writes_what_it_measures(tmp_path, monkeypatch, capsys):
@@ -90,8 +103,8 @@ def test_bench_writes_what_it_measures(tmp_path, monkeypatch, capsys):
         bench.Row("work", "yardstick", 0.5, 1.0, 2.0, "1x", "3x"),
         bench.Row("memory", "bytes", None, None, None, "4x", "2x"),
     ]
-    monkeypatch.setattr(bench, "GROUPS", (lambda: iter(rows),))
-    assert bench.run_bench(tmp_path) == rows
+    monkeypatch.setattr(bench, "GROUPS", {"lgssm": (lambda: iter(rows),)})
+    assert bench.run_bench(tmp_path, ["lgssm"]) == rows
     written = list(csv.DictReader((tmp_path / "bench.csv").read_text().splitlines()))
     assert written[0]["value"] == "2"
     assert json.loads((tmp_path / "bench.json").read_text()).keys() >= {"machine", "versions", "commit", "date", "command"}
