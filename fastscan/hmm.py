@@ -22,7 +22,7 @@ import numpy as np
 
 from fastscan import dispatch
 from fastscan.derivatives import differentiable
-from fastscan.hmm_model import HMM, Scales, check_hmm, check_transitions, log_series, scaled_series, total
+from fastscan.hmm_model import HMM, Scales, check_hmm, check_transitions, log_series, relative_weights, scaled_series, total
 from fastscan.kernels import hmm_passes
 from fastscan.kernels.hmm import FilteredStates
 from fastscan.kernels.plan import Plan
@@ -305,10 +305,13 @@ def _sample(model: HMM, uniform: jax.Array, plan: Plan, log_weights: bool) -> tu
 
 @functools.partial(jax.jit, static_argnames=("summed", "log_weights"))
 def _transition_probs(A: jax.Array, posterior: Any, summed: bool, log_weights: bool) -> jax.Array:
-    A = jnp.exp(A) if log_weights else A
     filtered, predicted, smoothed = (
         jnp.asarray(x) for x in (posterior.filtered_probs, posterior.predicted_probs, posterior.smoothed_probs)
     )
+    if log_weights:  # which may lie below any float, as predictions do then: relative to the largest ones both are ordinary
+        A, _ = relative_weights(A, (-2, -1))
+        moved = (filtered[:, :-1, None] @ A)[..., 0, :]
+        predicted = jnp.concatenate([predicted[:, :1], moved], 1)
     nothing = predicted == 0
     ratio = jnp.where(nothing, 0, smoothed / jnp.where(nothing, 1, predicted))
     past, future = filtered[:, :-1], ratio[:, 1:]

@@ -74,8 +74,8 @@ def scaled_series(model: HMM, log_weights: bool) -> tuple[HMMSeries, Scales]:
     """What the passes for probabilities take, with weights in linear scale."""
     ll = model.log_likelihoods
     if log_weights:
-        largest, matrices = _largest(model.initial, (-1,)), _largest(model.A, (-2, -1))
-        initial, A = jnp.exp(model.initial - largest[..., None]), jnp.exp(model.A - matrices[..., None, None])
+        initial, largest = relative_weights(model.initial, (-1,))
+        A, matrices = relative_weights(model.A, (-2, -1))
     else:
         largest, matrices = (jnp.zeros((1,) * n, ll.dtype) for n in (1, 2))
         initial, A = model.initial, model.A
@@ -105,6 +105,8 @@ def _checked(name: str, x: Any, dtype: Any, allowed: list[tuple]) -> jax.Array:
     return x
 
 
-def _largest(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    largest = jax.lax.stop_gradient(x.max(axes))
-    return jnp.where(jnp.isfinite(largest), largest, 0)
+def relative_weights(log_weights: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """Weights over the largest one along some axes, and that one's logarithm, without these axes."""
+    largest = jax.lax.stop_gradient(log_weights.max(axes, keepdims=True))
+    largest = jnp.where(jnp.isfinite(largest), largest, 0)
+    return jnp.exp(log_weights - largest), largest.squeeze(axes)
