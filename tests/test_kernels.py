@@ -165,7 +165,7 @@ def test_hard_models():
     """Those of one shape, one compiled program for all."""
     for params, _ in MODELS.values():
         if params.emissions.weights.shape == (2, 4):
-            check(params, 300, "pallas_interpret")
+            check(params, 300, ["pallas_interpret"])
 
 
 def test_what_is_never_written_is_nan():
