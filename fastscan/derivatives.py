@@ -1,4 +1,4 @@
-"""Derivatives of what kernels compute."""
+"""Derivatives of what has none of its own: kernels, and loops that find out their length as they run."""
 
 import functools
 from collections.abc import Callable
@@ -10,14 +10,14 @@ from fastscan.kernels.plan import Plan
 
 
 def differentiable(plan: Plan, run: Callable[..., Any]) -> Callable[..., Any]:
-    """``run`` of a plan. Kernels have no derivatives of their own: theirs are those of the same plan under XLA."""
-    run_plan = functools.partial(run, plan)
-    if plan.launch is None:
+    """``run`` of a plan. Its derivatives are those of the same plan as XLA runs it, in loops of fixed length."""
+    run_plan, plain = functools.partial(run, plan), plan._replace(launch=None, forgetting=False)
+    if plan == plain:
         return run_plan
-    kernels = jax.custom_jvp(run_plan)
+    fast = jax.custom_jvp(run_plan)
 
-    @kernels.defjvp
+    @fast.defjvp
     def _(primals, tangents):
-        return kernels(*primals), jax.jvp(functools.partial(run, plan._replace(launch=None)), primals, tangents)[1]
+        return fast(*primals), jax.jvp(functools.partial(run, plain), primals, tangents)[1]
 
-    return kernels
+    return fast

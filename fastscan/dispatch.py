@@ -34,6 +34,12 @@ that needs most registers as m grows, summarise, was compiled for sm_90 and spil
 INTERPRETED_SIZES = {"lgssm": dict.fromkeys(range(1, 7), 9)} | dict.fromkeys(FAMILIES[1:], dict.fromkeys(range(1, 9), 0))
 """The same in the interpreter, which has no registers."""
 
+FORGETTING_ROWS = 64
+"""Of a chunk, at least, where it may pay to find out when an HMM has forgotten its beginning."""
+
+VECTOR = 16
+"""Numbers in a CPU's widest vector: loops over a multiple of them have no rest."""
+
 MOST_CHUNKS = 256
 """Of "chunked" where one chunk is faster, which is no reason to run it badly."""
 
@@ -94,10 +100,19 @@ def choose(
     chunks, reason = _measured_chunks(device, family, str(jax.numpy.dtype(dtype)), D, T, B)
     if implementation == "chunked":
         chunks = chunks if chunks > 1 else max(min(rows // 16, MOST_CHUNKS), 2)
-        return Choice("chunked", Plan(rows, _fit(chunks, rows), algebra=algebra), "named")
+        return Choice("chunked", chunked_plan(family, device, rows, chunks), "named")
     if chunks == 1:
         return Choice("sequential", one_chunk, reason)
-    return Choice("chunked", Plan(rows, _fit(chunks, rows), algebra=algebra), reason)
+    return Choice("chunked", chunked_plan(family, device, rows, chunks), reason)
+
+
+def chunked_plan(family: str, device: str, rows: int, chunks: int) -> Plan:
+    """About as many chunks of rows, under XLA on a device; arguments as `choose` has them."""
+    if device != "cpu":
+        return Plan(rows, _fit(chunks, rows))
+    if family == "lgssm" or rows < chunks * FORGETTING_ROWS:
+        return Plan(rows, _fit(chunks, rows), algebra="staged")
+    return Plan(rows, _fit_lanes(chunks, rows), algebra="staged", forgetting=True)
 
 
 def _check_kernels(implementation: str, device: str, family: str, D: int, m: int, dtype: Any) -> None:
@@ -182,3 +197,9 @@ def _fit(chunks: int, rows: int) -> int:
     if exact:
         return min(exact, key=lambda c: abs(c - chunks))
     return -(-rows // -(-rows // chunks))
+
+
+def _fit_lanes(chunks: int, rows: int) -> int:
+    """About as many chunks, whole vectors of them, and of these the number that pads fewest rows."""
+    near = range(VECTOR * math.ceil(chunks * 0.75 / VECTOR), int(chunks * 1.25) + 1, VECTOR)
+    return min(near, key=lambda c: (-rows % c // VECTOR, abs(c - chunks)), default=_fit(chunks, rows))

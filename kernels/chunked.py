@@ -71,9 +71,9 @@ def summarise(plan: Plan, recurrence: Recurrence, params: Any, state: Any, rows:
 
     def fold(summary, row):
         x, present = row
-        return _where(present, recurrence.append(params, summary, matrices(plan, x)), summary), None
+        return where(present, recurrence.append(params, summary, matrices(plan, x)), summary), None
 
-    return _loop(plan, fold, recurrence.identity(state), _prepared(plan, recurrence, rows), reverse)[0]
+    return _loop(plan, fold, recurrence.identity(state), prepared(plan, recurrence, rows), reverse)[0]
 
 
 def entries(plan: Plan, recurrence: Recurrence, state: Any, summaries: Any, *, reverse: bool = False) -> Any:
@@ -147,10 +147,10 @@ def sweep(
     def step(state, row):
         x, present = row
         after, out = recurrence.step(params, state, matrices(plan, x))
-        return _where(present, after, state), arrays(plan, out)
+        return where(present, after, state), arrays(plan, out)
 
     state = begin(*entries) if begin else entries[0]
-    return _loop(plan, step, state, _prepared(plan, recurrence, rows), reverse)
+    return _loop(plan, step, state, prepared(plan, recurrence, rows), reverse)
 
 
 def each_row(plan: Plan, name: str, function: Callable, series: tuple) -> Any:
@@ -159,7 +159,8 @@ def each_row(plan: Plan, name: str, function: Callable, series: tuple) -> Any:
     return as_rows(arrays(plan, function(*matrices(plan, as_lanes(series)))))
 
 
-def _prepared(plan: Plan, recurrence: Recurrence, rows: Any) -> Any:
+def prepared(plan: Plan, recurrence: Recurrence, rows: Any) -> Any:
+    """Rows as `append` and `step` take them."""
     if recurrence.prepare is None:
         return rows
     return jax.vmap(lambda x: arrays(plan, recurrence.prepare(matrices(plan, x))))(rows)
@@ -178,7 +179,8 @@ def _loop(plan: Plan, body: Callable, carry: Any, rows: Any, reverse: bool) -> t
     return lax.scan(body, carry, (rows, present), plan.length, reverse)
 
 
-def _where(present: jax.Array | None, new: Any, old: Any) -> Any:
+def where(present: jax.Array | None, new: Any, old: Any) -> Any:
+    """The new state or summary in the lanes (C, 1) that are present, the old one in others."""
     if present is None:
         return new
     return jax.tree.map(lambda n, o: jnp.where(present, n, o), new, in_form_of(old, new))
@@ -216,7 +218,7 @@ def _doubling(combine: Callable, summaries: Any, chunks: int, sides: tuple[Side,
             reaches.append(index >= distance if before else index < chunks - distance)
         combined = combine(concatenate(lefts), concatenate(rights))
         parts = [jax.tree.map(lambda x, n=n: x[..., n * chunks : (n + 1) * chunks, :], combined) for n in range(len(sides))]
-        return [_where(*args) for args in zip(reaches, parts, covered, strict=True)]
+        return [where(*args) for args in zip(reaches, parts, covered, strict=True)]
 
     start = stable_carry(lambda c, k: (round_(k, c), None), [summaries] * len(sides), jnp.int32(0))
     return lax.fori_loop(0, (chunks - 1).bit_length(), round_, start)

@@ -6,7 +6,8 @@ All of them cut time into C chunks of L rows, one lane each:
 2. *scan* the C summaries and `enter` each chunk: its entry state;
 3. *sweep*: run `step` over every chunk's rows, from its entry state.
 
-`chunked` does this with XLA, `pallas` with GPU kernels; they have the same functions. Series are pytrees of arrays
+`chunked` does this with XLA, `pallas` with GPU kernels; they have the same functions. `forgetting` sweeps most rows ahead of
+the others, where the plan says so and the recurrence can. Series are pytrees of arrays
 ``(B or 1, T, rows, columns)``, everything else arrays ``(rows, columns, C or 1, B or 1)``; in between, each has its own
 layout: `split` and `join` convert series, `matrices` and `arrays` the rest.
 """
@@ -16,7 +17,8 @@ from typing import Any
 
 import jax
 
-from fastscan.kernels import chunked, pallas
+from fastscan.kernels import chunked, forgetting, pallas
+from fastscan.kernels.forgetting import Ahead, InChunks
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.recurrence import Recurrence
 
@@ -45,12 +47,39 @@ def run(
     """
     by = phases(plan)
     params, state, rows = by.matrices(plan, params), by.matrices(plan, state), by.split(plan, series)
-    entries = state
+    entries, ahead, in_chunks = state, None, InChunks(recurrence)
     if plan.chunks > 1:
-        summaries = by.summarise(plan, recurrence, params, state, rows, reverse=reverse)
+        summaries, ahead = summarise(plan, recurrence, in_chunks, params, state, rows, reverse=reverse)
         entries = by.entries(plan, recurrence, state, summaries, reverse=reverse)
-    exits, outs = by.sweep(plan, recurrence, params, (entries,), rows, reverse=reverse, room=room)
+    exits, outs = sweep(plan, in_chunks, params, entries, rows, ahead, reverse=reverse, room=room)
     return last(plan, exits, reverse=reverse), outs
+
+
+def summarise(
+    plan: Plan, recurrence: Recurrence, in_chunks: InChunks, params: Any, state: Any, rows: Any, *, reverse: bool = False
+) -> tuple[Any, Ahead | None]:
+    """Every chunk's summary, and what was swept on the way; arguments as `chunked.summarise`."""
+    if plan.forgetting and plan.launch is None and recurrence.forgetting:
+        return forgetting.look_ahead(plan, recurrence, in_chunks, params, state, rows, reverse)
+    return phases(plan).summarise(plan, recurrence, params, state, rows, reverse=reverse), None
+
+
+def sweep(
+    plan: Plan,
+    in_chunks: InChunks,
+    params: Any,
+    entries: Any,
+    rows: Any,
+    ahead: Ahead | None,
+    *,
+    reverse: bool = False,
+    room: Any = False,
+) -> tuple[Any, Any]:
+    """The recursion within every chunk, as far as it was not swept ahead; arguments and results as `chunked.sweep`."""
+    if ahead is not None:
+        return forgetting.catch_up(plan, in_chunks, params, entries, rows, ahead, reverse)
+    begin = in_chunks.begin
+    return phases(plan).sweep(plan, in_chunks.recurrence, params, (entries,), rows, begin=begin, reverse=reverse, room=room)
 
 
 def last(plan: Plan, exits: Any, *, reverse: bool = False) -> Any:

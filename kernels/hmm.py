@@ -14,8 +14,8 @@ import numpy as np
 
 from fastscan.kernels import scaled
 from fastscan.kernels.algebra import product
-from fastscan.kernels.probability import distribution, known, likelihoods, observe, times
-from fastscan.kernels.recurrence import Hindsight, Recurrence
+from fastscan.kernels.probability import distribution, known, likelihoods, observe, ratio, times
+from fastscan.kernels.recurrence import Forgetting, Hindsight, Recurrence
 from fastscan.kernels.scaled import Scaled
 
 
@@ -92,7 +92,31 @@ def _filter_identity(state) -> Scaled:
     return scaled.identity(state, state.shape[0])
 
 
-HMM_FILTER = Recurrence("hmm_filter", _filter_identity, filter_append, scaled.multiply, filter_enter, filter_step, prepare)
+def _settled(summary: Scaled) -> tuple[Any, Any]:
+    """The mean of the rows' distributions, and how far they are from it."""
+    kind = type(summary.values)
+    sums = summary.values.reduce(jnp.add)
+    rows = ratio(summary.values, sums)
+    some = kind.elementwise(lambda s: (s != 0).astype(s.dtype), sums)
+    state = ratio(rows.T.reduce(jnp.add), some.T.reduce(jnp.add))
+    apart = kind.elementwise(lambda r, v, some: jnp.abs(r - v) * some, rows, state.T, some)
+    return state, ratio(apart.T.reduce(jnp.maximum), state).T.reduce(jnp.maximum)
+
+
+def _extend(summary: Scaled, state) -> Scaled:
+    return scaled.normalized(Scaled(summary.values.reduce(jnp.add) * state.T, summary.scale))
+
+
+HMM_FILTER = Recurrence(
+    "hmm_filter",
+    _filter_identity,
+    filter_append,
+    scaled.multiply,
+    filter_enter,
+    filter_step,
+    prepare,
+    Forgetting(_settled, _extend),
+)
 HMM_LIKELIHOOD = HMM_FILTER._replace(name="hmm_likelihood", step=likelihood_step)
 
 

@@ -29,12 +29,13 @@ from fastscan.kernels.hmm_smoothing import (
     BackwardInputs,
     SamplerRow,
     begin_counting,
-    begin_sampling,
     condition_on_future,
 )
+from fastscan.kernels.forgetting import InChunks
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.probability import draw, relative
-from fastscan.kernels.viterbi import VITERBI, VITERBI_IN_CHUNKS, ViterbiInputs, begin, best
+from fastscan.kernels.recurrence import Recurrence
+from fastscan.kernels.viterbi import VITERBI, VITERBI_IN_CHUNKS, ViterbiInputs, best
 
 
 class HMMSeries(NamedTuple):
@@ -75,11 +76,11 @@ def smooth_states(plan: Plan, series: HMMSeries, counting: bool) -> tuple[Filter
     initial, density = _first(plan, series.initial, series.log_likelihood[:, :1])
     params, state, inputs = _inputs(series, initial)
     params, state, rows = by.matrices(plan, params), by.matrices(plan, state), by.split(plan, inputs)
-    entries, future = state, ()
+    entries, ahead, future, in_chunks = state, None, (), InChunks(HMM_FILTER)
     if plan.chunks > 1:
-        summaries = by.summarise(plan, HMM_FILTER, params, state, rows)
+        summaries, ahead = driver.summarise(plan, HMM_FILTER, in_chunks, params, state, rows)
         entries, *future = by.entries_and_futures(plan, HMM_FILTER, HMM_HINDSIGHT, state, summaries)
-    exits, out = by.sweep(plan, HMM_FILTER, params, (entries,), rows, room=_FILTERED_ROOM)
+    exits, out = driver.sweep(plan, in_chunks, params, entries, rows, ahead, room=_FILTERED_ROOM)
     backward = BackwardInputs(out.filtered, out.predicted, rows.A)
     recurrence, begin = HMM_SMOOTHER, condition_on_future if future else None
     if counting:
@@ -114,8 +115,7 @@ def most_likely_states(plan: Plan, series: HMMSeries) -> tuple[jax.Array, jax.Ar
     same, varying = _divided(series.A)
     params, rows = ViterbiInputs(same), ViterbiInputs(varying, series.log_likelihood[:, 1:])
     end = as_lanes(jnp.zeros_like(series.log_likelihood[:, -1:]))
-    recurrences = VITERBI, VITERBI_IN_CHUNKS, begin
-    scores, choices, composed = _choose(plan, recurrences, params, end, rows, reverse=True)
+    scores, choices, composed = _choose(plan, VITERBI, VITERBI_IN_CHUNKS, params, end, rows, reverse=True)
     args = (series.initial, series.log_likelihood[:, :1], as_rows(scores))
     score, first = by.each_row(plan, "first_state", _best_first_state, args)
     _, states = _follow(plan, scores.shape[0], as_lanes(first), choices, composed, reverse=False)
@@ -133,34 +133,36 @@ def sample_states(plan: Plan, series: HMMSeries, uniform: jax.Array) -> tuple[ja
     by = driver.phases(plan)
     state, density = _first(plan, series.initial, series.log_likelihood[:, :1])
     params, state, inputs = _inputs(series, state)
-    recurrences = HMM_SAMPLER, HMM_SAMPLER_IN_CHUNKS, begin_sampling
     rows = SamplerRow(inputs, uniform[:, :-1])
-    last, (choices, densities), composed = _choose(plan, recurrences, params, state, rows, reverse=False)
+    recurrences = HMM_SAMPLER, HMM_SAMPLER_IN_CHUNKS
+    last, (choices, densities), composed = _choose(plan, *recurrences, params, state, rows, reverse=False)
     end = as_lanes(by.each_row(plan, "last_state", draw, (as_rows(last), uniform[:, -1:])))
     _, states = _follow(plan, last.shape[0], end, choices, composed, reverse=True)
     return by.join(plan, states, end), _begin(density, by.join(plan, densities))
 
 
-def _choose(plan: Plan, recurrences: tuple, params: Any, state: Any, series: Any, *, reverse: bool) -> tuple[Any, Any, Any]:
+def _choose(
+    plan: Plan, recurrence: Recurrence, in_chunks: InChunks, params: Any, state: Any, series: Any, *, reverse: bool
+) -> tuple[Any, Any, Any]:
     """`driver.run` of a recurrence that reports choices, and what a whole chunk's come to: maps that `_follow` takes.
 
     Args:
         plan: how.
-        recurrences: one for the whole series, one for chunks whose entry states are known, and what begins its chunks.
+        recurrence: for a whole series.
+        in_chunks: for chunks whose entry states are known; its state is one and what a chunk's choices come to.
         params: as `driver.run` has it.
         state: likewise.
         series: likewise.
         reverse: likewise.
     """
-    recurrence, in_chunks, begin = recurrences
     by = driver.phases(plan)
     params, state, rows = by.matrices(plan, params), by.matrices(plan, state), by.split(plan, series)
     if plan.chunks == 1:
         exits, out = by.sweep(plan, recurrence, params, (state,), rows, reverse=reverse)
         return driver.last(plan, exits, reverse=reverse), out, None
-    summaries = by.summarise(plan, recurrence, params, state, rows, reverse=reverse)
+    summaries, ahead = driver.summarise(plan, recurrence, in_chunks, params, state, rows, reverse=reverse)
     entries = by.entries(plan, recurrence, state, summaries, reverse=reverse)
-    (exits, composed), out = by.sweep(plan, in_chunks, params, (entries,), rows, begin=begin, reverse=reverse)
+    (exits, composed), out = driver.sweep(plan, in_chunks, params, entries, rows, ahead, reverse=reverse)
     return driver.last(plan, exits, reverse=reverse), out, composed
 
 

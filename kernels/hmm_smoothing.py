@@ -9,6 +9,7 @@ import numpy as np
 
 from fastscan.kernels import maps, scaled
 from fastscan.kernels.algebra import eye, product, stage, zeros
+from fastscan.kernels.forgetting import InChunks
 from fastscan.kernels.hmm import HMM_FILTER, HMMInputs, filter_append, likelihood_step, prepare, weights
 from fastscan.kernels.probability import distribution, draw, product_distribution, ratio, times
 from fastscan.kernels.recurrence import Recurrence
@@ -98,9 +99,12 @@ def _step_and_compose(params: HMMInputs, state: Sampled, x: SamplerRow) -> tuple
     return Sampled(probs, maps.paths(probs.shape[0]).combine(choices, state.path)), (choices, density)
 
 
-def begin_sampling(probs) -> Sampled:
-    """At a chunk's beginning."""
+def _begin_sampling(probs) -> Sampled:
     return Sampled(probs, maps.identity(probs.shape[0], probs))
+
+
+def _merge(first: Sampled, then: Sampled) -> Sampled:
+    return Sampled(then.probs, maps.paths(then.probs.shape[0]).combine(then.path, first.path))
 
 
 HMM_SAMPLER = HMM_FILTER._replace(
@@ -109,7 +113,9 @@ HMM_SAMPLER = HMM_FILTER._replace(
     step=sampler_step,
     prepare=lambda x: x._replace(model=prepare(x.model)),
 )
-HMM_SAMPLER_IN_CHUNKS = HMM_SAMPLER._replace(name="hmm_sampler_in_chunks", step=_step_and_compose)
+HMM_SAMPLER_IN_CHUNKS = InChunks(
+    HMM_SAMPLER._replace(name="hmm_sampler_in_chunks", step=_step_and_compose), _begin_sampling, _merge
+)
 """For chunks whose entry states are known: it tells what the choices of a whole chunk come to."""
 
 

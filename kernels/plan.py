@@ -34,6 +34,8 @@ class Plan(NamedTuple):
         scan: of the summaries, under XLA: "associative" is `lax.associative_scan`; "doubling" does log2 C rounds of a loop
             of constant shape, compiled once.
         algebra: under XLA, a key of `algebra.ALGEBRAS`.
+        forgetting: under XLA, sweep chunks from the row on where they have forgotten their beginnings, if the recurrence says
+            how to tell (see the module of that name). Its loops have no fixed length, so no reverse-mode derivative.
         launch: None for XLA; otherwise GPU kernels.
     """
 
@@ -41,6 +43,7 @@ class Plan(NamedTuple):
     chunks: int
     scan: Literal["associative", "doubling"] = "doubling"
     algebra: str = "stacked"
+    forgetting: bool = False
     launch: Launch | None = None
 
     @property

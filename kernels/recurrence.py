@@ -20,6 +20,7 @@ class Recurrence(NamedTuple):
         step: ``(params, state, x) -> (state, output)``, the sequential recursion.
         prepare: ``(x) -> x``, what can be known of one step's inputs by themselves; `append` and `step` get its result.
             XLA runs it for all steps at once, before its loops, a kernel where it reads them.
+        forgetting: how to tell that a summary's beginning no longer matters, for models that forget.
     """
 
     name: str
@@ -29,6 +30,20 @@ class Recurrence(NamedTuple):
     enter: Callable[[Any, Any], Any]
     step: Callable[[Any, Any, Any], tuple[Any, Any]]
     prepare: Callable[[Any], Any] | None = None
+    forgetting: "Forgetting | None" = None
+
+
+class Forgetting(NamedTuple):
+    """Where a stretch of time is long enough, the state after it is the same whatever the state before it was.
+
+    Attributes:
+        settled: ``(summary) -> (state, difference)``: the state after the stretch if it is the same for all states before
+            it, and by how much it is not (1, 1), relative to itself.
+        extend: ``(summary, state) -> summary`` of the stretch and what follows it, from the state after both.
+    """
+
+    settled: Callable[[Any], tuple[Any, Any]]
+    extend: Callable[[Any, Any], Any]
 
 
 class Hindsight(NamedTuple):
@@ -51,6 +66,7 @@ def of_summaries(recurrence: Recurrence) -> Recurrence:
         append=lambda _, summary, x: recurrence.combine(summary, x),
         step=lambda _, state, x: (recurrence.enter(state, x), state),
         prepare=None,
+        forgetting=None,
     )
 
 

@@ -6,13 +6,15 @@ are as exact at the beginning of a long series as at its end. Of equal scores th
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fastscan.kernels import maps
 from fastscan.kernels.algebra import max_plus, select, stage
+from fastscan.kernels.forgetting import InChunks
 from fastscan.kernels.probability import relative
-from fastscan.kernels.recurrence import Recurrence
+from fastscan.kernels.recurrence import Forgetting, Recurrence
 
 
 class ViterbiInputs(NamedTuple):
@@ -68,13 +70,42 @@ def _step_and_compose(params: ViterbiInputs, state: Decoded, x: ViterbiInputs) -
     return Decoded(scores, maps.paths(scores.shape[0]).combine(choices, state.path)), choices
 
 
-def begin(scores) -> Decoded:
-    """At a chunk's end."""
+def _begin(scores) -> Decoded:
     return Decoded(scores, maps.identity(scores.shape[0], scores))
 
 
-VITERBI = Recurrence("viterbi", _identity, _append, _combine, _enter, _step, _prepare)
-VITERBI_IN_CHUNKS = VITERBI._replace(name="viterbi_in_chunks", step=_step_and_compose)
+def _merge(first: Decoded, then: Decoded) -> Decoded:
+    return Decoded(then.scores, maps.paths(then.scores.shape[0]).combine(then.path, first.path))
+
+
+def _settled(summary) -> tuple[Any, Any]:
+    """The largest of the columns less their best entries, and how far the others are from it."""
+    kind = type(summary)
+    columns = _less(summary, _best_of_columns(summary))
+    scores = columns.reduce(jnp.maximum)
+    possible = _best_of_columns(kind.elementwise(lambda x: select(x == -jnp.inf, 0, x * 0 + 1), summary))
+    apart = kind.elementwise(_apart, columns, scores, summary, possible)
+    return scores, apart.reduce(jnp.maximum).T.reduce(jnp.maximum)
+
+
+def _apart(x: jax.Array, y: jax.Array, rounded: jax.Array, possible: jax.Array) -> jax.Array:
+    """How far scores are apart, relative to the number that was rounded; not at all where none of a column is possible."""
+    far = jnp.abs(x - y) / jnp.maximum(jnp.abs(rounded), 1)
+    return select((x == y) | (possible == 0), 0, select(jnp.abs(far) < jnp.inf, far, jnp.inf))
+
+
+def _extend(summary, scores):
+    return _plus(scores, _best_of_columns(summary))
+
+
+def _best_of_columns(summary):
+    """The largest entries as a row; zero if nothing is possible."""
+    best = summary.T.reduce(jnp.maximum).T
+    return type(best).elementwise(lambda c: select(c == -jnp.inf, 0, c), best)
+
+
+VITERBI = Recurrence("viterbi", _identity, _append, _combine, _enter, _step, _prepare, Forgetting(_settled, _extend))
+VITERBI_IN_CHUNKS = InChunks(VITERBI._replace(name="viterbi_in_chunks", step=_step_and_compose), _begin, _merge)
 """For chunks whose entry states are known: it tells what the choices of a whole chunk come to."""
 
 

@@ -13,7 +13,7 @@ from rich.progress import track
 
 import fastscan
 from fastscan import hmm, lgssm
-from fastscan.dispatch import FAMILIES, choose, device_kind
+from fastscan.dispatch import FAMILIES, choose, chunked_plan, device_kind
 from fastscan.hmm_model import check_hmm
 from fastscan.model import check_model
 from fastscan.profiling.machine import describe
@@ -25,7 +25,7 @@ TABLE = Path(fastscan.__file__).parent / "crossover.json"
 CANDIDATES = {10: (3,), 30: (3, 6), 100: (5, 10, 20), 300: (8, 16, 32), 1_000: (16, 32, 64)}
 CANDIDATES |= {10_000: (32, 64, 128, 256), 100_000: (64, 128, 192, 256)}
 BATCH_CANDIDATES = {10: (3,), 100: (2, 4, 8), 1_000: (2, 4, 8, 16)}
-HMM_CANDIDATES = {100: (5, 10), 1_000: (16, 32, 64), 10_000: (64, 128, 256), 100_000: (128, 384, 832)}
+HMM_CANDIDATES = {100: (5, 10), 1_000: (16, 32, 64), 10_000: (64, 128, 256), 100_000: (128, 256, 384)}
 HMM_BATCH_CANDIDATES = {100: (2, 4), 1_000: (2, 4, 8)}
 DIMENSIONS = ((1, 1), (2, 1), (4, 2), (6, 1), (8, 4), (16, 8))
 STATES = (2, 5, 16, 32)
@@ -62,9 +62,8 @@ def cases(family: str) -> Iterator[Case]:
 def measure(case: Case, dtype: str = "float32") -> dict:
     """The fastest number of chunks, and how many times faster than one chunk it is."""
     run, arguments = _problem(case, dtype)
-    choose_plan = functools.partial(choose, T=case.T, B=case.B, D=case.D, m=case.m, dtype=dtype, family=case.family)
-    plans = {1: choose_plan("sequential").plan}
-    plans |= {C: choose_plan("chunked").plan._replace(chunks=C) for C in case.chunks}
+    plans = {1: choose("sequential", T=case.T, B=case.B, D=case.D, m=case.m, dtype=dtype, family=case.family).plan}
+    plans |= {C: chunked_plan(case.family, device_kind(), case.T - 1, C) for C in case.chunks}
     repeats = int(np.clip(2e5 / (case.T * case.B), 5, 30))
     calls = [functools.partial(run, plan=plan) for plan in plans.values()]
     seconds = dict(zip(plans, medians(calls, *arguments, repeats=repeats), strict=True))
