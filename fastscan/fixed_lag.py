@@ -10,6 +10,7 @@ from jax import lax
 
 from fastscan.hmm import hmm_filter
 from fastscan.hmm_model import check_hmm
+from fastscan.kernels.probability import quotient
 from fastscan.types import HMMPosterior
 
 
@@ -66,10 +67,9 @@ def _windows(A: jax.Array, ll: jax.Array, filtered: jax.Array, predicted: jax.Ar
     def step(smoothed: jax.Array, lag: jax.Array) -> tuple[jax.Array, jax.Array]:
         """From the smoothed probabilities of t - lag + 1 to those of t - lag, for every t."""
         expected = earlier(predicted, lag - 1)
-        ratio = jnp.where(expected == 0, 0, smoothed / jnp.where(expected == 0, 1, expected))
-        weights = earlier(filtered, lag) * jnp.einsum("tij,tj->ti", earlier(arrivals, lag - 1), ratio, precision="highest")
-        total = weights.sum(-1, keepdims=True)
-        smoothed = jnp.where(total == 0, weights, weights / jnp.where(total == 0, 1, total))
+        change = quotient(smoothed, expected)
+        weights = earlier(filtered, lag) * jnp.einsum("tij,tj->ti", earlier(arrivals, lag - 1), change, precision="highest")
+        smoothed = quotient(weights, weights.sum(-1, keepdims=True))
         return smoothed, smoothed
 
     lags = jnp.arange(1, W)

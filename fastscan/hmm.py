@@ -26,6 +26,7 @@ from fastscan.hmm_model import HMM, Scales, check_hmm, check_transitions, log_se
 from fastscan.kernels import hmm_passes
 from fastscan.kernels.hmm import FilteredStates
 from fastscan.kernels.plan import Plan
+from fastscan.kernels.probability import quotient
 from fastscan.types import HMMPosterior, HMMPosteriorFiltered
 
 ArrayLike = jax.typing.ArrayLike
@@ -312,9 +313,7 @@ def _transition_probs(A: jax.Array, posterior: Any, summed: bool, log_weights: b
         A, _ = relative_weights(A, (-2, -1))
         moved = (filtered[:, :-1, None] @ A)[..., 0, :]
         predicted = jnp.concatenate([predicted[:, :1], moved], 1)
-    nothing = predicted == 0
-    ratio = jnp.where(nothing, 0, smoothed / jnp.where(nothing, 1, predicted))
-    past, future = filtered[:, :-1], ratio[:, 1:]
+    past, future = filtered[:, :-1], quotient(smoothed, predicted)[:, 1:]
     if summed and A.shape[1] == 1:
         return A[:, 0] * jnp.einsum("bti,btj->bij", past, future, precision="highest")
     probs = past[..., :, None] * A * future[..., None, :]

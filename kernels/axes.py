@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 
 def as_rows(tree: Any) -> Any:
@@ -13,3 +14,9 @@ def as_rows(tree: Any) -> Any:
 def as_lanes(tree: Any) -> Any:
     """Arrays (B, C, n, p) as (n, p, C, B)."""
     return jax.tree.map(lambda x: x.transpose(2, 3, 1, 0), tree)
+
+
+def prepend(first: jax.Array, rows: jax.Array) -> jax.Array:
+    """A series (B or 1, T, n, p) with rows (B or 1, 1, n, p) before it."""
+    B = max(first.shape[0], rows.shape[0])
+    return jnp.concatenate([jnp.broadcast_to(x, (B, *x.shape[1:])) for x in (first, rows)], 1)

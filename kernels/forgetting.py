@@ -34,7 +34,7 @@ class InChunks(NamedTuple):
     """A recurrence over chunks whose entry states are known.
 
     Attributes:
-        recurrence: what to run; its state may hold more than the state of the recurrence that is summarised, as its first field.
+        recurrence: what to run; the first field of its state is that of the recurrence that is summarised, if it has more.
         begin: ``(state) -> state`` at a chunk's beginning, or None where the two are the same.
         merge: ``(first, then) -> state``: after a chunk, from those after its first rows and after the others begun afresh.
     """

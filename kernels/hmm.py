@@ -20,7 +20,7 @@ from fastscan.kernels.scaled import Scaled
 
 
 class HMMInputs(NamedTuple):
-    """What one row needs; the same container holds what is the same in every row (see `recurrence.merge`).
+    """What one row needs; the same container holds weights that are the same in every row.
 
     Attributes:
         A: transition weights (K, K), from state i to j.

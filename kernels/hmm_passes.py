@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from fastscan.kernels import driver, maps
-from fastscan.kernels.axes import as_lanes, as_rows
+from fastscan.kernels.axes import as_lanes, as_rows, prepend
+from fastscan.kernels.forgetting import InChunks
 from fastscan.kernels.hmm import (
     HMM_BACKWARD_FILTER,
     HMM_FILTER,
@@ -31,7 +32,6 @@ from fastscan.kernels.hmm_smoothing import (
     begin_counting,
     condition_on_future,
 )
-from fastscan.kernels.forgetting import InChunks
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.probability import draw, relative
 from fastscan.kernels.recurrence import Recurrence
@@ -64,7 +64,7 @@ def filter_log_densities(plan: Plan, series: HMMSeries) -> jax.Array:
     """Log densities (B, T, 1, 1) alone."""
     state, density = _first(plan, series.initial, series.log_likelihood[:, :1])
     _, densities = driver.run(plan, HMM_LIKELIHOOD, *_inputs(series, state))
-    return _begin(density, driver.phases(plan).join(plan, densities))
+    return prepend(density, driver.phases(plan).join(plan, densities))
 
 
 def smooth_states(plan: Plan, series: HMMSeries, counting: bool) -> tuple[FilteredStates, jax.Array, jax.Array | None]:
@@ -119,7 +119,7 @@ def most_likely_states(plan: Plan, series: HMMSeries) -> tuple[jax.Array, jax.Ar
     args = (series.initial, series.log_likelihood[:, :1], as_rows(scores))
     score, first = by.each_row(plan, "first_state", _best_first_state, args)
     _, states = _follow(plan, scores.shape[0], as_lanes(first), choices, composed, reverse=False)
-    return _begin(first, by.join(plan, states)), score
+    return prepend(first, by.join(plan, states)), score
 
 
 def sample_states(plan: Plan, series: HMMSeries, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -138,7 +138,7 @@ def sample_states(plan: Plan, series: HMMSeries, uniform: jax.Array) -> tuple[ja
     last, (choices, densities), composed = _choose(plan, *recurrences, params, state, rows, reverse=False)
     end = as_lanes(by.each_row(plan, "last_state", draw, (as_rows(last), uniform[:, -1:])))
     _, states = _follow(plan, last.shape[0], end, choices, composed, reverse=True)
-    return by.join(plan, states, end), _begin(density, by.join(plan, densities))
+    return by.join(plan, states, end), prepend(density, by.join(plan, densities))
 
 
 def _choose(
@@ -199,14 +199,9 @@ def _divided(A: jax.Array) -> tuple[Any, Any]:
 
 def _states(plan: Plan, series: HMMSeries, density: jax.Array, out: FilteredStates, filtered: jax.Array) -> FilteredStates:
     join = driver.phases(plan).join
-    predicted = _begin(series.initial, join(plan, out.predicted))
-    return FilteredStates(filtered, predicted, _begin(density, join(plan, out.log_density)))
+    predicted = prepend(series.initial, join(plan, out.predicted))
+    return FilteredStates(filtered, predicted, prepend(density, join(plan, out.log_density)))
 
 
 def _best_first_state(log_initial: Any, log_likelihood: Any, scores: Any) -> tuple[Any, Any]:
     return best(log_initial, relative(log_likelihood) + scores)
-
-
-def _begin(first: jax.Array, rows: jax.Array) -> jax.Array:
-    B = max(first.shape[0], rows.shape[0])
-    return jnp.concatenate([jnp.broadcast_to(x, (B, *x.shape[1:])) for x in (first, rows)], 1)

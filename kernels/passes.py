@@ -10,10 +10,9 @@ of T observations has T - 1 rows, the transitions and what is observed after eac
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from fastscan.kernels import driver
-from fastscan.kernels.axes import as_lanes, as_rows
+from fastscan.kernels.axes import as_lanes, as_rows, prepend
 from fastscan.kernels.gaussian import Gaussian, square_root
 from fastscan.kernels.kalman import (
     KALMAN_FILTER,
@@ -63,7 +62,7 @@ def filter_moments(plan: Plan, series: Series) -> Filtered:
     state, density = _first(plan, series)
     last, out = driver.run(plan, KALMAN_FILTER, series.params, state, series.rows, room=_FILTERED_ROOM)
     return Filtered(
-        join(plan, out.mean, last.mean), join(plan, out.cov, last.cov), _begin(density, join(plan, out.log_density))
+        join(plan, out.mean, last.mean), join(plan, out.cov, last.cov), prepend(density, join(plan, out.log_density))
     )
 
 
@@ -71,7 +70,7 @@ def filter_log_densities(plan: Plan, series: Series) -> jax.Array:
     """Log densities (B, T, 1, 1) alone; no moments are kept."""
     state, density = _first(plan, series)
     _, densities = driver.run(plan, KALMAN_LIKELIHOOD, series.params, state, series.rows)
-    return _begin(density, driver.phases(plan).join(plan, densities))
+    return prepend(density, driver.phases(plan).join(plan, densities))
 
 
 def smooth(plan: Plan, series: Series) -> tuple[Filtered, Smoothed]:
@@ -91,7 +90,7 @@ def smooth(plan: Plan, series: Series) -> tuple[Filtered, Smoothed]:
     _, smoothed = by.sweep(plan, RTS_SMOOTHER, arrival, ends, inputs, begin=begin, reverse=True, room=room, exits=False)
     moments = [by.join(plan, x, end) for some in (filtered, smoothed) for x, end in zip(some, last, strict=False)]
     return (
-        Filtered(*moments[:2], _begin(density, by.join(plan, filtered.log_density))),
+        Filtered(*moments[:2], prepend(density, by.join(plan, filtered.log_density))),
         Smoothed(*moments[2:], by.join(plan, smoothed.cross)),
     )
 
@@ -120,7 +119,7 @@ def sample(plan: Plan, series: Series, noise: jax.Array, jitter: jax.Array) -> j
 def affine_states(plan: Plan, initial: jax.Array, params: AffineMap, maps: AffineMap) -> jax.Array:
     """States (B, T, D, 1) under T - 1 affine maps, from the first one (D, 1, 1, B)."""
     _, states = driver.run(plan, AFFINE_MAPS, params, initial, maps)
-    return _begin(as_rows(initial), driver.phases(plan).join(plan, states))
+    return prepend(as_rows(initial), driver.phases(plan).join(plan, states))
 
 
 _FILTERED_ROOM = Filtered(mean=True, cov=True, log_density=False)
@@ -136,8 +135,3 @@ def _first(plan: Plan, series: Series) -> tuple[Gaussian, jax.Array]:
 def _draw(cov: Any, noise: Any) -> Any:
     """From N(0, cov), given standard normal noise. A function of its own, so that kernels know it by its name."""
     return square_root(cov) @ noise
-
-
-def _begin(first: jax.Array, rows: jax.Array) -> jax.Array:
-    B = max(first.shape[0], rows.shape[0])
-    return jnp.concatenate([jnp.broadcast_to(x, (B, *x.shape[1:])) for x in (first, rows)], 1)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -61,7 +62,7 @@ def times(a, b):
 @stage
 def ratio(a, b):
     """``a / b``, and 0 / 0 = 0."""
-    return type(a).elementwise(_quotient, a, b)
+    return type(a).elementwise(quotient, a, b)
 
 
 @stage
@@ -128,10 +129,10 @@ def _log_density(weights, largest):
 
 
 def _normalized(weights):
-    return type(weights).elementwise(_quotient, weights, weights.T.reduce(jnp.add))
+    return type(weights).elementwise(quotient, weights, weights.T.reduce(jnp.add))
 
 
-def _quotient(x, y):
-    """``x / y``, and 0 / 0 = 0."""
+def quotient(x: jax.Array, y: jax.Array) -> jax.Array:
+    """``x / y`` of arrays, and 0 / 0 = 0."""
     nothing = y == 0
     return select(nothing, x, x / select(nothing, 1, y))

@@ -18,7 +18,7 @@ from fastscan.kernels.recurrence import Forgetting, Recurrence
 
 
 class ViterbiInputs(NamedTuple):
-    """What one row needs; the same container holds what is the same in every row (see `recurrence.merge`).
+    """What one row needs; the same container holds weights that are the same in every row.
 
     Attributes:
         log_a: logarithms of transition weights A, (K, K), from state i to j.
@@ -29,14 +29,17 @@ class ViterbiInputs(NamedTuple):
     log_likelihood: Any = None
 
 
+def _log_weights(params: ViterbiInputs, x: ViterbiInputs) -> Any:
+    return params.log_a if x.log_a is None else x.log_a
+
+
 def _identity(state):
     K = state.shape[0]
     return state.constant(np.where(np.eye(K) > 0, 0.0, -np.inf))
 
 
 def _append(params: ViterbiInputs, summary, x: ViterbiInputs):
-    log_a = params.log_a if x.log_a is None else x.log_a
-    return max_plus(_plus(log_a, _less(x.log_likelihood, _largest(summary)).T), summary)
+    return max_plus(_plus(_log_weights(params, x), _less(x.log_likelihood, _largest(summary)).T), summary)
 
 
 def _combine(left, right):
@@ -49,8 +52,7 @@ def _enter(state, summary):
 
 def _step(params: ViterbiInputs, state, x: ViterbiInputs) -> tuple[Any, Any]:
     """The score of the best continuation from every state (K, 1), and the state it goes to next, as a map."""
-    log_a = params.log_a if x.log_a is None else x.log_a
-    scores, choices = best(log_a.T, _plus(x.log_likelihood, state))
+    scores, choices = best(_log_weights(params, x).T, _plus(x.log_likelihood, state))
     return _relative(scores.T), maps.pack(choices.T)
 
 
