@@ -22,7 +22,16 @@ import numpy as np
 
 from fastscan import dispatch
 from fastscan.derivatives import differentiable
-from fastscan.hmm_model import HMM, Scales, check_hmm, check_transitions, log_series, relative_weights, scaled_series, total
+from fastscan.hmm_model import (
+    HMM,
+    Scales,
+    check_hmm,
+    check_transitions,
+    log_series,
+    relative_weights,
+    scaled_series,
+    unscaled_loglik,
+)
 from fastscan.kernels import hmm_passes
 from fastscan.kernels.hmm import FilteredStates
 from fastscan.kernels.plan import Plan
@@ -283,11 +292,12 @@ def _smooth(model: HMM, plan: Plan, log_weights: bool, counting: bool) -> HMMPos
 @functools.partial(jax.jit, static_argnames=("plan", "log_weights"))
 def _filter_backward(model: HMM, plan: Plan, log_weights: bool) -> tuple[jax.Array, jax.Array]:
     series, scales = scaled_series(model, log_weights)
-    predicted, densities = differentiable(plan, hmm_passes.filter_backward)(series)
+    predicted, density = differentiable(plan, hmm_passes.filter_backward)(series)
     messages = predicted[..., 0]
     if log_weights:
         messages = messages.at[:, :-1].multiply(jnp.exp(scales.A)[..., None])
-    return total(densities, scales._replace(initial=jnp.zeros_like(scales.initial))), messages
+    scales = scales._replace(initial=jnp.zeros_like(scales.initial))
+    return unscaled_loglik(density, scales, plan.steps + 1), messages
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "log_weights"))
@@ -299,8 +309,8 @@ def _most_likely(model: HMM, plan: Plan, log_weights: bool) -> jax.Array:
 @functools.partial(jax.jit, static_argnames=("plan", "log_weights"))
 def _sample(model: HMM, uniform: jax.Array, plan: Plan, log_weights: bool) -> tuple[jax.Array, jax.Array]:
     series, scales = scaled_series(model, log_weights)
-    states, densities = hmm_passes.sample_states(plan, series, uniform)
-    loglik = total(densities, scales)
+    states, density = hmm_passes.sample_states(plan, series, uniform)
+    loglik = unscaled_loglik(density, scales, plan.steps + 1)
     return loglik, _unless_impossible(states, loglik)
 
 
@@ -325,7 +335,8 @@ def _filtered(states: FilteredStates, scales: Scales, log_weights: bool) -> HMMP
     if log_weights:
         predicted = predicted.at[:, :1].multiply(jnp.exp(scales.initial)[:, None, None])
         predicted = predicted.at[:, 1:].multiply(jnp.exp(scales.A)[..., None])
-    return HMMPosteriorFiltered(total(states.log_density, scales), states.filtered[..., 0], predicted)
+    loglik = unscaled_loglik(states.log_density, scales, predicted.shape[1])
+    return HMMPosteriorFiltered(loglik, states.filtered[..., 0], predicted)
 
 
 def _unless_impossible(states: jax.Array, loglik: jax.Array) -> jax.Array:

@@ -88,11 +88,10 @@ def log_series(model: HMM, log_weights: bool) -> HMMSeries:
     return HMMSeries(initial[:, None, :, None], A, model.log_likelihoods[..., None])
 
 
-def total(densities: jax.Array, scales: Scales) -> jax.Array:
-    """The log-likelihood (B,), from log densities (B, T, 1, 1) of what was scaled."""
-    T = densities.shape[1]
+def unscaled_loglik(density: jax.Array, scales: Scales, T: int) -> jax.Array:
+    """The log-likelihood (B,), from the log density (B,) of T observations under weights that were scaled."""
     matrices = scales.A.sum(-1) * ((T - 1) if scales.A.shape[1] == 1 else 1)
-    return densities[..., 0, 0].sum(-1) + scales.initial + matrices
+    return density + scales.initial + matrices
 
 
 def _checked(name: str, x: Any, dtype: Any, allowed: list[tuple]) -> jax.Array:

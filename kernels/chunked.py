@@ -57,6 +57,15 @@ def join(plan: Plan, rows: jax.Array, last: jax.Array | None = None) -> jax.Arra
     return jnp.concatenate([jnp.broadcast_to(x, (B, *x.shape[1:])) for x in (x, as_rows(last))], 1)
 
 
+def total(plan: Plan, rows: jax.Array) -> jax.Array:
+    """The sum over time (B or 1,) of numbers (L, 1, 1, C, B or 1), without putting them into the order of time."""
+    L, _, _, _, B = rows.shape
+    rows = jnp.broadcast_to(rows, (L, 1, 1, plan.chunks, B))[:, 0, 0]
+    if plan.padded:
+        rows = jnp.where(_present(plan), rows, 0)
+    return rows.sum(0).sum(0)
+
+
 def summarise(plan: Plan, recurrence: Recurrence, params: Any, state: Any, rows: Any, *, reverse: bool = False) -> Any:
     """Every chunk's summary.
 
@@ -169,14 +178,19 @@ def prepared(plan: Plan, recurrence: Recurrence, rows: Any) -> Any:
 def _loop(plan: Plan, body: Callable, carry: Any, rows: Any, reverse: bool) -> tuple[Any, Any]:
     present = None
     if plan.padded:
-        index = jnp.arange(plan.chunks) * plan.length + jnp.arange(plan.length)[:, None]
-        present = (index < plan.steps)[:, :, None]
+        present = _present(plan)
     first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (rows, present))
     carry = stable_carry(body, carry, first)
     if plan.length == 1:
         carry, outs = body(carry, jax.tree.map(lambda x: x[0], (rows, present)))
         return carry, jax.tree.map(lambda x: x[None], outs)
     return lax.scan(body, carry, (rows, present), plan.length, reverse)
+
+
+def _present(plan: Plan) -> jax.Array:
+    """Which rows of which chunks are not padding (L, C, 1)."""
+    index = jnp.arange(plan.chunks) * plan.length + jnp.arange(plan.length)[:, None]
+    return (index < plan.steps)[:, :, None]
 
 
 def where(present: jax.Array | None, new: Any, old: Any) -> Any:

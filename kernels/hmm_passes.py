@@ -53,18 +53,18 @@ class HMMSeries(NamedTuple):
 
 
 def filter_states(plan: Plan, series: HMMSeries) -> FilteredStates:
-    """Filtered and predicted probabilities (B, T, K, 1), log densities (B, T, 1, 1)."""
+    """Filtered and predicted probabilities (B, T, K, 1), and the log density of all observations (B,)."""
     join = driver.phases(plan).join
     state, density = _first(plan, series.initial, series.log_likelihood[:, :1])
     last, out = driver.run(plan, HMM_FILTER, *_inputs(series, state), room=_FILTERED_ROOM)
     return _states(plan, series, density, out, join(plan, out.filtered, last))
 
 
-def filter_log_densities(plan: Plan, series: HMMSeries) -> jax.Array:
-    """Log densities (B, T, 1, 1) alone."""
+def filter_loglik(plan: Plan, series: HMMSeries) -> jax.Array:
+    """The log density of all observations (B,) alone."""
     state, density = _first(plan, series.initial, series.log_likelihood[:, :1])
     _, densities = driver.run(plan, HMM_LIKELIHOOD, *_inputs(series, state))
-    return prepend(density, driver.phases(plan).join(plan, densities))
+    return _total(plan, density, densities)
 
 
 def smooth_states(plan: Plan, series: HMMSeries, counting: bool) -> tuple[FilteredStates, jax.Array, jax.Array | None]:
@@ -94,16 +94,15 @@ def smooth_states(plan: Plan, series: HMMSeries, counting: bool) -> tuple[Filter
 
 
 def filter_backward(plan: Plan, series: HMMSeries) -> Backward:
-    """Messages p(y_{t+1..T} | z_t), up to factors (B, T, K, 1), and the logarithms of these (B, T, 1, 1)."""
+    """Messages p(y_{t+1..T} | z_t), up to factors (B, T, K, 1), and the sum of these factors' logarithms (B,)."""
     ones = jnp.ones_like(series.log_likelihood[:, -1:])
     state, density = _first(plan, ones, series.log_likelihood[:, -1:])
     same, varying = _divided(series.A)
     params, rows = HMMInputs(same), HMMInputs(varying, series.log_likelihood[:, :-1])
     room = Backward(predicted=True, log_density=False)
     _, out = driver.run(plan, HMM_BACKWARD_FILTER, params, state, rows, reverse=True, room=room)
-    join = driver.phases(plan).join
-    densities = join(plan, out.log_density)
-    return Backward(join(plan, out.predicted, as_lanes(ones)), jnp.concatenate([densities, density], 1))
+    messages = driver.phases(plan).join(plan, out.predicted, as_lanes(ones))
+    return Backward(messages, _total(plan, density, out.log_density))
 
 
 def most_likely_states(plan: Plan, series: HMMSeries) -> tuple[jax.Array, jax.Array]:
@@ -123,7 +122,7 @@ def most_likely_states(plan: Plan, series: HMMSeries) -> tuple[jax.Array, jax.Ar
 
 
 def sample_states(plan: Plan, series: HMMSeries, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """States drawn from their posterior (B, T, 1, 1), and log densities (B, T, 1, 1).
+    """States drawn from their posterior (B, T, 1, 1), and the log density of all observations (B,).
 
     Args:
         plan: how.
@@ -138,7 +137,7 @@ def sample_states(plan: Plan, series: HMMSeries, uniform: jax.Array) -> tuple[ja
     last, (choices, densities), composed = _choose(plan, *recurrences, params, state, rows, reverse=False)
     end = as_lanes(by.each_row(plan, "last_state", draw, (as_rows(last), uniform[:, -1:])))
     _, states = _follow(plan, last.shape[0], end, choices, composed, reverse=True)
-    return by.join(plan, states, end), prepend(density, by.join(plan, densities))
+    return by.join(plan, states, end), _total(plan, density, densities)
 
 
 def _choose(
@@ -200,7 +199,12 @@ def _divided(A: jax.Array) -> tuple[Any, Any]:
 def _states(plan: Plan, series: HMMSeries, density: jax.Array, out: FilteredStates, filtered: jax.Array) -> FilteredStates:
     join = driver.phases(plan).join
     predicted = prepend(series.initial, join(plan, out.predicted))
-    return FilteredStates(filtered, predicted, prepend(density, join(plan, out.log_density)))
+    return FilteredStates(filtered, predicted, _total(plan, density, out.log_density))
+
+
+def _total(plan: Plan, first: jax.Array, densities: jax.Array) -> jax.Array:
+    """The sum (B,) of log densities, that of the first observation (B, 1, 1, 1) and those of the rows."""
+    return first[:, 0, 0, 0] + driver.phases(plan).total(plan, densities)
 
 
 def _best_first_state(log_initial: Any, log_likelihood: Any, scores: Any) -> tuple[Any, Any]:

@@ -45,6 +45,12 @@ def join(plan: Plan, rows: Any, last: Any = None) -> Any:
     return rows if last is None else rows.at[:, -1:].set(as_rows(last))
 
 
+def total(plan: Plan, rows: jax.Array) -> jax.Array:
+    """The sum over time (B,) of numbers (B, T, 1, 1)."""
+    del plan
+    return rows[:, :, 0, 0].sum(1)
+
+
 @functools.partial(jax.jit, static_argnames=("plan", "recurrence", "reverse"))
 def summarise(plan: Plan, recurrence: Recurrence, params: Any, state: Any, rows: Any, *, reverse: bool = False) -> Any:
     """Every chunk's summary, (B, C, n, p); arguments as `chunked.summarise` has them."""

@@ -10,6 +10,9 @@ import jax
 import numpy as np
 
 
+WARM_SECONDS = 0.03
+
+
 def median_seconds(function: Callable, *args: Any, repeats: int = 9) -> float:
     """Median seconds of a call, after one that is not counted, each waited for."""
     return medians([function], *args, repeats=repeats)[0]
@@ -18,13 +21,16 @@ def median_seconds(function: Callable, *args: Any, repeats: int = 9) -> float:
 def medians(functions: Sequence[Callable], *args: Any, repeats: int = 9) -> list[float]:
     """Median seconds of several functions of the same arguments, in turns so that all see the same machine.
 
-    Before each call that is timed comes one that is not: a function runs warm, not after another one's data.
+    Before each call that is timed come others that are not, for `WARM_SECONDS`: a function runs warm, not with memory and
+    caches as another one has left them.
     """
     jax.block_until_ready([function(*args) for function in functions])
     seconds: list[list[float]] = [[] for _ in functions]
     for _ in range(repeats):
         for function, clock in zip(functions, seconds, strict=True):
-            jax.block_until_ready(function(*args))
+            started = time.perf_counter()
+            while time.perf_counter() < started + WARM_SECONDS:
+                jax.block_until_ready(function(*args))
             start = time.perf_counter()
             jax.block_until_ready(function(*args))
             clock.append(time.perf_counter() - start)
