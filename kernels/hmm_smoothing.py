@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastscan.kernels import maps, scaled
-from fastscan.kernels.algebra import eye, product, stage, zeros
+from fastscan.kernels.algebra import eye, product, zeros
 from fastscan.kernels.forgetting import InChunks
 from fastscan.kernels.hmm import HMM_FILTER, HMMInputs, filter_append, likelihood_step, prepare, weights
 from fastscan.kernels.probability import distribution, draw, product_distribution, ratio, times
@@ -46,7 +46,7 @@ def counting_step(params: HMMInputs, state: Counted, x: BackwardInputs) -> tuple
     """`smoother_step`, and the transition's probabilities divided by its weights, added to those of later rows."""
     change = ratio(state.probs, x.predicted)
     probs = _smoothed(params, x, change)
-    return Counted(probs, _add_outer(state.counts, x.filtered, change)), probs
+    return Counted(probs, state.counts + x.filtered * change.T), probs
 
 
 HMM_SMOOTHER = Recurrence(
@@ -121,8 +121,3 @@ HMM_SAMPLER_IN_CHUNKS = InChunks(
 
 def _smoothed(params: HMMInputs, x: BackwardInputs, change) -> Any:
     return product_distribution(x.filtered, product(weights(params, x), change))
-
-
-@stage
-def _add_outer(total, a, b):
-    return total + a * b.T

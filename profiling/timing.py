@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 
-
 WARM_SECONDS = 0.03
 
 
