@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastscan import dispatch
-from fastscan.derivatives import differentiable
+from fastscan.derivatives import differentiable, scored
 from fastscan.hmm_model import (
     HMM,
     Scales,
@@ -34,6 +34,7 @@ from fastscan.hmm_model import (
 )
 from fastscan.kernels import hmm_passes
 from fastscan.kernels.hmm import FilteredStates
+from fastscan.kernels.hmm_passes import HMMSeries
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.probability import quotient
 from fastscan.types import HMMPosterior, HMMPosteriorFiltered
@@ -70,6 +71,25 @@ def hmm_filter(
     model, batched, plan = _prepare(initial_distribution, transition_matrix, transition_fn, log_likelihoods, implementation)
     out = _filter(model, plan, log_weights)
     return out if batched else _first(out)
+
+
+def hmm_marginal_loglik(
+    initial_distribution: ArrayLike,
+    transition_matrix: ArrayLike | None,
+    log_likelihoods: ArrayLike,
+    transition_fn: TransitionFn = None,
+    *,
+    implementation: str | None = None,
+    log_weights: bool = False,
+) -> jax.Array:
+    """Log p(y_1..T), without keeping probabilities; its derivative is one smoother's pass. Arguments as `hmm_filter`.
+
+    Returns:
+        A scalar, or (B,).
+    """
+    model, batched, plan = _prepare(initial_distribution, transition_matrix, transition_fn, log_likelihoods, implementation)
+    loglik = _loglik(model, plan, log_weights)
+    return loglik if batched else loglik[0]
 
 
 def hmm_smoother(
@@ -277,7 +297,7 @@ def _first(tree: Any) -> Any:
 @functools.partial(jax.jit, static_argnames=("plan", "log_weights"))
 def _filter(model: HMM, plan: Plan, log_weights: bool) -> HMMPosteriorFiltered:
     series, scales = scaled_series(model, log_weights)
-    return _filtered(differentiable(plan, hmm_passes.filter_states)(series), scales, log_weights)
+    return _filtered(plan, series, differentiable(plan, hmm_passes.filter_states)(series), scales, log_weights)
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "log_weights", "counting"))
@@ -286,7 +306,15 @@ def _smooth(model: HMM, plan: Plan, log_weights: bool, counting: bool) -> HMMPos
     smooth = functools.partial(hmm_passes.smooth_states, counting=counting)
     states, smoothed, counts = differentiable(plan, smooth)(series)
     smoothed = smoothed[..., 0]
-    return HMMPosterior(*_filtered(states, scales, log_weights), smoothed, smoothed[:, 0], counts)
+    filtered = _filtered(plan, series, states, scales, log_weights)
+    return HMMPosterior(*filtered, smoothed, smoothed[:, 0], counts if counts is None else counts * series.A[:, 0])
+
+
+@functools.partial(jax.jit, static_argnames=("plan", "log_weights"))
+def _loglik(model: HMM, plan: Plan, log_weights: bool) -> jax.Array:
+    series, scales = scaled_series(model, log_weights)
+    density = hmm_passes.filter_loglik(plan, jax.lax.stop_gradient(series))
+    return unscaled_loglik(_scored(plan, series, density), scales, plan.steps + 1)
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "log_weights"))
@@ -330,12 +358,17 @@ def _transition_probs(A: jax.Array, posterior: Any, summed: bool, log_weights: b
     return probs.sum(1) if summed else probs
 
 
-def _filtered(states: FilteredStates, scales: Scales, log_weights: bool) -> HMMPosteriorFiltered:
+def _scored(plan: Plan, series: HMMSeries, density: jax.Array) -> jax.Array:
+    """The log density (B,), with its derivative."""
+    return scored(differentiable(plan, hmm_passes.score), density, series)
+
+
+def _filtered(plan: Plan, series: HMMSeries, states: FilteredStates, scales: Scales, log_weights: bool) -> HMMPosteriorFiltered:
     predicted = states.predicted[..., 0]
     if log_weights:
         predicted = predicted.at[:, :1].multiply(jnp.exp(scales.initial)[:, None, None])
         predicted = predicted.at[:, 1:].multiply(jnp.exp(scales.A)[..., None])
-    loglik = unscaled_loglik(states.log_density, scales, predicted.shape[1])
+    loglik = unscaled_loglik(_scored(plan, series, states.log_density), scales, predicted.shape[1])
     return HMMPosteriorFiltered(loglik, states.filtered[..., 0], predicted)
 
 

@@ -12,14 +12,15 @@ fastest on this device: see `fastscan.dispatch`.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from fastscan import dispatch
-from fastscan.derivatives import differentiable
+from fastscan.derivatives import differentiable, scored, under_xla
 from fastscan.kernels import passes
 from fastscan.kernels.algebra import Stacked
 from fastscan.kernels.gaussian import square_root
@@ -52,10 +53,9 @@ def lgssm_filter(
     Raises:
         TypeError, ValueError: what was given, what was wanted.
     """
-    model, emissions, sizes, plan = _prepare(params, emissions, inputs, implementation)
-    moments = _filter(model, emissions, plan)
-    loglik, means, covs = _unbatch(sizes, (moments.log_density[..., 0, 0], moments.mean[..., 0], moments.cov))
-    return PosteriorGSSMFiltered(_total(loglik, per_step_loglik), means, covs)
+    model, emissions, sizes, how = _prepare(params, emissions, inputs, implementation)
+    loglik, moments = _filter(model, emissions, how, per_step_loglik)
+    return PosteriorGSSMFiltered(*_unbatch(sizes, (loglik, moments.mean[..., 0], moments.cov)))
 
 
 def lgssm_smoother(
@@ -81,20 +81,10 @@ def lgssm_smoother(
     Raises:
         TypeError, ValueError: what was given, what was wanted.
     """
-    model, emissions, sizes, plan = _prepare(params, emissions, inputs, implementation)
-    filtered, smoothed = _smooth(model, emissions, plan)
-    loglik, *moments = _unbatch(
-        sizes,
-        (
-            filtered.log_density[..., 0, 0],
-            filtered.mean[..., 0],
-            filtered.cov,
-            smoothed.mean[..., 0],
-            smoothed.cov,
-            smoothed.cross,
-        ),
-    )
-    return PosteriorGSSMSmoothed(_total(loglik, per_step_loglik), *moments)
+    model, emissions, sizes, how = _prepare(params, emissions, inputs, implementation)
+    loglik, filtered, smoothed = _smooth(model, emissions, how, per_step_loglik)
+    moments = filtered.mean[..., 0], filtered.cov, smoothed.mean[..., 0], smoothed.cov, smoothed.cross
+    return PosteriorGSSMSmoothed(*_unbatch(sizes, (loglik, *moments)))
 
 
 def lgssm_marginal_loglik(
@@ -110,9 +100,9 @@ def lgssm_marginal_loglik(
     Returns:
         A scalar or (B,); with ``per_step_loglik``, log p(y_t | y_1..t-1) as (T,) or (B, T).
     """
-    model, emissions, sizes, plan = _prepare(params, emissions, inputs, implementation)
-    (loglik,) = _unbatch(sizes, (_log_densities(model, emissions, plan)[..., 0, 0],))
-    return _total(loglik, per_step_loglik)
+    model, emissions, sizes, how = _prepare(params, emissions, inputs, implementation)
+    (loglik,) = _unbatch(sizes, (_loglik(model, emissions, how, per_step_loglik),))
+    return loglik
 
 
 def lgssm_posterior_sample(
@@ -143,10 +133,10 @@ def lgssm_posterior_sample(
     Raises:
         TypeError, ValueError: what was given, what was wanted.
     """
-    model, emissions, sizes, plan = _prepare(params, emissions, inputs, implementation)
+    model, emissions, sizes, how = _prepare(params, emissions, inputs, implementation)
     noise = jax.random.normal(key, (emissions.shape[0], sizes.T, sizes.D), emissions.dtype)
     jitter = jnp.asarray(jitter, emissions.dtype)
-    (states,) = _unbatch(sizes, (_sample(model, emissions, noise, jitter, plan)[..., 0],))
+    (states,) = _unbatch(sizes, (_sample(model, emissions, noise, jitter, how)[..., 0],))
     return states
 
 
@@ -222,17 +212,34 @@ parallel_lgssm_smoother = lgssm_smoother
 parallel_lgssm_posterior_sample = lgssm_posterior_sample
 
 
-def _prepare(params: Any, emissions: Any, inputs: Any, implementation: str | None) -> tuple[Model, jax.Array, Sizes, Plan]:
-    """The checked model, the emissions as (B, T, m), the sizes, and the plan."""
+class How(NamedTuple):
+    """The plan; whether entries are missing, None if that is seen only as the program runs."""
+
+    plan: Plan
+    missing: bool | None
+
+
+def _prepare(params: Any, emissions: Any, inputs: Any, implementation: str | None) -> tuple[Model, jax.Array, Sizes, How]:
+    """The checked model, the emissions as (B, T, m), the sizes, and how to run them."""
     emissions = check_emissions(emissions)
     batch = emissions.shape[0] if emissions.ndim == 3 else None
     model, sizes = check_model(params, emissions.shape[-2], batch, emissions.dtype, inputs)
     check_emission_dim(emissions, sizes.m)
     choice = dispatch.choose(implementation, T=sizes.T, B=batch or 1, D=sizes.D, m=sizes.m, dtype=emissions.dtype)
-    return model, emissions.reshape(-1, sizes.T, sizes.m), sizes, choice.plan
+    how = How(choice.plan, _missing(emissions, choice.plan, model))
+    return model, emissions.reshape(-1, sizes.T, sizes.m), sizes, how
 
 
-def _either(plan: Plan, model: Model, emissions: jax.Array, run: Callable[..., Any], *noise: jax.Array) -> Any:
+def _missing(emissions: jax.Array, plan: Plan, model: Model) -> bool | None:
+    """Whether entries are missing, where looking costs nothing and halves what is compiled."""
+    if plan.launch is not None and model.R.shape[-1] == 1:
+        return True
+    if isinstance(emissions, jax.core.Tracer) or any(device.platform != "cpu" for device in emissions.devices()):
+        return None
+    return bool(np.isnan(np.asarray(emissions)).any())
+
+
+def _either(how: How, model: Model, emissions: jax.Array, run: Callable[..., Any], *noise: jax.Array) -> Any:
     """``run(plan, series, *noise)``, the cheaper way where nothing is missing.
 
     Under XLA, covariances then are the same for all sequences of a batch. In kernels only correlated noise costs more where
@@ -244,31 +251,63 @@ def _either(plan: Plan, model: Model, emissions: jax.Array, run: Callable[..., A
             out = run(plan, series(plan, model, emissions, missing), *noise)
             return jax.tree.map(lambda x: jnp.broadcast_to(x, (emissions.shape[0], *x.shape[1:])), out)
 
-        return lambda: differentiable(plan, infer)(model, emissions, *noise)
+        return lambda: differentiable(how.plan, infer)(model, emissions, *noise)
 
-    if plan.launch is not None and model.R.shape[-1] == 1:
-        return branch(True)()
+    if how.missing is not None:
+        return branch(how.missing)()
     return lax.cond(jnp.isnan(emissions).any(), branch(True), branch(False))
 
 
-@functools.partial(jax.jit, static_argnames="plan")
-def _filter(model: Model, emissions: jax.Array, plan: Plan):
-    return _either(plan, model, emissions, passes.filter_moments)
+@functools.partial(jax.jit, static_argnames=("how", "per_step"))
+def _filter(model: Model, emissions: jax.Array, how: How, per_step: bool):
+    moments = _either(how, model, emissions, passes.filter_moments)
+    return _reported(model, emissions, how, moments.log_density, per_step), moments
 
 
-@functools.partial(jax.jit, static_argnames="plan")
-def _smooth(model: Model, emissions: jax.Array, plan: Plan):
-    return _either(plan, model, emissions, passes.smooth)
+@functools.partial(jax.jit, static_argnames=("how", "per_step"))
+def _smooth(model: Model, emissions: jax.Array, how: How, per_step: bool):
+    filtered, smoothed = _either(how, model, emissions, passes.smooth)
+    return _reported(model, emissions, how, filtered.log_density, per_step), filtered, smoothed
 
 
-@functools.partial(jax.jit, static_argnames="plan")
-def _log_densities(model: Model, emissions: jax.Array, plan: Plan):
-    return _either(plan, model, emissions, passes.filter_log_densities)
+@functools.partial(jax.jit, static_argnames=("how", "per_step"))
+def _loglik(model: Model, emissions: jax.Array, how: How, per_step: bool):
+    given = (model, emissions) if per_step else lax.stop_gradient((model, emissions))
+    densities = _either(how, *given, passes.filter_log_densities)
+    return _reported(model, emissions, how, densities, per_step)
 
 
-@functools.partial(jax.jit, static_argnames="plan")
-def _sample(model: Model, emissions: jax.Array, noise: jax.Array, jitter: jax.Array, plan: Plan):
-    return _either(plan, model, emissions, passes.sample, noise[..., None], jitter.reshape(1, 1, 1, 1))
+def _reported(model: Model, emissions: jax.Array, how: How, densities: jax.Array, per_step: bool) -> jax.Array:
+    """Log densities (B, T), or their sum (B,), whose derivative is a pass of its own."""
+    densities = densities[..., 0, 0]
+    if per_step:
+        return densities
+
+    with_gaps, whole = (functools.partial(_score, under_xla(how.plan), missing) for missing in (True, False))
+
+    def score(given: tuple[Model, jax.Array]) -> tuple[jax.Array, tuple[Model, jax.Array]]:
+        if how.missing is not None:
+            return (with_gaps if how.missing else whole)(*given)
+        return lax.cond(jnp.isnan(given[1]).any(), with_gaps, whole, *given)
+
+    return scored(score, densities.sum(-1), (model, emissions))
+
+
+def _score(plan: Plan, missing: bool, model: Model, emissions: jax.Array) -> tuple[jax.Array, tuple[Model, jax.Array]]:
+    """Every sequence's log-likelihood (B,), and its derivatives (B, ...) with respect to what it was given."""
+    own = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(emissions), *x.shape[1:])), model)
+    given, pull = jax.vjp(lambda model, emissions: series(plan, model, emissions, missing), own, emissions)
+    shared = given if len(emissions) == 1 else series(plan, model, emissions, missing)
+    loglik, change = passes.score(plan, shared)
+    change = jax.tree.map(
+        lambda c, x: jax.tree.map(jnp.zeros_like, x) if c is None else c, change, given, is_leaf=lambda x: x is None
+    )
+    return loglik, pull(change)
+
+
+@functools.partial(jax.jit, static_argnames="how")
+def _sample(model: Model, emissions: jax.Array, noise: jax.Array, jitter: jax.Array, how: How):
+    return _either(how, model, emissions, passes.sample, noise[..., None], jitter.reshape(1, 1, 1, 1))
 
 
 @functools.partial(jax.jit, static_argnames="plan")
@@ -296,7 +335,3 @@ def _root(cov: jax.Array) -> jax.Array:
 
 def _unbatch(sizes: Sizes, arrays: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
     return arrays if sizes.B is not None else tuple(x[0] for x in arrays)
-
-
-def _total(loglik: jax.Array, per_step: bool) -> jax.Array:
-    return loglik if per_step else loglik.sum(-1)

@@ -220,7 +220,7 @@ def _layout_initial(name: str, x: jax.Array, shape: tuple[int, ...], batch: int 
 def _layout_noise(R: jax.Array, m: int, T: int, batch: int | None) -> jax.Array:
     full, diagonal = _shapes((m, m), T, batch), [(m,), (T, m)]
     if R.shape in full:
-        return _layout("emissions.cov", R, (m, m), T, batch)
+        return _layout("emissions.cov", (R + R.mT) / 2, (m, m), T, batch)  # so its derivative is symmetric, too
     if R.shape in diagonal:
         return _layout("emissions.cov", R, (m,), T, None)
     _refuse("emissions.cov", R, [*full, *diagonal])

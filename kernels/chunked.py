@@ -82,7 +82,7 @@ def summarise(plan: Plan, recurrence: Recurrence, params: Any, state: Any, rows:
         x, present = row
         return where(present, recurrence.append(params, summary, matrices(plan, x)), summary), None
 
-    return _loop(plan, fold, recurrence.identity(state), prepared(plan, recurrence, rows), reverse)[0]
+    return loop(plan, fold, recurrence.identity(state), prepared(plan, recurrence, rows), reverse)[0]
 
 
 def entries(plan: Plan, recurrence: Recurrence, state: Any, summaries: Any, *, reverse: bool = False) -> Any:
@@ -159,7 +159,7 @@ def sweep(
         return where(present, after, state), arrays(plan, out)
 
     state = begin(*entries) if begin else entries[0]
-    return _loop(plan, step, state, prepared(plan, recurrence, rows), reverse)
+    return loop(plan, step, state, prepared(plan, recurrence, rows), reverse)
 
 
 def each_row(plan: Plan, name: str, function: Callable, series: tuple) -> Any:
@@ -175,7 +175,8 @@ def prepared(plan: Plan, recurrence: Recurrence, rows: Any) -> Any:
     return jax.vmap(lambda x: arrays(plan, recurrence.prepare(matrices(plan, x))))(rows)
 
 
-def _loop(plan: Plan, body: Callable, carry: Any, rows: Any, reverse: bool) -> tuple[Any, Any]:
+def loop(plan: Plan, body: Callable, carry: Any, rows: Any, reverse: bool) -> tuple[Any, Any]:
+    """`lax.scan` over the chunks' rows, of ``body(carry, (row, present)) -> (carry, outputs)``; as `split` has rows."""
     present = None
     if plan.padded:
         present = _present(plan)

@@ -47,12 +47,14 @@ class Innovations(NamedTuple):
         values: the weighted innovation of every mean matrix.
         variance: s, of the observation times its weight's root.
         inverse: 1 / s, or 0 for an observation that was passed over.
+        gains: what a mean moves by per innovation, as rows.
     """
 
     rows: tuple
     values: tuple
     variance: Any
     inverse: Any
+    gains: Any
 
 
 def push(transition: Transition, means: tuple, cov) -> tuple[tuple, Any]:
@@ -109,7 +111,7 @@ def condition(
         if repaired:
             error = _remaining_error(cov, h, k, noise)
             cov = _remove_error(cov, _share_error(error, h, k, weight), k, weight)
-        return (cov, means), Innovations(rows, innovations, variance, inverse)
+        return (cov, means), Innovations(rows, innovations, variance, inverse, k.T)
 
     rows = (values, H, weight, noise, floor)
     (cov, means), innovations = type(H).over_rows(observe, (mirrored(cov), means), rows, rolled=rolled)

@@ -33,7 +33,7 @@ from fastscan.kernels.hmm_smoothing import (
     condition_on_future,
 )
 from fastscan.kernels.plan import Plan
-from fastscan.kernels.probability import draw, relative
+from fastscan.kernels.probability import draw, quotient, relative
 from fastscan.kernels.recurrence import Recurrence
 from fastscan.kernels.viterbi import VITERBI, VITERBI_IN_CHUNKS, ViterbiInputs, best
 
@@ -70,7 +70,8 @@ def filter_loglik(plan: Plan, series: HMMSeries) -> jax.Array:
 def smooth_states(plan: Plan, series: HMMSeries, counting: bool) -> tuple[FilteredStates, jax.Array, jax.Array | None]:
     """What `filter_states` returns, the smoothed probabilities (B, T, K, 1), and expected transitions.
 
-    These are summed over the rows (B, K, K), if they are asked for by ``counting``, which wants weights that do not vary.
+    These are summed over the rows and divided by the weights (B, K, K), if they are asked for by ``counting``, which wants
+    weights that do not vary.
     """
     by = driver.phases(plan)
     initial, density = _first(plan, series.initial, series.log_likelihood[:, :1])
@@ -89,8 +90,28 @@ def smooth_states(plan: Plan, series: HMMSeries, counting: bool) -> tuple[Filter
     after, smoothed = by.sweep(plan, recurrence, params, ends, backward, begin=begin, reverse=True, room=True, exits=counting)
     last = driver.last(plan, exits)
     filtered, smoothed = (by.join(plan, x, last) for x in (out.filtered, smoothed))
-    counts = by.arrays(plan, after.counts).sum(-2).transpose(2, 0, 1) * series.A[:, 0] if counting else None
+    counts = by.arrays(plan, after.counts).sum(-2).transpose(2, 0, 1) if counting else None
     return _states(plan, series, density, out, filtered), smoothed, counts
+
+
+def score(plan: Plan, series: HMMSeries) -> tuple[jax.Array, HMMSeries]:
+    """The log density of all observations (B,), and every sequence's derivatives (B, ...), by Fisher's identity.
+
+    They are the expected counts of a smoother, divided by the weights without dividing by those that are zero.
+    """
+    shared = series.A.shape[1] == 1
+    states, smoothed, counts = smooth_states(plan, series, counting=shared)
+    density = states.log_density[:, None, None, None]
+    change = quotient(smoothed, states.predicted)[:, 1:]  # by what the data change the predictions
+    of_A = counts[:, None] if counts is not None else states.filtered[:, :-1] * change.mT
+    later = jnp.ones_like(smoothed[:, :1])
+    if change.shape[1]:
+        later = (series.A[:, :1] * change[:, :1].mT).sum(-1, keepdims=True)
+    _, first = _first(plan, series.initial, series.log_likelihood[:, :1])
+    ll = jnp.where(jnp.isnan(series.log_likelihood[:, :1]), 0, series.log_likelihood[:, :1])
+    likelihood = jnp.exp(jnp.where(density == -jnp.inf, -jnp.inf, ll - first))
+    of_ll = jnp.where(jnp.isnan(series.log_likelihood), 0, smoothed)
+    return states.log_density, HMMSeries(likelihood * later, of_A, of_ll)
 
 
 def filter_backward(plan: Plan, series: HMMSeries) -> Backward:

@@ -71,7 +71,7 @@ def identity(state: Gaussian) -> FilterSummary:
 
 def append(params: FilterInputs, summary: FilterSummary, x: FilterInputs) -> FilterSummary:
     """The filter's own step on the stretch's end, from a state before it that is known; what it sees tells of that state."""
-    F, c, Q, H, noise, y, weight = _complete(merge(params, x))
+    F, c, Q, H, noise, y, weight = complete(merge(params, x))
     means, C = push(Transition(F, c, Q), (summary.A, summary.b), summary.C)
     C, means, innovations = condition(C, means, (None, y), H, weight, noise)
     return _learn(summary, C, means, innovations, weight)
@@ -129,7 +129,7 @@ def observe(predicted: Gaussian, x: FilterInputs) -> tuple[Gaussian, Any]:
         predicted: the state before its observation.
         x: the observation; its transition is not read.
     """
-    *_, H, noise, y, weight = _complete(x)
+    *_, H, noise, y, weight = complete(x)
     innovation = _innovation(y, H, predicted.mean, weight)
     start = zeros(predicted.mean, *predicted.mean.shape)
     cov, (correction,), innovations = condition(predicted.cov, (start,), (innovation,), H, weight, noise)
@@ -142,7 +142,7 @@ def condition_on_future(state: Gaussian, future: Message | FilterSummary) -> Gau
     return Gaussian(mean, cov)
 
 
-def _complete(x: FilterInputs) -> FilterInputs:
+def complete(x: FilterInputs) -> FilterInputs:
     """With weights of 1 where there are none."""
     return x if x.weight is not None else x._replace(weight=x.H.constant(np.ones((x.H.shape[0], 1))))
 

@@ -10,8 +10,9 @@ of T observations has T - 1 rows, the transitions and what is observed after eac
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from fastscan.kernels import driver
+from fastscan.kernels import chunked, driver
 from fastscan.kernels.axes import as_lanes, as_rows, prepend
 from fastscan.kernels.gaussian import Gaussian, square_root
 from fastscan.kernels.kalman import (
@@ -20,10 +21,13 @@ from fastscan.kernels.kalman import (
     KALMAN_LIKELIHOOD,
     Filtered,
     FilterInputs,
+    Message,
     condition_on_future,
+    identity,
     observe,
 )
 from fastscan.kernels.plan import Plan
+from fastscan.kernels.scoring import KALMAN_SCORE, ScoreRow, ScoreState, observe_back, shifts
 from fastscan.kernels.smoothing import (
     AFFINE_MAPS,
     FILTER_FOR_SAMPLING,
@@ -71,6 +75,37 @@ def filter_log_densities(plan: Plan, series: Series) -> jax.Array:
     state, density = _first(plan, series)
     _, densities = driver.run(plan, KALMAN_LIKELIHOOD, series.params, state, series.rows)
     return prepend(density, driver.phases(plan).join(plan, densities))
+
+
+def score(plan: Plan, series: Series) -> tuple[jax.Array, Series]:
+    """The log density of all observations (B,), and every sequence's derivatives with respect to a series' numbers.
+
+    They have the series' form, with a lane or an entry for every sequence; None where there are none: of weights, and of what
+    only the backward pass takes. XLA runs it.
+    """
+    initial, density = _first(plan, series)
+    params, state, rows = (*chunked.matrices(plan, (series.params, initial)), chunked.split(plan, series.rows))
+    entries, future = state, None
+    if plan.chunks > 1:
+        summaries = chunked.summarise(plan, KALMAN_FILTER, params, state, rows)
+        entries, future = chunked.entries_and_futures(plan, KALMAN_FILTER, KALMAN_HINDSIGHT, state, summaries)
+    exits, out = chunked.sweep(plan, KALMAN_FILTER, params, (entries,), rows)
+
+    def begin(exits: Gaussian, future: Message | None) -> ScoreState:
+        nothing = jax.tree.map(jnp.zeros_like, (identity(exits), params._replace(weight=None)))
+        message = Message(nothing[0].eta, nothing[0].J) if future is None else shifts(exits, future)
+        return ScoreState(message, nothing[1])
+
+    back = ScoreRow(Gaussian(out.mean, out.cov), rows)
+    before, of_rows = chunked.sweep(plan, KALMAN_SCORE, params, (exits, future), back, begin=begin, reverse=True)
+    message, of_params = chunked.arrays(plan, before)
+    message = as_rows(jax.tree.map(lambda x: x[..., :1, :], message))
+    _, of_prior, of_first = driver.phases(plan).each_row(plan, "score", observe_back, (series.prior, series.first, message))
+    loglik = density[:, 0, 0, 0] + chunked.total(plan, out.log_density)
+    of_params = jax.tree.map(lambda x: x.sum(-2, keepdims=True), of_params)
+    return loglik, Series(
+        of_prior, of_first, of_params, jax.tree.map(lambda x: chunked.join(plan, x), of_rows), Arrival(), Arrival()
+    )
 
 
 def smooth(plan: Plan, series: Series) -> tuple[Filtered, Smoothed]:

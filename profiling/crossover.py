@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,7 +15,8 @@ import fastscan
 from fastscan import hmm, lgssm
 from fastscan.dispatch import FAMILIES, choose, chunked_plan, device_kind
 from fastscan.hmm_model import check_hmm
-from fastscan.model import check_model
+from fastscan.kernels.plan import Plan
+from fastscan.model import Model, check_model
 from fastscan.profiling.machine import describe
 from fastscan.profiling.models import random_params
 from fastscan.profiling.timing import medians
@@ -95,7 +96,7 @@ def _problem(case: Case, dtype: str) -> tuple[Callable, tuple]:
     r = np.random.default_rng(0)
     if case.family == "lgssm":
         model, _ = check_model(random_params(case.D, case.m, dtype), case.T, case.B, np.dtype(dtype))
-        return lgssm._smooth, (model, jax.numpy.asarray(r.normal(size=(case.B, case.T, case.m)).astype(dtype)))
+        return _smooth, (model, jax.numpy.asarray(r.normal(size=(case.B, case.T, case.m)).astype(dtype)))
     K = case.D
     arrays = r.dirichlet(np.ones(K)), r.dirichlet(np.ones(K), size=K), r.normal(size=(case.B, case.T, K))
     initial, A, log_likelihoods = (x.astype(dtype) for x in arrays)
@@ -106,6 +107,10 @@ def _problem(case: Case, dtype: str) -> tuple[Callable, tuple]:
         return functools.partial(hmm._most_likely, log_weights=False), (model,)
     uniform = jax.numpy.asarray(r.random((case.B, case.T, 1, 1)).astype(dtype))
     return functools.partial(hmm._sample, log_weights=False), (model, uniform)
+
+
+def _smooth(model: Model, emissions: jax.Array, plan: Plan) -> Any:
+    return lgssm._smooth(model, emissions, lgssm.How(plan, None), per_step=True)
 
 
 def _text(table: dict) -> str:

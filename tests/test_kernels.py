@@ -191,7 +191,8 @@ def lowered_smoother(lowering):
     plan = choose("pallas", T=T, B=1, D=4, m=2, dtype=np.float32, device="NVIDIA H200").plan
     how = Launch() if lowering == "triton" else Launch("mosaic", lanes=128, warps=4)
     y = jax.ShapeDtypeStruct((1, T, 2), jnp.float32)
-    return lower_for_gpu(lambda model, y: lgssm._smooth(model, y, plan._replace(launch=how)), model, y).as_text()
+    how = lgssm.How(plan._replace(launch=how), None)
+    return lower_for_gpu(lambda model, y: lgssm._smooth(model, y, how, True), model, y).as_text()
 
 
 def test_lowered_for_triton():
