@@ -296,8 +296,9 @@ def _reported(model: Model, emissions: jax.Array, how: How, densities: jax.Array
 def _score(plan: Plan, missing: bool, model: Model, emissions: jax.Array) -> tuple[jax.Array, tuple[Model, jax.Array]]:
     """Every sequence's log-likelihood (B,), and its derivatives (B, ...) with respect to what it was given."""
     own = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(emissions), *x.shape[1:])), model)
-    given, pull = jax.vjp(lambda model, emissions: series(plan, model, emissions, missing), own, emissions)
-    shared = given if len(emissions) == 1 else series(plan, model, emissions, missing)
+    forward = functools.partial(series, plan, missing=missing, forward_only=True)
+    given, pull = jax.vjp(forward, own, emissions)
+    shared = given if len(emissions) == 1 else forward(model, emissions)
     loglik, change = passes.score(plan, shared)
     change = jax.tree.map(
         lambda c, x: jax.tree.map(jnp.zeros_like, x) if c is None else c, change, given, is_leaf=lambda x: x is None

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from fastscan.kernels import driver
 from fastscan.kernels.axes import as_lanes
@@ -123,7 +124,7 @@ def check_emission_dim(emissions: jax.Array, m: int) -> None:
         )
 
 
-def series(plan: Plan, model: Model, emissions: jax.Array, missing: bool) -> Series:
+def series(plan: Plan, model: Model, emissions: jax.Array, missing: bool, *, forward_only: bool = False) -> Series:
     """What the passes take.
 
     Args:
@@ -131,6 +132,7 @@ def series(plan: Plan, model: Model, emissions: jax.Array, missing: bool) -> Ser
         model: checked.
         emissions: (B, T, m).
         missing: whether NaN entries are to be looked for; without, emissions are taken as they are.
+        forward_only: without what only smoothing and sampling take.
     """
     y = emissions[..., None]
     observed = ~jnp.isnan(y) if missing else None
@@ -140,12 +142,13 @@ def series(plan: Plan, model: Model, emissions: jax.Array, missing: bool) -> Ser
         y = jnp.where(observed, y, 0)
     H, noise, y = _independent(plan, model.H, model.R, y, observed)
     weight = None if observed is None else observed.astype(y.dtype)
-    transition = _decorrelated(plan, model.F, model.Q)
+    transition = _decorrelated(plan, *(lax.stop_gradient((model.F, model.Q)) if forward_only else (model.F, model.Q)))
     Q = _nan_where_indefinite(model.Q, transition)
-    initial_cov = _nan_where_indefinite(model.initial_cov, _decorrelated(plan, model.initial_cov, model.initial_cov))
+    initial_cov = lax.stop_gradient(model.initial_cov)
+    initial_cov = _nan_where_indefinite(model.initial_cov, _decorrelated(plan, initial_cov, initial_cov))
     inputs = FilterInputs(model.F, drift, Q, H, noise, y, weight)
     params, rows = _divide(inputs)
-    arrival = Arrival(model.F, drift, *transition)
+    arrival = Arrival() if forward_only else Arrival(model.F, drift, *transition)
     prior = Gaussian(model.initial_mean, initial_cov)
     first = FilterInputs(*(None if x is None else x[:, :1] for x in inputs))
     return Series(prior, first, params, rows, *_divide(arrival))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 _SIZES = [(D, m) for D in range(1, 5) for m in range(1, 5)] + [(5, 1), (6, 1)]
 """D and m of the kernel report."""
+_BENCHED = ("lgssm", "hmm", "gradients")
 _MEASURED = ("lgssm", "hmm", "hmm_mode", "hmm_sample")
 _FAMILIES = ["smoother", "likelihood", "sampler", "hmm_smoother", "hmm_mode", "hmm_sampler"]
 
@@ -20,7 +21,7 @@ def main() -> None:
     demo.set_defaults(run=_demo)
 
     bench = commands.add_parser("bench", help="measure everything the project is held to, against dynamax")
-    bench.add_argument("--families", nargs="+", default=["lgssm", "hmm"], choices=["lgssm", "hmm"])
+    bench.add_argument("--families", nargs="+", default=list(_BENCHED), choices=_BENCHED)
     bench.set_defaults(run=_bench)
 
     kernels = commands.add_parser("kernels", help="compile the GPU kernels without a GPU, and say what they cost")

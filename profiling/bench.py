@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 import fastscan
+from fastscan.profiling.bench_gradients import gradient_rows
 from fastscan.profiling.bench_hmm import hmm_rows
 from fastscan.profiling.bench_rows import Row
 from fastscan.profiling.machine import describe
@@ -101,7 +102,11 @@ def memory_rows() -> Iterator[Row]:
     yield Row("memory D=4 m=2 T=1,000,000 (bytes)", "inputs + outputs", used, needed, used / needed, "4x", "2.5x")
 
 
-GROUPS = {"lgssm": (speed_rows, parallel_and_first_call_rows, default_rows, memory_rows), "hmm": (hmm_rows,)}
+GROUPS = {
+    "lgssm": (speed_rows, parallel_and_first_call_rows, default_rows, memory_rows),
+    "hmm": (hmm_rows,),
+    "gradients": (gradient_rows,),
+}
 
 
 def run_bench(out: Path, families: Sequence[str] = tuple(GROUPS)) -> list[Row]:
