@@ -5,15 +5,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fastscan import lgssm_joint_sample, lgssm_marginal_loglik, lgssm_posterior_sample, lgssm_smoother
+from fastscan import (
+    hmm_posterior_mode,
+    hmm_posterior_sample,
+    hmm_smoother,
+    lgssm_joint_sample,
+    lgssm_marginal_loglik,
+    lgssm_posterior_sample,
+    lgssm_smoother,
+)
 from fastscan.dispatch import choose, compiled_implementations
+from hmm_oracle import random_model
 from oracle import SMOOTHER_KERNELS, cast, random_params, tracking_params
 
 pytestmark = pytest.mark.skipif("pallas" not in compiled_implementations(), reason="needs an NVIDIA GPU")
 
 TOLERANCE = {"float32": 2e-3, "float64": 1e-8}
 """Relative to the largest entry; float32 of series as long as these, against the float64 of the same implementation on XLA."""
-
 
 SHAPES = [(1, 1), (2, 3), (31, 1), (1_000, 1), (99_991, 1), (1_000_000, 1), (1_000, 1_024), (20, 100_000)]
 
@@ -32,9 +40,7 @@ def assert_same(given, wanted, tolerance):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(
-    ("T", "B"), [(1, 1), (2, 3), (31, 1), (1_000, 1), (99_991, 1), (1_000_000, 1), (1_000, 1_024), (20, 100_000)]
-)
+@pytest.mark.parametrize(("T", "B"), SHAPES)
 def test_kernels_against_float64(T, B, dtype):
     params = tracking_params()
     y = series(params, T, B, gaps=T > 20)
@@ -77,3 +83,16 @@ def test_the_kernels_are_what_runs():
     assert choose(None, T=10_000, B=1, D=4, m=2, dtype=np.float32).implementation == "pallas"
     text = jax.jit(lambda y: lgssm_smoother(params, y)).lower(jnp.zeros((10_000, 2), jnp.float32)).compile().as_text()
     assert all(name in text for name in SMOOTHER_KERNELS)
+
+
+@pytest.mark.parametrize(("T", "K"), [(1, 2), (31, 3), (4_099, 5), (1_000_000, 5), (4_099, 8)])
+def test_hmm_kernels(T, K):
+    """Probabilities and paths; a float32 path may differ where a number lies within rounding of a boundary."""
+    model = random_model(K, T, K, zeros=0.2, spread=2)
+    single = tuple(x.astype("float32") for x in model)
+    wanted = hmm_smoother(*model, implementation="chunked")
+    assert_same(hmm_smoother(*single, implementation="pallas"), wanted, TOLERANCE["float32"])
+    key = jax.random.key(0)
+    for decode in (hmm_posterior_mode, lambda *m, **how: hmm_posterior_sample(key, *m, **how)[1]):
+        given, chunked = (np.asarray(decode(*single, implementation=i)) for i in ("pallas", "chunked"))
+        assert np.mean(given != chunked) <= 1e-4
