@@ -74,7 +74,7 @@ def laws(name: str, D: int, m: int, kind: type):
 
     def sides(params, state, xs):
         params, state, *xs = jax.tree.map(lambda a: kind.from_array(a[:, :, None, None]), (params, state, *xs))
-        _, identity, append, combine, enter, step, _ = recurrence
+        _, identity, append, combine, enter, step, *_ = recurrence
         empty = identity(state)
         one = [append(params, empty, x) for x in xs]
         two = append(params, one[0], xs[1])
