@@ -231,7 +231,7 @@ def _prepare(params: Any, emissions: Any, inputs: Any, implementation: str | Non
 
 
 def _missing(emissions: jax.Array, plan: Plan, model: Model) -> bool | None:
-    """Whether entries are missing, where looking costs nothing and halves what is compiled."""
+    """Whether entries are missing, where looking costs little, and halves what is compiled."""
     if plan.launch is not None and model.R.shape[-1] == 1:
         return True
     if isinstance(emissions, jax.core.Tracer) or any(device.platform != "cpu" for device in emissions.devices()):
@@ -246,16 +246,21 @@ def _either(how: How, model: Model, emissions: jax.Array, run: Callable[..., Any
     entries are missing, because then every step has to be decorrelated by itself.
     """
 
-    def branch(missing: bool) -> Callable[[], Any]:
+    def branch(missing: bool) -> Any:
         def infer(plan: Plan, model: Model, emissions: jax.Array, *noise: jax.Array) -> Any:
             out = run(plan, series(plan, model, emissions, missing), *noise)
             return jax.tree.map(lambda x: jnp.broadcast_to(x, (emissions.shape[0], *x.shape[1:])), out)
 
-        return lambda: differentiable(how.plan, infer)(model, emissions, *noise)
+        return differentiable(how.plan, infer)(model, emissions, *noise)
 
+    return _with_gaps_or_without(how, emissions, branch)
+
+
+def _with_gaps_or_without(how: How, emissions: jax.Array, branch: Callable[[bool], Any]) -> Any:
+    """``branch`` of whether entries are missing."""
     if how.missing is not None:
-        return branch(how.missing)()
-    return lax.cond(jnp.isnan(emissions).any(), branch(True), branch(False))
+        return branch(how.missing)
+    return lax.cond(jnp.isnan(emissions).any(), lambda: branch(True), lambda: branch(False))
 
 
 @functools.partial(jax.jit, static_argnames=("how", "per_step"))
@@ -283,12 +288,8 @@ def _reported(model: Model, emissions: jax.Array, how: How, densities: jax.Array
     if per_step:
         return densities
 
-    with_gaps, whole = (functools.partial(_score, under_xla(how.plan), missing) for missing in (True, False))
-
     def score(given: tuple[Model, jax.Array]) -> tuple[jax.Array, tuple[Model, jax.Array]]:
-        if how.missing is not None:
-            return (with_gaps if how.missing else whole)(*given)
-        return lax.cond(jnp.isnan(given[1]).any(), with_gaps, whole, *given)
+        return _with_gaps_or_without(how, given[1], lambda missing: _score(under_xla(how.plan), missing, *given))
 
     return scored(score, densities.sum(-1), (model, emissions))
 

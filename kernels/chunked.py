@@ -61,9 +61,7 @@ def total(plan: Plan, rows: jax.Array) -> jax.Array:
     """The sum over time (B or 1,) of numbers (L, 1, 1, C, B or 1), without putting them into the order of time."""
     L, _, _, _, B = rows.shape
     rows = jnp.broadcast_to(rows, (L, 1, 1, plan.chunks, B))[:, 0, 0]
-    if plan.padded:
-        rows = jnp.where(_present(plan), rows, 0)
-    return rows.sum(0).sum(0)
+    return where(present(plan, jnp.arange(L)[:, None, None]), rows, jnp.zeros_like(rows)).sum(0).sum(0)
 
 
 def summarise(plan: Plan, recurrence: Recurrence, params: Any, state: Any, rows: Any, *, reverse: bool = False) -> Any:
@@ -177,21 +175,18 @@ def prepared(plan: Plan, recurrence: Recurrence, rows: Any) -> Any:
 
 def loop(plan: Plan, body: Callable, carry: Any, rows: Any, reverse: bool) -> tuple[Any, Any]:
     """`lax.scan` over the chunks' rows, of ``body(carry, (row, present)) -> (carry, outputs)``; as `split` has rows."""
-    present = None
-    if plan.padded:
-        present = _present(plan)
-    first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (rows, present))
+    rows = rows, present(plan, jnp.arange(plan.length)[:, None, None])
+    first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), rows)
     carry = stable_carry(body, carry, first)
     if plan.length == 1:
-        carry, outs = body(carry, jax.tree.map(lambda x: x[0], (rows, present)))
+        carry, outs = body(carry, jax.tree.map(lambda x: x[0], rows))
         return carry, jax.tree.map(lambda x: x[None], outs)
-    return lax.scan(body, carry, (rows, present), plan.length, reverse)
+    return lax.scan(body, carry, rows, plan.length, reverse)
 
 
-def _present(plan: Plan) -> jax.Array:
-    """Which rows of which chunks are not padding (L, C, 1)."""
-    index = jnp.arange(plan.chunks) * plan.length + jnp.arange(plan.length)[:, None]
-    return (index < plan.steps)[:, :, None]
+def present(plan: Plan, row: Any) -> jax.Array | None:
+    """In which chunks a row is not padding (..., C, 1), for a number or (..., 1, 1) of them; None if none ever is."""
+    return jnp.arange(plan.chunks)[:, None] * plan.length + row < plan.steps if plan.padded else None
 
 
 def where(present: jax.Array | None, new: Any, old: Any) -> Any:

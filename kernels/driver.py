@@ -18,9 +18,9 @@ from typing import Any
 import jax
 
 from fastscan.kernels import chunked, forgetting, pallas
-from fastscan.kernels.forgetting import Ahead, InChunks
+from fastscan.kernels.forgetting import Ahead
 from fastscan.kernels.plan import Plan
-from fastscan.kernels.recurrence import Recurrence
+from fastscan.kernels.recurrence import Hindsight, InChunks, Recurrence
 
 
 def phases(plan: Plan) -> ModuleType:
@@ -53,6 +53,25 @@ def run(
         entries = by.entries(plan, recurrence, state, summaries, reverse=reverse)
     exits, outs = sweep(plan, in_chunks, params, entries, rows, ahead, reverse=reverse, room=room)
     return last(plan, exits, reverse=reverse), outs
+
+
+def run_with_futures(
+    plan: Plan, recurrence: Recurrence, hindsight: Hindsight, params: Any, state: Any, series: Any, *, room: Any = False
+) -> tuple[Any, Any, tuple, Any]:
+    """A recurrence over a series, for a pass that comes back: arguments as `run`.
+
+    Returns:
+        The params and the rows as the phases take them; what the way back begins from, the state after every chunk and, of more
+        chunks than one, what all that follows says of it; and the outputs.
+    """
+    by = phases(plan)
+    params, state, rows = by.matrices(plan, params), by.matrices(plan, state), by.split(plan, series)
+    entries, ahead, futures, in_chunks = state, None, (), InChunks(recurrence)
+    if plan.chunks > 1:
+        summaries, ahead = summarise(plan, recurrence, in_chunks, params, state, rows)
+        entries, *futures = by.entries_and_futures(plan, recurrence, hindsight, state, summaries)
+    exits, outputs = sweep(plan, in_chunks, params, entries, rows, ahead, room=room)
+    return params, rows, (exits, *futures), outputs
 
 
 def summarise(

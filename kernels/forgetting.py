@@ -1,6 +1,6 @@
 """Sweeping chunks before their entry states are known, from the row on where these no longer matter (XLA).
 
-After some rows a hidden Markov model has forgotten the state before them, to the last digit. From there on a chunk can be
+After some rows a hidden Markov model has forgotten the state before them, up to rounding. From there on a chunk can be
 swept without its entry state, and its summary needs no more matrix products: it is one state, the same for all states
 before the chunk. So the phases of `driver` become
 
@@ -11,7 +11,6 @@ before the chunk. So the phases of `driver` become
 How many rows that takes is found out as it runs. A model that never forgets folds all of them, as `chunked` does.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -21,27 +20,13 @@ from jax import lax
 from fastscan.kernels import chunked
 from fastscan.kernels.algebra import stable_carry
 from fastscan.kernels.plan import Plan
-from fastscan.kernels.recurrence import Recurrence
+from fastscan.kernels.recurrence import InChunks, Recurrence
 
 BLOCK = 16
 """Rows from one look at the summaries to the next."""
 
 TOLERANCE = 8
 """Roundings by which states count as the same: about as many as they differ by from rounding alone."""
-
-
-class InChunks(NamedTuple):
-    """A recurrence over chunks whose entry states are known.
-
-    Attributes:
-        recurrence: what to run; the first field of its state is that of the recurrence that is summarised, if it has more.
-        begin: ``(state) -> state`` at a chunk's beginning, or None where the two are the same.
-        merge: ``(first, then) -> state``: after a chunk, from those after its first rows and after the others begun afresh.
-    """
-
-    recurrence: Recurrence
-    begin: Callable[[Any], Any] | None = None
-    merge: Callable[[Any, Any], Any] = lambda _, then: then
 
 
 class Ahead(NamedTuple):
@@ -122,13 +107,11 @@ def _row(plan: Plan, recurrence: Recurrence, rows: Any, t: Any, reverse: bool) -
     row = plan.length - 1 - t if reverse else t
     x = jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, row, keepdims=False), rows)
     x = recurrence.prepare(chunked.matrices(plan, x))
-    return x, _starts(plan) + row < plan.steps if plan.padded else None
+    return x, chunked.present(plan, row)
 
 
 def _further(plan: Plan, t: Any, reverse: bool) -> jax.Array:
     """Whether chunks have rows after the first t (C, 1)."""
-    return (t < plan.length) & (_starts(plan) + (0 if reverse else t) < plan.steps)
-
-
-def _starts(plan: Plan) -> jax.Array:
-    return jnp.arange(plan.chunks)[:, None] * plan.length
+    more = t < plan.length
+    some = chunked.present(plan, 0 if reverse else t)
+    return jnp.broadcast_to(more, (plan.chunks, 1)) if some is None else more & some

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 
 from fastscan.kernels import driver, maps
 from fastscan.kernels.axes import as_lanes, as_rows, prepend
-from fastscan.kernels.forgetting import InChunks
 from fastscan.kernels.hmm import (
     HMM_BACKWARD_FILTER,
     HMM_FILTER,
@@ -34,7 +33,7 @@ from fastscan.kernels.hmm_smoothing import (
 )
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.probability import draw, quotient, relative
-from fastscan.kernels.recurrence import Recurrence
+from fastscan.kernels.recurrence import InChunks, Recurrence
 from fastscan.kernels.viterbi import VITERBI, VITERBI_IN_CHUNKS, ViterbiInputs, best
 
 
@@ -74,21 +73,15 @@ def smooth_states(plan: Plan, series: HMMSeries, counting: bool) -> tuple[Filter
     weights that do not vary.
     """
     by = driver.phases(plan)
-    initial, density = _first(plan, series.initial, series.log_likelihood[:, :1])
-    params, state, inputs = _inputs(series, initial)
-    params, state, rows = by.matrices(plan, params), by.matrices(plan, state), by.split(plan, inputs)
-    entries, ahead, future, in_chunks = state, None, (), InChunks(HMM_FILTER)
-    if plan.chunks > 1:
-        summaries, ahead = driver.summarise(plan, HMM_FILTER, in_chunks, params, state, rows)
-        entries, *future = by.entries_and_futures(plan, HMM_FILTER, HMM_HINDSIGHT, state, summaries)
-    exits, out = driver.sweep(plan, in_chunks, params, entries, rows, ahead, room=_FILTERED_ROOM)
+    state, density = _first(plan, series.initial, series.log_likelihood[:, :1])
+    inputs = _inputs(series, state)
+    params, rows, ends, out = driver.run_with_futures(plan, HMM_FILTER, HMM_HINDSIGHT, *inputs, room=_FILTERED_ROOM)
     backward = BackwardInputs(out.filtered, out.predicted, rows.A)
-    recurrence, begin = HMM_SMOOTHER, condition_on_future if future else None
+    recurrence, begin = HMM_SMOOTHER, condition_on_future if len(ends) > 1 else None
     if counting:
         recurrence, begin = HMM_SMOOTHER_WITH_COUNTS, begin_counting
-    ends = (exits, *future)
     after, smoothed = by.sweep(plan, recurrence, params, ends, backward, begin=begin, reverse=True, room=True, exits=counting)
-    last = driver.last(plan, exits)
+    last = driver.last(plan, ends[0])
     filtered, smoothed = (by.join(plan, x, last) for x in (out.filtered, smoothed))
     counts = by.arrays(plan, after.counts).sum(-2).transpose(2, 0, 1) if counting else None
     return _states(plan, series, density, out, filtered), smoothed, counts
@@ -108,10 +101,10 @@ def score(plan: Plan, series: HMMSeries) -> tuple[jax.Array, HMMSeries]:
     if change.shape[1]:
         later = (series.A[:, :1] * change[:, :1].mT).sum(-1, keepdims=True)
     _, first = _first(plan, series.initial, series.log_likelihood[:, :1])
-    ll = jnp.where(jnp.isnan(series.log_likelihood[:, :1]), 0, series.log_likelihood[:, :1])
+    missing = jnp.isnan(series.log_likelihood)
+    ll = jnp.where(missing, 0, series.log_likelihood)[:, :1]
     likelihood = jnp.exp(jnp.where(density == -jnp.inf, -jnp.inf, ll - first))
-    of_ll = jnp.where(jnp.isnan(series.log_likelihood), 0, smoothed)
-    return states.log_density, HMMSeries(likelihood * later, of_A, of_ll)
+    return states.log_density, HMMSeries(likelihood * later, of_A, jnp.where(missing, 0, smoothed))
 
 
 def filter_backward(plan: Plan, series: HMMSeries) -> Backward:

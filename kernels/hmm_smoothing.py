@@ -9,7 +9,6 @@ import numpy as np
 
 from fastscan.kernels import maps, scaled
 from fastscan.kernels.algebra import eye, product, zeros
-from fastscan.kernels.forgetting import InChunks
 from fastscan.kernels.hmm import HMM_FILTER, HMMInputs, filter_append, likelihood_step, prepare, weights
 from fastscan.kernels.probability import distribution, draw, product_distribution, ratio, times
 from fastscan.kernels.recurrence import Recurrence
@@ -80,31 +79,11 @@ class SamplerRow(NamedTuple):
     uniform: Any
 
 
-class Sampled(NamedTuple):
-    """Filtered probabilities (K, 1), and the state at the chunk's beginning that follows from each, as a map."""
-
-    probs: Any
-    path: Any
-
-
 def sampler_step(params: HMMInputs, state, x: SamplerRow) -> tuple[Any, tuple[Any, Any]]:
     """The filter, reporting the state at t that follows from every state at t+1, as a map, and the log density."""
     states = draw(times(weights(params, x.model), state), x.uniform)
     after, density = likelihood_step(params, state, x.model)
     return after, (maps.pack(states.T), density)
-
-
-def _step_and_compose(params: HMMInputs, state: Sampled, x: SamplerRow) -> tuple[Sampled, tuple[Any, Any]]:
-    probs, (choices, density) = sampler_step(params, state.probs, x)
-    return Sampled(probs, maps.paths(probs.shape[0]).combine(choices, state.path)), (choices, density)
-
-
-def _begin_sampling(probs) -> Sampled:
-    return Sampled(probs, maps.identity(probs.shape[0], probs))
-
-
-def _merge(first: Sampled, then: Sampled) -> Sampled:
-    return Sampled(then.probs, maps.paths(then.probs.shape[0]).combine(then.path, first.path))
 
 
 HMM_SAMPLER = HMM_FILTER._replace(
@@ -113,9 +92,7 @@ HMM_SAMPLER = HMM_FILTER._replace(
     step=sampler_step,
     prepare=lambda x: x._replace(model=prepare(x.model)),
 )
-HMM_SAMPLER_IN_CHUNKS = InChunks(
-    HMM_SAMPLER._replace(name="hmm_sampler_in_chunks", step=_step_and_compose), _begin_sampling, _merge
-)
+HMM_SAMPLER_IN_CHUNKS = maps.composing(HMM_SAMPLER, lambda out: out[0])
 """For chunks whose entry states are known: it tells what the choices of a whole chunk come to."""
 
 

@@ -6,6 +6,7 @@ memory one value at a time.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastscan.kernels.algebra import select, stage
-from fastscan.kernels.recurrence import Recurrence
+from fastscan.kernels.recurrence import InChunks, Recurrence
 
 WORD = 32
 
@@ -85,6 +86,34 @@ def identity(K: int, like) -> Any:
     """The words (W, 1) of the map that changes nothing, in the representation of ``like``."""
     numbers = type(like).elementwise(lambda x: jnp.zeros(jnp.shape(x), np.uint32), like.block(0, 1))
     return numbers.columns(0, 1).constant(Packing.of(K).identity())
+
+
+class Composed(NamedTuple):
+    """The state of a recurrence that reports maps, and what those of a whole chunk come to: first its own, then the later."""
+
+    state: Any
+    path: Any
+
+
+def composing(recurrence: Recurrence, reported: Callable[[Any], Any]) -> InChunks:
+    """A recurrence over chunks that also tells what a chunk's maps come to.
+
+    Args:
+        recurrence: whose state has a row for each of K states, and which reports a map (W, 1) of them in every row.
+        reported: takes the map from a row's outputs.
+    """
+
+    def step(params: Any, state: Composed, x: Any) -> tuple[Composed, Any]:
+        after, out = recurrence.step(params, state.state, x)
+        return Composed(after, paths(after.shape[0]).combine(reported(out), state.path)), out
+
+    def begin(state: Any) -> Composed:
+        return Composed(state, identity(state.shape[0], state))
+
+    def merge(first: Composed, then: Composed) -> Composed:
+        return Composed(then.state, paths(then.state.shape[0]).combine(then.path, first.path))
+
+    return InChunks(recurrence._replace(name=f"{recurrence.name}_in_chunks", step=step), begin, merge)
 
 
 @functools.cache

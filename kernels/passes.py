@@ -83,21 +83,17 @@ def score(plan: Plan, series: Series) -> tuple[jax.Array, Series]:
     They have the series' form, with a lane or an entry for every sequence; None where there are none: of weights, and of what
     only the backward pass takes. XLA runs it.
     """
-    initial, density = _first(plan, series)
-    params, state, rows = (*chunked.matrices(plan, (series.params, initial)), chunked.split(plan, series.rows))
-    entries, future = state, None
-    if plan.chunks > 1:
-        summaries = chunked.summarise(plan, KALMAN_FILTER, params, state, rows)
-        entries, future = chunked.entries_and_futures(plan, KALMAN_FILTER, KALMAN_HINDSIGHT, state, summaries)
-    exits, out = chunked.sweep(plan, KALMAN_FILTER, params, (entries,), rows)
+    state, density = _first(plan, series)
+    given = series.params, state, series.rows
+    params, rows, ends, out = driver.run_with_futures(plan, KALMAN_FILTER, KALMAN_HINDSIGHT, *given)
 
-    def begin(exits: Gaussian, future: Message | None) -> ScoreState:
+    def begin(exits: Gaussian, future: Message | None = None) -> ScoreState:
         nothing = jax.tree.map(jnp.zeros_like, (identity(exits), params._replace(weight=None)))
         message = Message(nothing[0].eta, nothing[0].J) if future is None else shifts(exits, future)
         return ScoreState(message, nothing[1])
 
     back = ScoreRow(Gaussian(out.mean, out.cov), rows)
-    before, of_rows = chunked.sweep(plan, KALMAN_SCORE, params, (exits, future), back, begin=begin, reverse=True)
+    before, of_rows = chunked.sweep(plan, KALMAN_SCORE, params, ends, back, begin=begin, reverse=True)
     message, of_params = chunked.arrays(plan, before)
     message = as_rows(jax.tree.map(lambda x: x[..., :1, :], message))
     _, of_prior, of_first = driver.phases(plan).each_row(plan, "score", observe_back, (series.prior, series.first, message))
@@ -111,16 +107,12 @@ def score(plan: Plan, series: Series) -> tuple[jax.Array, Series]:
 def smooth(plan: Plan, series: Series) -> tuple[Filtered, Smoothed]:
     """Filtered and smoothed moments (B or 1, T, ...), cross moments (B, T - 1, ...)."""
     by = driver.phases(plan)
-    initial, density = _first(plan, series)
-    params, state, rows = by.matrices(plan, series.params), by.matrices(plan, initial), by.split(plan, series.rows)
-    entries, future = state, None
-    if plan.chunks > 1:
-        summaries = by.summarise(plan, KALMAN_FILTER, params, state, rows)
-        entries, future = by.entries_and_futures(plan, KALMAN_FILTER, KALMAN_HINDSIGHT, state, summaries)
-    exits, filtered = by.sweep(plan, KALMAN_FILTER, params, (entries,), rows, room=_FILTERED_ROOM)
-    last = driver.last(plan, exits)
+    state, density = _first(plan, series)
+    given = series.params, state, series.rows
+    _, _, ends, filtered = driver.run_with_futures(plan, KALMAN_FILTER, KALMAN_HINDSIGHT, *given, room=_FILTERED_ROOM)
+    last = driver.last(plan, ends[0])
     inputs = SmootherInputs(Gaussian(filtered.mean, filtered.cov), by.split(plan, series.arrival_rows))
-    ends, begin = ((exits,), None) if future is None else ((exits, future), condition_on_future)
+    begin = condition_on_future if len(ends) > 1 else None
     arrival, room = by.matrices(plan, series.arrival_params), Smoothed(mean=True, cov=True, cross=False)
     _, smoothed = by.sweep(plan, RTS_SMOOTHER, arrival, ends, inputs, begin=begin, reverse=True, room=room, exits=False)
     moments = [by.join(plan, x, end) for some in (filtered, smoothed) for x, end in zip(some, last, strict=False)]

@@ -46,6 +46,20 @@ class Forgetting(NamedTuple):
     extend: Callable[[Any, Any], Any]
 
 
+class InChunks(NamedTuple):
+    """A recurrence over chunks whose entry states are known.
+
+    Attributes:
+        recurrence: what to run; the first field of its state is that of the recurrence that is summarised, if it has more.
+        begin: ``(state) -> state`` at a chunk's beginning, or None where the two are the same.
+        merge: ``(first, then) -> state``: after a chunk, from those after its first rows and after the others begun afresh.
+    """
+
+    recurrence: Recurrence
+    begin: Callable[[Any], Any] | None = None
+    merge: Callable[[Any, Any], Any] = lambda _, then: then
+
+
 class Hindsight(NamedTuple):
     """What a summary says of the state before its stretch of time, for passes that come back through a series.
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from fastscan.kernels.algebra import stage
 from fastscan.kernels.gaussian import Gaussian, Transition, condition, push, symmetrized, times, times_plus
 from fastscan.kernels.kalman import KALMAN_FILTER, FilterInputs, Message, complete, identity, retreat
-from fastscan.kernels.recurrence import Recurrence, merge
+from fastscan.kernels.recurrence import merge
 
 
 class ScoreState(NamedTuple):
@@ -72,7 +72,7 @@ def score_step(params: FilterInputs, state: ScoreState, row: ScoreRow) -> tuple[
     return ScoreState(before, shared), own
 
 
-KALMAN_SCORE = Recurrence("kalman_score", *KALMAN_FILTER[1:5], step=score_step)
+KALMAN_SCORE = KALMAN_FILTER._replace(name="kalman_score", step=score_step)
 """For chunks whose filtered states and messages are known; it has no summaries of its own."""
 
 

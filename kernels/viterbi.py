@@ -12,7 +12,6 @@ import numpy as np
 
 from fastscan.kernels import maps
 from fastscan.kernels.algebra import max_plus, select, stage
-from fastscan.kernels.forgetting import InChunks
 from fastscan.kernels.probability import relative
 from fastscan.kernels.recurrence import Forgetting, Recurrence
 
@@ -60,26 +59,6 @@ def _prepare(x: ViterbiInputs) -> ViterbiInputs:
     return x._replace(log_likelihood=relative(x.log_likelihood))
 
 
-class Decoded(NamedTuple):
-    """Scores (K, 1), and the state at the chunk's end that follows from each, as a map."""
-
-    scores: Any
-    path: Any
-
-
-def _step_and_compose(params: ViterbiInputs, state: Decoded, x: ViterbiInputs) -> tuple[Decoded, Any]:
-    scores, choices = _step(params, state.scores, x)
-    return Decoded(scores, maps.paths(scores.shape[0]).combine(choices, state.path)), choices
-
-
-def _begin(scores) -> Decoded:
-    return Decoded(scores, maps.identity(scores.shape[0], scores))
-
-
-def _merge(first: Decoded, then: Decoded) -> Decoded:
-    return Decoded(then.scores, maps.paths(then.scores.shape[0]).combine(then.path, first.path))
-
-
 def _settled(summary) -> tuple[Any, Any]:
     """The largest of the columns less their best entries, and how far the others are from it."""
     kind = type(summary)
@@ -107,7 +86,7 @@ def _best_of_columns(summary):
 
 
 VITERBI = Recurrence("viterbi", _identity, _append, _combine, _enter, _step, _prepare, Forgetting(_settled, _extend))
-VITERBI_IN_CHUNKS = InChunks(VITERBI._replace(name="viterbi_in_chunks", step=_step_and_compose), _begin, _merge)
+VITERBI_IN_CHUNKS = maps.composing(VITERBI, lambda choices: choices)
 """For chunks whose entry states are known: it tells what the choices of a whole chunk come to."""
 
 

@@ -8,9 +8,9 @@ import pytest
 from fastscan import hmm
 from fastscan.hmm_model import check_hmm, log_series, scaled_series
 from fastscan.kernels import driver, forgetting, hmm_passes
-from fastscan.kernels.forgetting import InChunks
 from fastscan.kernels.hmm import HMM_FILTER
 from fastscan.kernels.plan import Plan
+from fastscan.kernels.recurrence import InChunks
 from fastscan.kernels.viterbi import VITERBI, VITERBI_IN_CHUNKS, ViterbiInputs
 from hmm_oracle import random_model, textbook, viterbi
 from oracle import close
