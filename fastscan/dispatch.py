@@ -55,6 +55,39 @@ class Choice(NamedTuple):
     reason: str
 
 
+class Problem(NamedTuple):
+    """What `choose` asks, but for B."""
+
+    implementation: str | None
+    T: int
+    D: int
+    m: int
+    dtype: str
+    family: str = "lgssm"
+
+    def plan(self, B: int) -> Plan:
+        """What runs B sequences."""
+        return choose(**self._asdict(), B=B).plan
+
+
+class How(NamedTuple):
+    """How a problem is run.
+
+    Attributes:
+        plan: for the sequences there are.
+        problem: what chooses a plan for more; None keeps this one.
+        missing: whether entries are missing, None if that is seen only as the program runs.
+    """
+
+    plan: Plan
+    problem: Problem | None = None
+    missing: bool | None = None
+
+    def of_batch(self, B: int) -> "How":
+        """The same for B sequences."""
+        return self if self.problem is None else self._replace(plan=self.problem.plan(B))
+
+
 def choose(
     implementation: str | None,
     *,

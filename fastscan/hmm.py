@@ -20,8 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastscan import dispatch
-from fastscan.derivatives import differentiable, scored
+from fastscan.dispatch import How, Problem
 from fastscan.hmm_model import (
     HMM,
     Scales,
@@ -37,6 +36,7 @@ from fastscan.kernels.hmm import FilteredStates
 from fastscan.kernels.hmm_passes import HMMSeries
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.probability import quotient
+from fastscan.transforms import batch_size, scored, transformable
 from fastscan.types import HMMPosterior, HMMPosteriorFiltered
 
 ArrayLike = jax.typing.ArrayLike
@@ -68,8 +68,8 @@ def hmm_filter(
     Raises:
         TypeError, ValueError: what was given, what was wanted.
     """
-    model, batched, plan = _prepare(initial_distribution, transition_matrix, transition_fn, log_likelihoods, implementation)
-    out = _filter(model, plan, log_weights)
+    model, batched, how = _prepare(initial_distribution, transition_matrix, transition_fn, log_likelihoods, implementation)
+    out = _filter(model, how, log_weights)
     return out if batched else _first(out)
 
 
@@ -87,8 +87,8 @@ def hmm_marginal_loglik(
     Returns:
         A scalar, or (B,).
     """
-    model, batched, plan = _prepare(initial_distribution, transition_matrix, transition_fn, log_likelihoods, implementation)
-    loglik = _loglik(model, plan, log_weights)
+    model, batched, how = _prepare(initial_distribution, transition_matrix, transition_fn, log_likelihoods, implementation)
+    loglik = _loglik(model, how, log_weights)
     return loglik if batched else loglik[0]
 
 
@@ -116,10 +116,10 @@ def hmm_smoother(
     Returns:
         The log-likelihood, filtered, predicted and smoothed probabilities, and those of the transitions.
     """
-    model, batched, plan = _prepare(initial_distribution, transition_matrix, transition_fn, log_likelihoods, implementation)
+    model, batched, how = _prepare(initial_distribution, transition_matrix, transition_fn, log_likelihoods, implementation)
     summed = _sums(transition_matrix, transition_fn)
-    counting = compute_trans_probs and summed and (plan.chunks > 1 or plan.launch is not None)
-    posterior = _smooth(model, plan, log_weights, counting)
+    counting = compute_trans_probs and summed and (how.plan.chunks > 1 or how.plan.launch is not None)
+    posterior = _smooth(model, how, log_weights, counting)
     if compute_trans_probs and not counting:
         posterior = posterior._replace(trans_probs=_transition_probs(model.A, posterior, summed, log_weights))
     return posterior if batched else _first(posterior)
@@ -139,8 +139,8 @@ def hmm_backward_filter(
         The logarithm of the sum over all paths without initial weights, and messages proportional to p(y_{t+1..T} | z_t),
         (T, K): ones at the end, and before it ``A @ b`` with b the normalised product of message and likelihood at t + 1.
     """
-    model, batched, plan = _prepare(None, transition_matrix, transition_fn, log_likelihoods, implementation)
-    out = _filter_backward(model, plan, log_weights)
+    model, batched, how = _prepare(None, transition_matrix, transition_fn, log_likelihoods, implementation)
+    out = _filter_backward(model, how, log_weights)
     return out if batched else _first(out)
 
 
@@ -159,8 +159,8 @@ def hmm_posterior_mode(
         States (T,) or (B, T), int32. Of equally likely paths, the one with the lower state where they first differ.
     """
     given = initial_distribution, transition_matrix, transition_fn, log_likelihoods, implementation
-    model, batched, plan = _prepare(*given, family="hmm_mode")
-    states = _most_likely(model, plan, log_weights)
+    model, batched, how = _prepare(*given, family="hmm_mode")
+    states = _most_likely(model, how, log_weights)
     return states if batched else states[0]
 
 
@@ -193,9 +193,9 @@ def hmm_posterior_sample(
         The log-likelihood, and states (T,) or (B, T), int32.
     """
     given = initial_distribution, transition_matrix, transition_fn, log_likelihoods, implementation
-    model, batched, plan = _prepare(*given, family="hmm_sample")
+    model, batched, how = _prepare(*given, family="hmm_sample")
     uniform = jax.random.uniform(key, (*model.log_likelihoods.shape[:2], 1, 1), model.log_likelihoods.dtype)
-    out = _sample(model, uniform, plan, log_weights)
+    out = _sample(model, uniform, how, log_weights)
     return out if batched else _first(out)
 
 
@@ -251,12 +251,12 @@ hmm_two_filter_smoother = hmm_smoother
 
 def _prepare(
     initial: Any, matrix: Any, function: TransitionFn, log_likelihoods: Any, implementation: str | None, family: str = "hmm"
-) -> tuple[HMM, bool, Plan]:
-    """The checked model, whether it has a batch axis, and the plan."""
+) -> tuple[HMM, bool, How]:
+    """The checked model, whether it has a batch axis, and how to run it."""
     model, batched = check_hmm(initial, matrix, function, log_likelihoods)
     B, T, K = model.log_likelihoods.shape
-    dtype = model.log_likelihoods.dtype
-    return model, batched, dispatch.choose(implementation, family=family, T=T, B=B, D=K, dtype=dtype).plan
+    problem = Problem(implementation, T, K, 0, str(model.log_likelihoods.dtype), family)
+    return model, batched, How(problem.plan(B), problem)
 
 
 def check_hmm_weights(initial_distribution: ArrayLike, transition_matrix: ArrayLike, atol: float = 1e-5) -> None:
@@ -294,51 +294,61 @@ def _first(tree: Any) -> Any:
     return jax.tree.map(lambda x: x[0], tree)
 
 
-@functools.partial(jax.jit, static_argnames=("plan", "log_weights"))
-def _filter(model: HMM, plan: Plan, log_weights: bool) -> HMMPosteriorFiltered:
+def _run(how: How, run: Callable[..., Any], series: HMMSeries, *noise: jax.Array) -> Any:
+    """``run(plan, series, *noise)``, for every sequence there is log-likelihoods, weights or noise for."""
+
+    def infer(plan: Plan, series: HMMSeries, *noise: jax.Array) -> Any:
+        B, ll = batch_size((series, noise)), series.log_likelihood
+        return run(plan, series._replace(log_likelihood=jnp.broadcast_to(ll, (B, *ll.shape[1:]))), *noise)
+
+    return transformable(how, infer)(series, *noise)
+
+
+@functools.partial(jax.jit, static_argnames=("how", "log_weights"))
+def _filter(model: HMM, how: How, log_weights: bool) -> HMMPosteriorFiltered:
     series, scales = scaled_series(model, log_weights)
-    return _filtered(plan, series, differentiable(plan, hmm_passes.filter_states)(series), scales, log_weights)
+    return _filtered(how, series, _run(how, hmm_passes.filter_states, series), scales, log_weights)
 
 
-@functools.partial(jax.jit, static_argnames=("plan", "log_weights", "counting"))
-def _smooth(model: HMM, plan: Plan, log_weights: bool, counting: bool) -> HMMPosterior:
+@functools.partial(jax.jit, static_argnames=("how", "log_weights", "counting"))
+def _smooth(model: HMM, how: How, log_weights: bool, counting: bool) -> HMMPosterior:
     series, scales = scaled_series(model, log_weights)
     smooth = functools.partial(hmm_passes.smooth_states, counting=counting)
-    states, smoothed, counts = differentiable(plan, smooth)(series)
+    states, smoothed, counts = _run(how, smooth, series)
     smoothed = smoothed[..., 0]
-    filtered = _filtered(plan, series, states, scales, log_weights)
+    filtered = _filtered(how, series, states, scales, log_weights)
     return HMMPosterior(*filtered, smoothed, smoothed[:, 0], counts if counts is None else counts * series.A[:, 0])
 
 
-@functools.partial(jax.jit, static_argnames=("plan", "log_weights"))
-def _loglik(model: HMM, plan: Plan, log_weights: bool) -> jax.Array:
+@functools.partial(jax.jit, static_argnames=("how", "log_weights"))
+def _loglik(model: HMM, how: How, log_weights: bool) -> jax.Array:
     series, scales = scaled_series(model, log_weights)
-    density = hmm_passes.filter_loglik(plan, jax.lax.stop_gradient(series))
-    return unscaled_loglik(_scored(plan, series, density), scales, plan.steps + 1)
+    density = _run(how, hmm_passes.filter_loglik, jax.lax.stop_gradient(series))
+    return unscaled_loglik(_scored(how, series, density), scales, how.plan.steps + 1)
 
 
-@functools.partial(jax.jit, static_argnames=("plan", "log_weights"))
-def _filter_backward(model: HMM, plan: Plan, log_weights: bool) -> tuple[jax.Array, jax.Array]:
+@functools.partial(jax.jit, static_argnames=("how", "log_weights"))
+def _filter_backward(model: HMM, how: How, log_weights: bool) -> tuple[jax.Array, jax.Array]:
     series, scales = scaled_series(model, log_weights)
-    predicted, density = differentiable(plan, hmm_passes.filter_backward)(series)
+    predicted, density = _run(how, hmm_passes.filter_backward, series)
     messages = predicted[..., 0]
     if log_weights:
         messages = messages.at[:, :-1].multiply(jnp.exp(scales.A)[..., None])
     scales = scales._replace(initial=jnp.zeros_like(scales.initial))
-    return unscaled_loglik(density, scales, plan.steps + 1), messages
+    return unscaled_loglik(density, scales, how.plan.steps + 1), messages
 
 
-@functools.partial(jax.jit, static_argnames=("plan", "log_weights"))
-def _most_likely(model: HMM, plan: Plan, log_weights: bool) -> jax.Array:
-    states, score = hmm_passes.most_likely_states(plan, log_series(model, log_weights))
+@functools.partial(jax.jit, static_argnames=("how", "log_weights"))
+def _most_likely(model: HMM, how: How, log_weights: bool) -> jax.Array:
+    states, score = _run(how, hmm_passes.most_likely_states, log_series(model, log_weights))
     return _unless_impossible(states, score[:, 0, 0, 0])
 
 
-@functools.partial(jax.jit, static_argnames=("plan", "log_weights"))
-def _sample(model: HMM, uniform: jax.Array, plan: Plan, log_weights: bool) -> tuple[jax.Array, jax.Array]:
+@functools.partial(jax.jit, static_argnames=("how", "log_weights"))
+def _sample(model: HMM, uniform: jax.Array, how: How, log_weights: bool) -> tuple[jax.Array, jax.Array]:
     series, scales = scaled_series(model, log_weights)
-    states, density = hmm_passes.sample_states(plan, series, uniform)
-    loglik = unscaled_loglik(density, scales, plan.steps + 1)
+    states, density = _run(how, hmm_passes.sample_states, series, uniform)
+    loglik = unscaled_loglik(density, scales, how.plan.steps + 1)
     return loglik, _unless_impossible(states, loglik)
 
 
@@ -358,17 +368,17 @@ def _transition_probs(A: jax.Array, posterior: Any, summed: bool, log_weights: b
     return probs.sum(1) if summed else probs
 
 
-def _scored(plan: Plan, series: HMMSeries, density: jax.Array) -> jax.Array:
+def _scored(how: How, series: HMMSeries, density: jax.Array) -> jax.Array:
     """The log density (B,), with its derivative."""
-    return scored(differentiable(plan, hmm_passes.score), density, series)
+    return scored(functools.partial(_run, how, hmm_passes.score), density, series)
 
 
-def _filtered(plan: Plan, series: HMMSeries, states: FilteredStates, scales: Scales, log_weights: bool) -> HMMPosteriorFiltered:
+def _filtered(how: How, series: HMMSeries, states: FilteredStates, scales: Scales, log_weights: bool) -> HMMPosteriorFiltered:
     predicted = states.predicted[..., 0]
     if log_weights:
         predicted = predicted.at[:, :1].multiply(jnp.exp(scales.initial)[:, None, None])
         predicted = predicted.at[:, 1:].multiply(jnp.exp(scales.A)[..., None])
-    loglik = unscaled_loglik(_scored(plan, series, states.log_density), scales, predicted.shape[1])
+    loglik = unscaled_loglik(_scored(how, series, states.log_density), scales, predicted.shape[1])
     return HMMPosteriorFiltered(loglik, states.filtered[..., 0], predicted)
 
 

@@ -12,21 +12,21 @@ fastest on this device: see `fastscan.dispatch`.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fastscan import dispatch
-from fastscan.derivatives import differentiable, scored, under_xla
+from fastscan.dispatch import How, Problem
 from fastscan.kernels import passes
 from fastscan.kernels.algebra import Stacked
 from fastscan.kernels.gaussian import square_root
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.smoothing import AffineMap
 from fastscan.model import Model, Sizes, check_emission_dim, check_emissions, check_model, known_terms, series
+from fastscan.transforms import any_nan, batch_size, scored, transformable, under_xla
 from fastscan.types import ParamsLGSSM, PosteriorGSSMFiltered, PosteriorGSSMSmoothed
 
 
@@ -167,14 +167,16 @@ def lgssm_joint_sample(
         raise ValueError(f"num_timesteps: {num_timesteps} given, wanted at least 1.")
     dtype = jnp.asarray(params.initial.mean).dtype
     model, sizes = check_model(params, num_timesteps, None, dtype, inputs)
-    plan = dispatch.choose(implementation, T=sizes.T, B=1, D=sizes.D, m=sizes.m, dtype=dtype).plan
+    problem = Problem(implementation, sizes.T, sizes.D, sizes.m, str(dtype))
+    how = How(problem.plan(1), problem)
     state_key, emission_key = jax.random.split(key)
-    return _joint_sample(
+    states, emissions = _joint_sample(
         model,
         jax.random.normal(state_key, (1, sizes.T, sizes.D, 1), dtype),
         jax.random.normal(emission_key, (1, sizes.T, sizes.m, 1), dtype),
-        plan,
+        how,
     )
+    return states[0], emissions[0]
 
 
 def pad_sequences(sequences: Sequence[jax.typing.ArrayLike], length: int | None = None) -> tuple[jax.Array, jax.Array]:
@@ -212,21 +214,15 @@ parallel_lgssm_smoother = lgssm_smoother
 parallel_lgssm_posterior_sample = lgssm_posterior_sample
 
 
-class How(NamedTuple):
-    """The plan; whether entries are missing, None if that is seen only as the program runs."""
-
-    plan: Plan
-    missing: bool | None
-
-
 def _prepare(params: Any, emissions: Any, inputs: Any, implementation: str | None) -> tuple[Model, jax.Array, Sizes, How]:
     """The checked model, the emissions as (B, T, m), the sizes, and how to run them."""
     emissions = check_emissions(emissions)
     batch = emissions.shape[0] if emissions.ndim == 3 else None
     model, sizes = check_model(params, emissions.shape[-2], batch, emissions.dtype, inputs)
     check_emission_dim(emissions, sizes.m)
-    choice = dispatch.choose(implementation, T=sizes.T, B=batch or 1, D=sizes.D, m=sizes.m, dtype=emissions.dtype)
-    how = How(choice.plan, _missing(emissions, choice.plan, model))
+    problem = Problem(implementation, sizes.T, sizes.D, sizes.m, str(emissions.dtype))
+    plan = problem.plan(batch or 1)
+    how = How(plan, problem, _missing(emissions, plan, model))
     return model, emissions.reshape(-1, sizes.T, sizes.m), sizes, how
 
 
@@ -246,21 +242,23 @@ def _either(how: How, model: Model, emissions: jax.Array, run: Callable[..., Any
     entries are missing, because then every step has to be decorrelated by itself.
     """
 
-    def branch(missing: bool) -> Any:
-        def infer(plan: Plan, model: Model, emissions: jax.Array, *noise: jax.Array) -> Any:
+    def infer(plan: Plan, model: Model, emissions: jax.Array, *noise: jax.Array) -> Any:
+        B = batch_size((model, emissions, noise))
+
+        def branch(missing: bool) -> Any:
             out = run(plan, series(plan, model, emissions, missing), *noise)
-            return jax.tree.map(lambda x: jnp.broadcast_to(x, (emissions.shape[0], *x.shape[1:])), out)
+            return jax.tree.map(lambda x: jnp.broadcast_to(x, (B, *x.shape[1:])), out)
 
-        return differentiable(how.plan, infer)(model, emissions, *noise)
+        return _with_gaps_or_without(how, emissions, branch)
 
-    return _with_gaps_or_without(how, emissions, branch)
+    return transformable(how, infer)(model, emissions, *noise)
 
 
 def _with_gaps_or_without(how: How, emissions: jax.Array, branch: Callable[[bool], Any]) -> Any:
     """``branch`` of whether entries are missing."""
     if how.missing is not None:
         return branch(how.missing)
-    return lax.cond(jnp.isnan(emissions).any(), lambda: branch(True), lambda: branch(False))
+    return lax.cond(any_nan(lax.stop_gradient(emissions)), lambda: branch(True), lambda: branch(False))
 
 
 @functools.partial(jax.jit, static_argnames=("how", "per_step"))
@@ -288,18 +286,19 @@ def _reported(model: Model, emissions: jax.Array, how: How, densities: jax.Array
     if per_step:
         return densities
 
-    def score(given: tuple[Model, jax.Array]) -> tuple[jax.Array, tuple[Model, jax.Array]]:
-        return _with_gaps_or_without(how, given[1], lambda missing: _score(under_xla(how.plan), missing, *given))
+    def score(plan: Plan, given: tuple[Model, jax.Array]) -> tuple[jax.Array, tuple[Model, jax.Array]]:
+        return _with_gaps_or_without(how, given[1], lambda missing: _score(under_xla(plan), missing, *given))
 
-    return scored(score, densities.sum(-1), (model, emissions))
+    return scored(transformable(how, score), densities.sum(-1), (model, emissions))
 
 
 def _score(plan: Plan, missing: bool, model: Model, emissions: jax.Array) -> tuple[jax.Array, tuple[Model, jax.Array]]:
     """Every sequence's log-likelihood (B,), and its derivatives (B, ...) with respect to what it was given."""
-    own = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(emissions), *x.shape[1:])), model)
+    B = batch_size((model, emissions))
+    own, of_own = jax.tree.map(lambda x: jnp.broadcast_to(x, (B, *x.shape[1:])), (model, emissions))
     forward = functools.partial(series, plan, missing=missing, forward_only=True)
-    given, pull = jax.vjp(forward, own, emissions)
-    shared = given if len(emissions) == 1 else forward(model, emissions)
+    given, pull = jax.vjp(forward, own, of_own)
+    shared = given if B == 1 else forward(model, emissions)
     loglik, change = passes.score(plan, shared)
     change = jax.tree.map(
         lambda c, x: jax.tree.map(jnp.zeros_like, x) if c is None else c, change, given, is_leaf=lambda x: x is None
@@ -312,9 +311,9 @@ def _sample(model: Model, emissions: jax.Array, noise: jax.Array, jitter: jax.Ar
     return _either(how, model, emissions, passes.sample, noise[..., None], jitter.reshape(1, 1, 1, 1))
 
 
-@functools.partial(jax.jit, static_argnames="plan")
-def _joint_sample(model: Model, state_noise: jax.Array, emission_noise: jax.Array, plan: Plan):
-    return differentiable(plan, _sample_prior)(model, state_noise, emission_noise)
+@functools.partial(jax.jit, static_argnames="how")
+def _joint_sample(model: Model, state_noise: jax.Array, emission_noise: jax.Array, how: How):
+    return transformable(how, _sample_prior)(model, state_noise, emission_noise)
 
 
 def _sample_prior(plan: Plan, model: Model, state_noise: jax.Array, emission_noise: jax.Array):
@@ -327,7 +326,7 @@ def _sample_prior(plan: Plan, model: Model, state_noise: jax.Array, emission_noi
     root = jnp.sqrt(model.R) if model.R.shape[-1] == 1 else _root(model.R)
     noise = root * emission_noise if model.R.shape[-1] == 1 else root @ emission_noise
     emissions = model.H @ states + offset + noise
-    return states[0, ..., 0], emissions[0, ..., 0]
+    return jnp.broadcast_to(states, (len(emissions), *states.shape[1:]))[..., 0], emissions[..., 0]
 
 
 def _root(cov: jax.Array) -> jax.Array:

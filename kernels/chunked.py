@@ -176,7 +176,7 @@ def prepared(plan: Plan, recurrence: Recurrence, rows: Any) -> Any:
 def loop(plan: Plan, body: Callable, carry: Any, rows: Any, reverse: bool) -> tuple[Any, Any]:
     """`lax.scan` over the chunks' rows, of ``body(carry, (row, present)) -> (carry, outputs)``; as `split` has rows."""
     rows = rows, present(plan, jnp.arange(plan.length)[:, None, None])
-    first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), rows)
+    first = jax.eval_shape(lambda: jax.tree.map(lambda x: x[0], rows))
     carry = stable_carry(body, carry, first)
     if plan.length == 1:
         carry, outs = body(carry, jax.tree.map(lambda x: x[0], rows))

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fastscan.kernels import chunked
-from fastscan.kernels.algebra import stable_carry
+from fastscan.kernels.algebra import stable_carry, vary_over, varying
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.recurrence import InChunks, Recurrence
 
@@ -63,7 +63,7 @@ def look_ahead(plan: Plan, recurrence: Recurrence, sweep: InChunks, params: Any,
         return stop, summary, (same | ~_further(plan, stop, reverse)).all()
 
     summary = stable_carry(lambda s, t: (append(t, s), None), recurrence.identity(state), jnp.int32(0))
-    start = jnp.int32(0), summary, jnp.bool_(False)
+    start = stable_carry(lambda carry, _: (block(carry), None), (jnp.int32(0), summary, jnp.bool_(False)), None)
     W, summary, _ = lax.while_loop(lambda carry: (carry[0] < plan.length) & ~carry[2], block, start)
     further = _further(plan, W, reverse)
     settled, _ = forgetting.settled(summary)
@@ -98,7 +98,7 @@ def _sweep(plan: Plan, recurrence: Recurrence, params, state, rows, outputs, sta
     state = stable_carry(lambda s, t: step(t, s), state, jnp.int32(0))
     if outputs is None:
         shapes = jax.eval_shape(step, 0, state)[1]
-        outputs = jax.tree.map(lambda x: jnp.zeros((plan.length, *x.shape), x.dtype), shapes)
+        outputs = jax.tree.map(lambda x: vary_over(varying(x), jnp.zeros((plan.length, *x.shape), x.dtype)), shapes)
     return lax.fori_loop(start, stop, body, (state, outputs))
 
 

@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -13,10 +13,9 @@ from rich.progress import track
 
 import fastscan
 from fastscan import hmm, lgssm
-from fastscan.dispatch import FAMILIES, choose, chunked_plan, device_kind
+from fastscan.dispatch import FAMILIES, How, choose, chunked_plan, device_kind
 from fastscan.hmm_model import check_hmm
-from fastscan.kernels.plan import Plan
-from fastscan.model import Model, check_model
+from fastscan.model import check_model
 from fastscan.profiling.machine import describe
 from fastscan.profiling.models import random_params
 from fastscan.profiling.timing import medians
@@ -66,7 +65,7 @@ def measure(case: Case, dtype: str = "float32") -> dict:
     plans = {1: choose("sequential", T=case.T, B=case.B, D=case.D, m=case.m, dtype=dtype, family=case.family).plan}
     plans |= {C: chunked_plan(case.family, device_kind(), case.T - 1, C) for C in case.chunks}
     repeats = int(np.clip(2e5 / (case.T * case.B), 5, 30))
-    calls = [functools.partial(run, plan=plan) for plan in plans.values()]
+    calls = [functools.partial(run, how=How(plan)) for plan in plans.values()]
     seconds = dict(zip(plans, medians(calls, *arguments, repeats=repeats), strict=True))
     best = 1
     for C in case.chunks:
@@ -92,11 +91,12 @@ def write(path: Path = TABLE, families: Sequence[str] = FAMILIES) -> dict:
 
 
 def _problem(case: Case, dtype: str) -> tuple[Callable, tuple]:
-    """What runs a plan, and the arguments."""
+    """What runs it, and the arguments but ``how``."""
     r = np.random.default_rng(0)
     if case.family == "lgssm":
         model, _ = check_model(random_params(case.D, case.m, dtype), case.T, case.B, np.dtype(dtype))
-        return _smooth, (model, jax.numpy.asarray(r.normal(size=(case.B, case.T, case.m)).astype(dtype)))
+        emissions = jax.numpy.asarray(r.normal(size=(case.B, case.T, case.m)).astype(dtype))
+        return functools.partial(lgssm._smooth, per_step=True), (model, emissions)
     K = case.D
     arrays = r.dirichlet(np.ones(K)), r.dirichlet(np.ones(K), size=K), r.normal(size=(case.B, case.T, K))
     initial, A, log_likelihoods = (x.astype(dtype) for x in arrays)
@@ -107,10 +107,6 @@ def _problem(case: Case, dtype: str) -> tuple[Callable, tuple]:
         return functools.partial(hmm._most_likely, log_weights=False), (model,)
     uniform = jax.numpy.asarray(r.random((case.B, case.T, 1, 1)).astype(dtype))
     return functools.partial(hmm._sample, log_weights=False), (model, uniform)
-
-
-def _smooth(model: Model, emissions: jax.Array, plan: Plan) -> Any:
-    return lgssm._smooth(model, emissions, lgssm.How(plan, None), per_step=True)
 
 
 def _text(table: dict) -> str:

@@ -11,7 +11,7 @@ from hmmlearn.hmm import CategoricalHMM
 import fastscan
 import hmm_oracle
 from fastscan import hmm, hmm_backward_filter, hmm_filter, hmm_posterior_mode, hmm_posterior_sample, hmm_smoother
-from fastscan.dispatch import XLA_IMPLEMENTATIONS
+from fastscan.dispatch import XLA_IMPLEMENTATIONS, How
 from fastscan.hmm_model import check_hmm
 from fastscan.kernels.plan import Launch, Plan
 from hmm_oracle import paths, random_model, textbook, viterbi
@@ -71,11 +71,11 @@ def test_every_way_of_cutting_time(chunks):
     checked, _ = check_hmm(model[0], model[1], None, model[2])
     for scan in ("doubling", "associative"):
         plan = Plan(12, chunks, scan, "staged")
-        posterior = hmm._smooth(checked, plan, False, True)
+        posterior = hmm._smooth(checked, How(plan), False, True)
         close(posterior.marginal_loglik[0], wanted.loglik, 1e-12)
         close(posterior.smoothed_probs[0], wanted.smoothed, 1e-12)
         close(posterior.trans_probs[0], wanted.pairs.sum(0), 1e-12)
-        np.testing.assert_array_equal(hmm._most_likely(checked, plan, False)[0], viterbi(*model))
+        np.testing.assert_array_equal(hmm._most_likely(checked, How(plan), False)[0], viterbi(*model))
 
 
 def test_kernels_of_several_levels():
@@ -84,10 +84,10 @@ def test_kernels_of_several_levels():
     wanted = textbook(*model)
     checked, _ = check_hmm(model[0], model[1], None, model[2])
     plan = Plan(22, 11, launch=Launch(group=2, interpret=True))
-    posterior = hmm._smooth(checked, plan, False, True)
+    posterior = hmm._smooth(checked, How(plan), False, True)
     close(posterior.smoothed_probs[0], wanted.smoothed, 1e-12)
     close(posterior.trans_probs[0], wanted.pairs.sum(0), 1e-12)
-    np.testing.assert_array_equal(hmm._most_likely(checked, plan, False)[0], viterbi(*model))
+    np.testing.assert_array_equal(hmm._most_likely(checked, How(plan), False)[0], viterbi(*model))
 
 
 @pytest.mark.parametrize("implementation", ["sequential", "chunked", "pallas_interpret"])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fastscan import hmm
+from fastscan.dispatch import How
 from fastscan.hmm_model import check_hmm, log_series, scaled_series
 from fastscan.kernels import driver, forgetting, hmm_passes
 from fastscan.kernels.hmm import HMM_FILTER
@@ -57,17 +58,17 @@ def test_nothing_changes(T):
         initial, A, ll = model[0], model[1], known(model[2])
         wanted = textbook(initial, A, ll)
         checked, _ = check_hmm(model[0], model[1], None, model[2])
-        posterior = hmm._smooth(checked, plan, False, True)
+        posterior = hmm._smooth(checked, How(plan), False, True)
         close(posterior.marginal_loglik[0], wanted.loglik, 1e-11, make.__name__)
         close(posterior.filtered_probs[0], wanted.filtered, 1e-11, make.__name__)
         close(posterior.predicted_probs[0], wanted.predicted, 1e-11, make.__name__)
         close(posterior.smoothed_probs[0], wanted.smoothed, 1e-11, make.__name__)
         close(posterior.trans_probs[0], wanted.pairs.sum(0), 1e-11, make.__name__)
-        np.testing.assert_array_equal(hmm._most_likely(checked, plan, False)[0], viterbi(initial, A, ll), make.__name__)
+        np.testing.assert_array_equal(hmm._most_likely(checked, How(plan), False)[0], viterbi(initial, A, ll), make.__name__)
         uniform = jax.random.uniform(jax.random.key(0), (1, T, 1, 1), "float64")
-        loglik, states = hmm._sample(checked, uniform, plan, False)
+        loglik, states = hmm._sample(checked, uniform, How(plan), False)
         close(loglik[0], wanted.loglik, 1e-11, make.__name__)
-        _, sequential = hmm._sample(checked, uniform, Plan(T - 1, 1), False)
+        _, sequential = hmm._sample(checked, uniform, How(Plan(T - 1, 1)), False)
         np.testing.assert_array_equal(states, sequential, make.__name__)
 
 
@@ -105,7 +106,7 @@ def test_derivatives():
 
     def loglik(logits, plan):
         checked, _ = check_hmm(initial, jax.nn.softmax(logits), None, ll)
-        return hmm._filter(checked, plan, False).marginal_loglik[0]
+        return hmm._filter(checked, How(plan), False).marginal_loglik[0]
 
     logits, plain = jnp.log(A + 0.01), how._replace(forgetting=False)
     for derivative in (jax.grad, jax.jacfwd):

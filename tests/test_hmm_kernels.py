@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fastscan import hmm
-from fastscan.dispatch import choose
+from fastscan.dispatch import How, choose
 from fastscan.hmm_model import HMM
 from fastscan.profiling.costs import lower_for_gpu
 from fastscan.profiling.kernels import report
@@ -38,9 +38,9 @@ def test_lowered_programs():
         return choice.plan
 
     programs = {
-        "smoother": (SMOOTHER, lambda model: hmm._smooth(model, plan("hmm"), False, True), (model,)),
-        "mode": (MODE | PATHS, lambda model: hmm._most_likely(model, plan("hmm_mode"), False), (model,)),
-        "sampler": (SAMPLER | PATHS, lambda model, u: hmm._sample(model, u, plan("hmm_sample"), False), (model, uniform)),
+        "smoother": (SMOOTHER, lambda model: hmm._smooth(model, How(plan("hmm")), False, True), (model,)),
+        "mode": (MODE | PATHS, lambda model: hmm._most_likely(model, How(plan("hmm_mode")), False), (model,)),
+        "sampler": (SAMPLER | PATHS, lambda model, u: hmm._sample(model, u, How(plan("hmm_sample")), False), (model, uniform)),
     }
     for kernels, function, arguments in programs.values():
         text = lower_for_gpu(function, *arguments).as_text()

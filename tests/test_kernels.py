@@ -16,7 +16,7 @@ from fastscan import (
     lgssm_posterior_sample,
     lgssm_smoother,
 )
-from fastscan.dispatch import choose
+from fastscan.dispatch import How, choose
 from fastscan.kernels import passes
 from fastscan.kernels.algebra import Lanes
 from fastscan.kernels.launch import launch
@@ -191,7 +191,7 @@ def lowered_smoother(lowering):
     plan = choose("pallas", T=T, B=1, D=4, m=2, dtype=np.float32, device="NVIDIA H200").plan
     how = Launch() if lowering == "triton" else Launch("mosaic", lanes=128, warps=4)
     y = jax.ShapeDtypeStruct((1, T, 2), jnp.float32)
-    how = lgssm.How(plan._replace(launch=how), None)
+    how = How(plan._replace(launch=how))
     return lower_for_gpu(lambda model, y: lgssm._smooth(model, y, how, True), model, y).as_text()
 
 

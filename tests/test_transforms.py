@@ -1,4 +1,4 @@
-"""jit, vmap, grad, and calls inside lax.scan."""
+"""jit, grad, and calls inside loops and branches."""
 
 import functools
 import os
@@ -11,28 +11,10 @@ import numpy as np
 import pytest
 
 from fastscan import lgssm_marginal_loglik, lgssm_posterior_sample, lgssm_smoother
-from oracle import assert_moments, close, random_params, simulate, textbook
+from oracle import close, random_params, simulate, textbook
 
 PARAMS = random_params(1, 2, 1)
 Y = simulate(PARAMS, 6, 0)
-
-
-@pytest.mark.parametrize("implementation", ["sequential", "chunked"])
-def test_vmap_over_emissions_and_parameters(implementation):
-    ys = np.stack([Y, Y[::-1], 2 * Y])
-
-    def smooth(p, y):
-        return lgssm_smoother(p, y, implementation=implementation)
-
-    posterior = jax.tree.map(np.asarray, jax.jit(jax.vmap(smooth, (None, 0)))(PARAMS, ys))
-    for b in range(3):
-        assert_moments(jax.tree.map(lambda x, b=b: x[b], posterior), textbook(PARAMS, ys[b]), "float64")
-    both = jax.tree.map(lambda *xs: np.stack(xs), PARAMS, random_params(2, 2, 1))
-    posterior = jax.tree.map(np.asarray, jax.jit(jax.vmap(smooth, (0, None)))(both, Y))
-    for b in range(2):
-        assert_moments(
-            jax.tree.map(lambda x, b=b: x[b], posterior), textbook(jax.tree.map(lambda x, b=b: x[b], both), Y), "float64"
-        )
 
 
 @pytest.mark.parametrize("implementation", ["sequential", "chunked"])
@@ -78,12 +60,30 @@ def test_gradient_of_moments_and_samples():
         np.testing.assert_allclose(gradient, wanted, rtol=1e-5)
 
 
-def test_inside_scan():
-    def body(total, y):
-        return total + lgssm_marginal_loglik(PARAMS, y, implementation="chunked"), None
+def test_inside_control_flow():
+    """All of JAX's loops and branches in one program."""
 
-    total, _ = jax.lax.scan(body, jnp.zeros(()), jnp.stack([Y, 2 * Y]))
-    close(total, textbook(PARAMS, Y).loglik.sum() + textbook(PARAMS, 2 * Y).loglik.sum(), 1e-10)
+    def loglik(y):
+        return lgssm_marginal_loglik(PARAMS, y, implementation="chunked")
+
+    @jax.jit
+    def program(ys):
+        scanned, _ = jax.lax.scan(lambda total, y: (total + loglik(y), None), jnp.zeros(()), ys)
+        _, looped = jax.lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, c[1] + loglik(ys[0])), (0, jnp.zeros(())))
+        branched = jax.lax.cond(ys[0, 0, 0] > 0, lambda: loglik(ys[0]), lambda: -loglik(ys[0]))
+        return scanned, looped, jnp.abs(branched)
+
+    logliks = [textbook(PARAMS, y).loglik.sum() for y in (Y, 2 * Y)]
+    for given, wanted in zip(program(jnp.stack([Y, 2 * Y])), (sum(logliks), 3 * logliks[0], abs(logliks[0])), strict=True):
+        close(given, wanted, 1e-10)
+
+
+def test_checkpointed():
+    def loglik(p):
+        return lgssm_marginal_loglik(p, Y, implementation="chunked")
+
+    plain, checkpointed = jax.grad(loglik)(PARAMS), jax.jit(jax.grad(jax.checkpoint(loglik)))(PARAMS)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), plain, checkpointed)
 
 
 def test_nothing_recompiles_for_new_values():

@@ -12,7 +12,18 @@ import math
 import numpy as np
 
 from fastscan.kernels.algebra.lanes import Lanes
-from fastscan.kernels.algebra.stacked import Stacked, Staged, in_form_of, max_plus, product, select, stable_carry, stage
+from fastscan.kernels.algebra.stacked import (
+    Stacked,
+    Staged,
+    in_form_of,
+    max_plus,
+    product,
+    select,
+    stable_carry,
+    stage,
+    vary_over,
+    varying,
+)
 
 Matrix = Lanes | Stacked
 
@@ -36,6 +47,8 @@ __all__ = [
     "stable_carry",
     "stage",
     "symmetric",
+    "vary_over",
+    "varying",
     "zeros",
 ]
 

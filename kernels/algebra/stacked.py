@@ -216,15 +216,30 @@ def select(condition: jax.Array, chosen: jax.typing.ArrayLike, other: jax.typing
 
 
 def stable_carry(step: Callable, carry: Any, x: Any) -> Any:
-    """``carry`` in the form and of the shapes that it has after steps, so that a loop can carry it."""
+    """``carry`` in the form and of the types that it has after steps, so that a loop can carry it."""
+
+    def grow(c, after):
+        return vary_over(varying(after), jnp.broadcast_to(c, jnp.broadcast_shapes(jnp.shape(c), after.shape)))
+
     while True:
         after = jax.eval_shape(lambda c, x: step(c, x)[0], carry, x)
-        formed = in_form_of(carry, after)
-        grown = jax.tree.map(lambda c, a: jnp.broadcast_to(c, jnp.broadcast_shapes(jnp.shape(c), a.shape)), formed, after)
-        before, now = (list(map(jnp.shape, jax.tree.leaves(tree))) for tree in (carry, grown))
+        grown = jax.tree.map(grow, in_form_of(carry, after), after)
+        before, now = (list(map(jax.typeof, jax.tree.leaves(tree))) for tree in (carry, grown))
         if before == now:
             return grown
         carry = grown
+
+
+def varying(x: Any) -> frozenset:
+    """The axes of `shard_map` along which an array may differ between devices."""
+    kind = getattr(x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x), "manual_axis_type", None)
+    return frozenset() if kind is None else kind.varying
+
+
+def vary_over(axes: frozenset, x: jax.Array) -> jax.Array:
+    """An array that may differ along these axes of `shard_map`, too."""
+    more = axes - varying(x)
+    return lax.pcast(x, tuple(sorted(more)), to="varying") if more else x
 
 
 def in_form_of(tree: Any, other: Any) -> Any:

@@ -1,0 +1,115 @@
+"""What JAX's transformations make of a pass: `vmap` more sequences of one batch, derivatives by rule."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_batching import custom_vmap
+
+from fastscan.dispatch import How
+from fastscan.kernels.algebra import vary_over, varying
+from fastscan.kernels.plan import Plan
+
+
+def transformable(how: How, run: Callable[..., Any]) -> Callable[..., Any]:
+    """``run(plan, *arguments)`` of arrays (B or 1, ...), which returns arrays (B, ...), as a function of the arguments.
+
+    Under `vmap` it runs once, with the mapped axis part of the batch's: more lanes, and the plan for as many. Derivatives are
+    those of the plan as XLA runs it in loops of fixed length; `vmap` takes these as it takes any program. Under `shard_map` all
+    results differ between devices where one argument does.
+    """
+    plain = under_xla(how.plan)
+    fast = jax.custom_jvp(in_lanes(how, run))
+
+    @fast.defjvp
+    def _(primals, tangents):
+        out, change = jax.jvp(lambda *args: run(plain, *args), primals, tangents)
+        return (out if plain == how.plan else fast(*primals)), change
+
+    return lambda *args: fast(*_alike(args))
+
+
+def _alike(arguments: Any) -> Any:
+    """Arrays that under `shard_map` may all differ between the devices that one of them may differ between."""
+    axes = frozenset().union(*map(varying, jax.tree.leaves(arguments)))
+    return jax.tree.map(functools.partial(vary_over, axes), arguments)
+
+
+def in_lanes(how: How, run: Callable[..., Any]) -> Callable[..., Any]:
+    """`transformable`, but for derivatives."""
+
+    @custom_vmap
+    def call(*args: Any) -> Any:
+        return run(how.plan, *args)
+
+    @call.def_vmap
+    def _(size: int, mapped: Any, *args: Any) -> tuple[Any, Any]:
+        B = batch_size(jax.tree.map(lambda x, m: x[0] if m else x, args, tuple(mapped)))
+        joined = jax.tree.map(lambda x, m: _joined(x, m, size, B), args, tuple(mapped))
+        out = in_lanes(how.of_batch(size * B), run)(*joined)
+        out = jax.tree.map(lambda x: x.reshape(size, B, *x.shape[1:]), out)
+        return out, jax.tree.map(lambda _: True, out)
+
+    return call
+
+
+def batch_size(arguments: Any) -> int:
+    """B, of arrays (B or 1, ...)."""
+    return max(x.shape[0] for x in jax.tree.leaves(arguments))
+
+
+def _joined(x: jax.Array, mapped: bool, size: int, B: int) -> jax.Array:
+    """An array (size, B or 1, ...), or one that is not mapped, (B or 1, ...), as (size B or 1, ...)."""
+    if not mapped and x.shape[0] == 1:
+        return x
+    x = x if mapped else x[None]
+    return jnp.broadcast_to(x, (size, B, *x.shape[2:])).reshape(size * B, *x.shape[2:])
+
+
+@custom_vmap
+def any_nan(x: jax.Array) -> jax.Array:
+    """Whether there is a NaN: under `vmap`, in any of the arrays, so that a `lax.cond` stays one."""
+    return jnp.isnan(x).any()
+
+
+@any_nan.def_vmap
+def _(size: int, mapped: Any, x: jax.Array) -> tuple[jax.Array, bool]:
+    del size, mapped
+    return any_nan(x), False
+
+
+def under_xla(plan: Plan) -> Plan:
+    """The plan whose loops JAX can differentiate."""
+    return plan._replace(launch=None, forgetting=False)
+
+
+def scored(score: Callable[[Any], tuple[jax.Array, Any]], loglik: jax.Array, given: Any) -> jax.Array:
+    """A log-likelihood (B,) whose derivatives come from a score, in place of those of the program that computed it.
+
+    The rule is linear in the tangents, so forward and reverse mode take the same pass; a second derivative is that of the pass.
+
+    Args:
+        score: from what is given to the log-likelihood (B,) and every sequence's derivatives (B, ...), in the same form.
+        loglik: the value where no derivative is asked for.
+        given: what it is differentiated with respect to: arrays (B or 1, ...).
+    """
+
+    @jax.custom_jvp
+    def value(loglik: jax.Array, given: Any) -> jax.Array:
+        del given
+        return loglik
+
+    @value.defjvp
+    def _(primals, tangents):
+        loglik, derivatives = score(primals[1])
+        changes = jax.tree.map(_change, derivatives, tangents[1])
+        return loglik, sum(jax.tree.leaves(changes), jnp.zeros_like(loglik))
+
+    return value(lax.stop_gradient(loglik), given)
+
+
+def _change(derivative: jax.Array, tangent: jax.Array) -> jax.Array:
+    return (derivative * tangent).reshape(len(derivative), -1).sum(1)
