@@ -1,6 +1,7 @@
 """The fastest exact inference for state-space models in JAX: dynamax's functions, faster."""
 
 from fastscan.fixed_lag import hmm_fixed_lag_smoother
+from fastscan.forecast import lgssm_forecast, lgssm_posterior_predictive
 from fastscan.hmm import (
     check_hmm_weights,
     compute_transition_probs,
@@ -60,8 +61,10 @@ __all__ = [
     "hmm_smoother",
     "hmm_two_filter_smoother",
     "lgssm_filter",
+    "lgssm_forecast",
     "lgssm_joint_sample",
     "lgssm_marginal_loglik",
+    "lgssm_posterior_predictive",
     "lgssm_posterior_sample",
     "lgssm_smoother",
     "make_lgssm_params",

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fastscan.kernels.algebra import ALGEBRAS, in_form_of, stable_carry
+from fastscan.kernels.algebra import ALGEBRAS, blank, in_form_of, stable_carry
 from fastscan.kernels.axes import as_lanes, as_rows
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.recurrence import Hindsight, Recurrence
@@ -176,7 +176,7 @@ def prepared(plan: Plan, recurrence: Recurrence, rows: Any) -> Any:
 def loop(plan: Plan, body: Callable, carry: Any, rows: Any, reverse: bool) -> tuple[Any, Any]:
     """`lax.scan` over the chunks' rows, of ``body(carry, (row, present)) -> (carry, outputs)``; as `split` has rows."""
     rows = rows, present(plan, jnp.arange(plan.length)[:, None, None])
-    first = jax.eval_shape(lambda: jax.tree.map(lambda x: x[0], rows))
+    first = jax.eval_shape(lambda: jax.tree.map(lambda x: blank(x, x.shape[1:]), rows))
     carry = stable_carry(body, carry, first)
     if plan.length == 1:
         carry, outs = body(carry, jax.tree.map(lambda x: x[0], rows))

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fastscan.kernels import chunked
-from fastscan.kernels.algebra import stable_carry, vary_over, varying
+from fastscan.kernels.algebra import blank, stable_carry
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.recurrence import InChunks, Recurrence
 
@@ -98,7 +98,7 @@ def _sweep(plan: Plan, recurrence: Recurrence, params, state, rows, outputs, sta
     state = stable_carry(lambda s, t: step(t, s), state, jnp.int32(0))
     if outputs is None:
         shapes = jax.eval_shape(step, 0, state)[1]
-        outputs = jax.tree.map(lambda x: vary_over(varying(x), jnp.zeros((plan.length, *x.shape), x.dtype)), shapes)
+        outputs = jax.tree.map(lambda x: blank(x, (plan.length, *x.shape)), shapes)
     return lax.fori_loop(start, stop, body, (state, outputs))
 
 

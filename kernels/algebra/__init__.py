@@ -15,6 +15,7 @@ from fastscan.kernels.algebra.lanes import Lanes
 from fastscan.kernels.algebra.stacked import (
     Stacked,
     Staged,
+    blank,
     in_form_of,
     max_plus,
     product,
@@ -35,6 +36,7 @@ __all__ = [
     "Matrix",
     "Stacked",
     "Staged",
+    "blank",
     "downdate",
     "eliminate",
     "eye",

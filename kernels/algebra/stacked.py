@@ -242,6 +242,11 @@ def vary_over(axes: frozenset, x: jax.Array) -> jax.Array:
     return lax.pcast(x, tuple(sorted(more)), to="varying") if more else x
 
 
+def blank(x: Any, shape: tuple[int, ...]) -> jax.Array:
+    """Zeros of another shape, else of an array's type."""
+    return vary_over(varying(x), jnp.zeros(shape, x.dtype))
+
+
 def in_form_of(tree: Any, other: Any) -> Any:
     """A tree of matrices, each in the form that its counterpart has (see `algebra.mirrored`)."""
     return jax.tree.map(lambda m, o: m.in_form_of(o) if _is_matrix(m) else m, tree, other, is_leaf=_is_matrix)

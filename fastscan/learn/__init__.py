@@ -1,0 +1,59 @@
+"""Learning state-space models: EM, stochastic gradients, and Hamiltonian Monte Carlo; needs ``pip install fastscan[learn]``."""
+
+from fastscan.learn.constraints import (
+    FROZEN,
+    POSITIVE,
+    POSITIVE_DEFINITE,
+    REAL,
+    SIMPLEX,
+    Constraint,
+    freeze,
+    from_unconstrained,
+    log_det_jac_constrain,
+    to_unconstrained,
+)
+from fastscan.learn.em import fit_em
+from fastscan.learn.emissions import (
+    CATEGORICAL,
+    GAUSSIAN,
+    POISSON,
+    CategoricalEmissions,
+    Emissions,
+    GaussianEmissions,
+    PoissonEmissions,
+)
+from fastscan.learn.hmc import Convergence, Draws, convergence, fit_hmc
+from fastscan.learn.hmm import HMM, ParamsHMM
+from fastscan.learn.learnable import Learnable
+from fastscan.learn.lgssm import LGSSM
+from fastscan.learn.sgd import fit_sgd
+
+__all__ = [
+    "CATEGORICAL",
+    "FROZEN",
+    "GAUSSIAN",
+    "HMM",
+    "LGSSM",
+    "POISSON",
+    "POSITIVE",
+    "POSITIVE_DEFINITE",
+    "REAL",
+    "SIMPLEX",
+    "CategoricalEmissions",
+    "Constraint",
+    "Convergence",
+    "Draws",
+    "Emissions",
+    "GaussianEmissions",
+    "Learnable",
+    "ParamsHMM",
+    "PoissonEmissions",
+    "convergence",
+    "fit_em",
+    "fit_hmc",
+    "fit_sgd",
+    "freeze",
+    "from_unconstrained",
+    "log_det_jac_constrain",
+    "to_unconstrained",
+]

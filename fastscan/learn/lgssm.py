@@ -1,0 +1,206 @@
+"""Learning linear-Gaussian models: their constraints, and the two steps of EM.
+
+Shumway & Stoffer (1982, doi:10.1111/j.1467-9892.1982.tb00349.x), with missing observations replaced by what the state and the
+observations beside them say of these.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from fastscan.learn.constraints import FROZEN, POSITIVE, POSITIVE_DEFINITE, REAL
+from fastscan.learn.learnable import Learnable
+from fastscan.lgssm import lgssm_marginal_loglik, lgssm_smoother
+from fastscan.transforms import any_nan
+
+
+class Residuals(NamedTuple):
+    """Expected products, summed over time and sequences, of regressors x and residuals r = y - W x; and how many were summed.
+
+    Regressions on residuals lose less to rounding than those on y, the less the closer W is.
+    """
+
+    xx: jax.Array
+    xr: jax.Array
+    rr: jax.Array
+    count: int
+
+
+class Statistics(NamedTuple):
+    """Of the first state on 1, of z_{t+1} on (z_t, u_{t+1}, 1) unless T is 1, of y_t on (z_t, u_t, 1)."""
+
+    initial: Residuals
+    dynamics: Residuals | None
+    emissions: Residuals
+
+
+def log_likelihoods(params: Any, emissions: jax.Array, inputs: jax.Array | None) -> jax.Array:
+    """Log p(y_1..T) of every sequence (B,)."""
+    return lgssm_marginal_loglik(params, emissions, inputs)
+
+
+def constraints(params: Any) -> Any:
+    """Covariances are positive definite, variances positive, the rest is real."""
+    m = jnp.shape(params.emissions.weights)[-2]
+    full = jnp.shape(params.emissions.cov)[-2:] == (m, m)
+    real = jax.tree.map(lambda _: REAL, params)
+    return real._replace(
+        initial=real.initial._replace(cov=POSITIVE_DEFINITE),
+        dynamics=real.dynamics._replace(cov=POSITIVE_DEFINITE),
+        emissions=real.emissions._replace(cov=POSITIVE_DEFINITE if full else POSITIVE),
+    )
+
+
+def expect(params: Any, emissions: jax.Array, inputs: jax.Array | None) -> tuple[Statistics, jax.Array]:
+    """The E-step.
+
+    Args:
+        params: a model that does not vary in time.
+        emissions: (B, T, m); NaN entries are missing.
+        inputs: (B, T, U) or None.
+
+    Returns:
+        Statistics, and log-likelihoods (B,).
+
+    Raises:
+        ValueError: parameters that vary.
+    """
+    _check_static(params)
+    posterior = lgssm_smoother(params, emissions, inputs)
+    mean, cov = posterior.smoothed_means, posterior.smoothed_covariances
+    B, T, _ = mean.shape
+    one = jnp.ones((B, 1, 1), mean.dtype)
+    initial = _residuals(one, mean[:, :1] - params.initial.mean)
+    initial = initial._replace(rr=initial.rr + cov[:, 0].sum(0))
+    arrivals = None if T == 1 else _arrivals(params.dynamics, mean, cov, posterior.smoothed_cross_covariances, inputs)
+    return Statistics(initial, arrivals, _emitted(params.emissions, mean, cov, emissions, inputs)), posterior.marginal_loglik
+
+
+def maximise(params: Any, statistics: Statistics, constraints: Any) -> Any:
+    """The M-step: regressions, in which frozen coefficients and covariances keep their values."""
+    dynamics = params.dynamics
+    if statistics.dynamics is not None:
+        dynamics = _regress(dynamics, _COEFFICIENTS, statistics.dynamics, constraints.dynamics)
+    return params._replace(
+        initial=_regress(params.initial, ("mean",), statistics.initial, constraints.initial),
+        dynamics=dynamics,
+        emissions=_regress(params.emissions, _COEFFICIENTS, statistics.emissions, constraints.emissions),
+    )
+
+
+LGSSM = Learnable(log_likelihoods, constraints, expect, maximise)
+"""Linear-Gaussian models, with a `ParamsLGSSM` or dynamax's."""
+
+_COEFFICIENTS = ("weights", "input_weights", "bias")
+
+
+def _check_static(params: Any) -> None:
+    D, m = jnp.shape(params.dynamics.weights)[-1], jnp.shape(params.emissions.weights)[-2]
+    allowed = {
+        "dynamics": {"weights": (2,), "input_weights": (2,), "bias": (1,), "cov": (2,)},
+        "emissions": {"weights": (2,), "input_weights": (2,), "bias": (1,), "cov": (1, 2)},
+    }
+    for part, fields in allowed.items():
+        for name, ndims in fields.items():
+            x = getattr(getattr(params, part), name)
+            shape = jnp.shape(x)
+            varies = len(shape) not in ndims or (name == "cov" and shape[0] != (D if part == "dynamics" else m))
+            if x is not None and varies:
+                raise ValueError(
+                    f"{part}.{name}: shape {shape} given; EM wants parameters that do not vary in time. Take fit_sgd."
+                )
+
+
+def _product(x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.einsum("bti,btj->ij", x, y, precision="highest")
+
+
+def _residuals(x: jax.Array, r: jax.Array) -> Residuals:
+    return Residuals(_product(x, x), _product(x, r), _product(r, r), x.shape[0] * x.shape[1])
+
+
+def _regressors(part: Any, mean: jax.Array, inputs: jax.Array | None, start: int) -> tuple[jax.Array, jax.Array]:
+    """E[x] (B, T, n), the state, the inputs from ``start`` on and a one, as far as the part has coefficients; and W E[x]."""
+    B, T, _ = mean.shape
+    x = [mean]
+    if part.input_weights is not None and inputs is not None:
+        x.append(jnp.broadcast_to(inputs[:, start:], (B, T, inputs.shape[-1])))
+    if part.bias is not None:
+        x.append(jnp.ones((B, T, 1), mean.dtype))
+    x = jnp.concatenate(x, -1)
+    return x, jnp.einsum("mn,btn->btm", _coefficients(part, _COEFFICIENTS), x, precision="highest")
+
+
+def _arrivals(part: Any, mean: jax.Array, cov: jax.Array, cross: Any, inputs: jax.Array | None) -> Residuals:
+    """Of the transitions, r = z_{t+1} - F z_t - B u_{t+1} - b."""
+    x, expected = _regressors(part, mean[:, :-1], inputs, 1)
+    V, after, F = cov[:, :-1].sum((0, 1)), cov[:, 1:].sum((0, 1)), part.weights
+    C = (cross - mean[:, :-1, :, None] * mean[:, 1:, None, :]).sum((0, 1))  # of z_t and z_{t+1}
+    of_state = C - _times(V, F.T)
+    sums = _with_covariance(_residuals(x, mean[:, 1:] - expected), V, of_state)
+    return sums._replace(rr=sums.rr + after - _times(F, C) - _times(of_state.T, F.T))
+
+
+def _emitted(part: Any, mean: jax.Array, cov: jax.Array, y: jax.Array, inputs: jax.Array | None) -> Residuals:
+    """Of the emissions, r = y - H z - D u - d."""
+    x, expected = _regressors(part, mean, inputs, 0)
+    V, H = cov.sum((0, 1)), part.weights
+
+    def complete() -> Residuals:
+        HV = _times(H, V)
+        sums = _with_covariance(_residuals(x, y - expected), V, -HV.T)
+        return sums._replace(rr=sums.rr + _times(HV, H.T))
+
+    def with_gaps() -> Residuals:
+        """Given the state, r is N(K (y - W x), (I - K) R), where K looks at what is seen only, which it keeps."""
+        R = jnp.diag(part.cov) if jnp.ndim(part.cov) == 1 else part.cov
+        seen = ~jnp.isnan(y)
+        both = seen[..., :, None] & seen[..., None, :]
+        K = jnp.linalg.solve(jnp.where(both, R, jnp.eye(len(R))), jnp.where(seen[..., :, None], R, 0)).mT
+        K = jnp.where(seen[..., None, :], K, 0)
+        r = jnp.einsum("btij,btj->bti", K, jnp.where(seen, y - expected, 0), precision="highest")
+        KH = _times(K, H)
+        KHV = _times(KH, cov)
+        sums = _with_covariance(_residuals(x, r), V, -KHV.sum((0, 1)).T)
+        unseen = _times(jnp.eye(len(R)) - K, R)
+        return sums._replace(rr=sums.rr + (_times(KHV, KH.mT) + unseen).sum((0, 1)))
+
+    xx, xr, rr = lax.cond(any_nan(y), lambda: with_gaps()[:3], lambda: complete()[:3])
+    return Residuals(xx, xr, rr, x.shape[0] * x.shape[1])
+
+
+def _times(A: jax.Array, B: jax.Array) -> jax.Array:
+    return jnp.matmul(A, B, precision="highest")
+
+
+def _with_covariance(sums: Residuals, of_state: jax.Array, with_residual: jax.Array) -> Residuals:
+    """With the covariances of the state, which is the first of x."""
+    D = len(of_state)
+    return sums._replace(xx=sums.xx.at[:D, :D].add(of_state), xr=sums.xr.at[:D].add(with_residual))
+
+
+def _coefficients(part: Any, names: tuple[str, ...]) -> jax.Array:
+    """W, of what the part has of these."""
+    columns = [getattr(part, name) for name in names if getattr(part, name) is not None]
+    return jnp.concatenate([x if x.ndim == 2 else x[:, None] for x in columns], 1)
+
+
+def _regress(part: Any, names: tuple[str, ...], sums: Residuals, constraints: Any) -> Any:
+    """The part with its most likely coefficients and covariance, given those that are frozen."""
+    names = tuple(name for name in names if getattr(part, name) is not None)
+    widths = [getattr(part, name).shape[1] if getattr(part, name).ndim == 2 else 1 for name in names]
+    free = np.flatnonzero(np.repeat([getattr(constraints, name) is not FROZEN for name in names], widths))
+    W, change = _coefficients(part, names), jnp.zeros_like(sums.xr.T)
+    if len(free):
+        change = change.at[:, free].set(jax.scipy.linalg.solve(sums.xx[np.ix_(free, free)], sums.xr[free], assume_a="pos").T)
+    found = dict(zip(names, jnp.split(W + change, np.cumsum(widths)[:-1], 1), strict=True))
+    found = {name: x if getattr(part, name).ndim == 2 else x[:, 0] for name, x in found.items()}
+    if constraints.cov is not FROZEN:
+        explained = _times(change, sums.xr)
+        cov = (sums.rr - explained - explained.T + _times(_times(change, sums.xx), change.T)) / sums.count
+        cov = (cov + cov.T) / 2
+        found["cov"] = jnp.diag(cov) if part.cov.ndim == 1 else cov
+    return part._replace(**found)
