@@ -37,6 +37,7 @@ def lgssm_filter(
     *,
     implementation: str | None = None,
     per_step_loglik: bool = False,
+    missing: bool | None = None,
 ) -> PosteriorGSSMFiltered:
     """Kalman filter.
 
@@ -46,6 +47,8 @@ def lgssm_filter(
         inputs: (T, U), (B, T, U) or None.
         implementation: None, or a name as above.
         per_step_loglik: return log p(y_t | y_1..t-1) for every step, in place of their sum.
+        missing: whether entries are missing, if it is known, which halves what `jit` compiles; then a NaN entry in spite of
+            False makes results NaN.
 
     Returns:
         The log-likelihood and the filtered moments.
@@ -53,7 +56,7 @@ def lgssm_filter(
     Raises:
         TypeError, ValueError: what was given, what was wanted.
     """
-    model, emissions, sizes, how = _prepare(params, emissions, inputs, implementation)
+    model, emissions, sizes, how = _prepare(params, emissions, inputs, implementation, missing)
     loglik, moments = _filter(model, emissions, how, per_step_loglik)
     return PosteriorGSSMFiltered(*_unbatch(sizes, (loglik, moments.mean[..., 0], moments.cov)))
 
@@ -65,6 +68,7 @@ def lgssm_smoother(
     *,
     implementation: str | None = None,
     per_step_loglik: bool = False,
+    missing: bool | None = None,
 ) -> PosteriorGSSMSmoothed:
     """Kalman filter and Rauch-Tung-Striebel smoother.
 
@@ -74,6 +78,8 @@ def lgssm_smoother(
         inputs: (T, U), (B, T, U) or None.
         implementation: None, or a name as above.
         per_step_loglik: return log p(y_t | y_1..t-1) for every step, in place of their sum.
+        missing: whether entries are missing, if it is known, which halves what `jit` compiles; then a NaN entry in spite of
+            False makes results NaN.
 
     Returns:
         The log-likelihood, filtered and smoothed moments, and E[z_t z_{t+1}'], always.
@@ -81,7 +87,7 @@ def lgssm_smoother(
     Raises:
         TypeError, ValueError: what was given, what was wanted.
     """
-    model, emissions, sizes, how = _prepare(params, emissions, inputs, implementation)
+    model, emissions, sizes, how = _prepare(params, emissions, inputs, implementation, missing)
     loglik, filtered, smoothed = _smooth(model, emissions, how, per_step_loglik)
     moments = filtered.mean[..., 0], filtered.cov, smoothed.mean[..., 0], smoothed.cov, smoothed.cross
     return PosteriorGSSMSmoothed(*_unbatch(sizes, (loglik, *moments)))
@@ -94,13 +100,14 @@ def lgssm_marginal_loglik(
     *,
     implementation: str | None = None,
     per_step_loglik: bool = False,
+    missing: bool | None = None,
 ) -> jax.Array:
     """Log p(y_1..T), without keeping any moments. Arguments and errors as `lgssm_filter`.
 
     Returns:
         A scalar or (B,); with ``per_step_loglik``, log p(y_t | y_1..t-1) as (T,) or (B, T).
     """
-    model, emissions, sizes, how = _prepare(params, emissions, inputs, implementation)
+    model, emissions, sizes, how = _prepare(params, emissions, inputs, implementation, missing)
     (loglik,) = _unbatch(sizes, (_loglik(model, emissions, how, per_step_loglik),))
     return loglik
 
@@ -113,6 +120,7 @@ def lgssm_posterior_sample(
     jitter: jax.typing.ArrayLike = 0.0,
     *,
     implementation: str | None = None,
+    missing: bool | None = None,
 ) -> jax.Array:
     """One draw of the states given the emissions, by filtering forward and sampling backward.
 
@@ -126,6 +134,7 @@ def lgssm_posterior_sample(
         inputs: (T, U), (B, T, U) or None.
         jitter: added to the conditional variances; never needed for singular ones.
         implementation: None, or a name as above.
+        missing: as `lgssm_filter`.
 
     Returns:
         States (T, D) or (B, T, D).
@@ -133,7 +142,7 @@ def lgssm_posterior_sample(
     Raises:
         TypeError, ValueError: what was given, what was wanted.
     """
-    model, emissions, sizes, how = _prepare(params, emissions, inputs, implementation)
+    model, emissions, sizes, how = _prepare(params, emissions, inputs, implementation, missing)
     noise = jax.random.normal(key, (emissions.shape[0], sizes.T, sizes.D), emissions.dtype)
     jitter = jnp.asarray(jitter, emissions.dtype)
     (states,) = _unbatch(sizes, (_sample(model, emissions, noise, jitter, how)[..., 0],))
@@ -214,7 +223,9 @@ parallel_lgssm_smoother = lgssm_smoother
 parallel_lgssm_posterior_sample = lgssm_posterior_sample
 
 
-def _prepare(params: Any, emissions: Any, inputs: Any, implementation: str | None) -> tuple[Model, jax.Array, Sizes, How]:
+def _prepare(
+    params: Any, emissions: Any, inputs: Any, implementation: str | None, missing: bool | None
+) -> tuple[Model, jax.Array, Sizes, How]:
     """The checked model, the emissions as (B, T, m), the sizes, and how to run them."""
     emissions = check_emissions(emissions)
     batch = emissions.shape[0] if emissions.ndim == 3 else None
@@ -222,17 +233,19 @@ def _prepare(params: Any, emissions: Any, inputs: Any, implementation: str | Non
     check_emission_dim(emissions, sizes.m)
     problem = Problem(implementation, sizes.T, sizes.D, sizes.m, str(emissions.dtype))
     plan = problem.plan(batch or 1)
-    how = How(plan, problem, _missing(emissions, plan, model))
+    how = How(plan, problem, _missing(emissions, plan, model, missing))
     return model, emissions.reshape(-1, sizes.T, sizes.m), sizes, how
 
 
-def _missing(emissions: jax.Array, plan: Plan, model: Model) -> bool | None:
-    """Whether entries are missing, where looking costs little, and halves what is compiled."""
+def _missing(emissions: jax.Array, plan: Plan, model: Model, said: bool | None) -> bool | None:
+    """Whether entries are missing, if it was said, or where looking costs little; that halves what is compiled."""
+    hidden = isinstance(emissions, jax.core.Tracer) or any(device.platform != "cpu" for device in emissions.devices())
+    found = None if hidden else bool(np.isnan(np.asarray(emissions)).any())
+    if found and said is False:
+        raise ValueError("missing: False given, but emissions have NaN entries. Take None, or True.")
     if plan.launch is not None and model.R.shape[-1] == 1:
         return True
-    if isinstance(emissions, jax.core.Tracer) or any(device.platform != "cpu" for device in emissions.devices()):
-        return None
-    return bool(np.isnan(np.asarray(emissions)).any())
+    return found if said is None else said
 
 
 def _either(how: How, model: Model, emissions: jax.Array, run: Callable[..., Any], *noise: jax.Array) -> Any:

@@ -17,6 +17,7 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
 
     demo = commands.add_parser("demo", help="CO2 at Mauna Loa, earthquakes, and the tracking model; table and figures")
+    demo.add_argument("what", nargs="?", default="smoothing", choices=["smoothing", "hmc"], help="hmc: the seed's notebook")
     demo.add_argument("--lengths", type=int, nargs="+", default=[100, 1_000, 10_000, 100_000], help="T of the tracking model")
     demo.set_defaults(run=_demo)
 
@@ -62,7 +63,11 @@ def _size(text: str) -> tuple[int, int]:
 
 def _demo(arguments: Namespace) -> None:
     from fastscan.profiling.demo import run_demo
+    from fastscan.profiling.hmc import run_hmc
 
+    if arguments.what == "hmc":
+        run_hmc(arguments.out)
+        return
     run_demo(arguments.out, tuple(arguments.lengths))
 
 

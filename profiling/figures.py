@@ -14,23 +14,23 @@ from fastscan import PosteriorGSSMSmoothed
 from fastscan.profiling.models import LEVEL, SEASONAL
 
 # Okabe & Ito's colours, which the colour-blind tell apart.
-_BLUE, _ORANGE, _GREEN, _VERMILION, _SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9"
-_INK, _DOT, _GAP = "#333333", "#7A7A7A", "#E0E0E0"
+BLUE, _ORANGE, _GREEN, VERMILION, _SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9"
+INK, _DOT, _GAP = "#333333", "#7A7A7A", "#E0E0E0"
 _STYLES: dict[str, dict[str, Any]] = {
-    "fastscan (default)": {"color": _INK, "marker": "o", "linewidth": 5, "markersize": 9, "alpha": 0.25},
-    "fastscan sequential": {"color": _BLUE, "marker": "s"},
+    "fastscan (default)": {"color": INK, "marker": "o", "linewidth": 5, "markersize": 9, "alpha": 0.25},
+    "fastscan sequential": {"color": BLUE, "marker": "s"},
     "fastscan chunked": {"color": _GREEN, "marker": "o"},
     "fastscan associative": {"color": _SKY, "marker": "D"},
-    "dynamax lgssm_smoother": {"color": _VERMILION, "marker": "^", "linestyle": "--"},
+    "dynamax lgssm_smoother": {"color": VERMILION, "marker": "^", "linestyle": "--"},
     "dynamax parallel_lgssm_smoother": {"color": _ORANGE, "marker": "v", "linestyle": "--"},
 }
-_STATES = (_SKY, _ORANGE, _VERMILION, _GREEN, _BLUE)
+_STATES = (_SKY, _ORANGE, VERMILION, _GREEN, BLUE)
 _SAMPLER_STYLES: dict[str, dict[str, Any]] = {
-    "fastscan sequential": {"color": _BLUE, "marker": "s"},
+    "fastscan sequential": {"color": BLUE, "marker": "s"},
     "fastscan chunked": {"color": _GREEN, "marker": "o"},
     "fastscan associative": {"color": _SKY, "marker": "D"},
-    "fastscan pallas": {"color": _INK, "marker": "P"},
-    "dynamax serial": {"color": _VERMILION, "marker": "^", "linestyle": "--"},
+    "fastscan pallas": {"color": INK, "marker": "P"},
+    "dynamax serial": {"color": VERMILION, "marker": "^", "linestyle": "--"},
     "dynamax parallel": {"color": _ORANGE, "marker": "v", "linestyle": "--"},
 }
 _YEAR = np.timedelta64(365, "D")
@@ -51,7 +51,7 @@ def draw_co2(path: pathlib.Path, dates: np.ndarray, emissions: np.ndarray, poste
 
     record = axes["record"]
     _shade(record, dates, gaps)
-    _draw_band(record, dates, posterior, LEVEL, _BLUE, "smoothed level")
+    _draw_band(record, dates, posterior, LEVEL, BLUE, "smoothed level")
     _draw_data(record, dates, emissions, 4)
     _title(record, "Weekly CO\N{SUBSCRIPT TWO} at Mauna Loa and its smoothed level", "CO\N{SUBSCRIPT TWO} (ppm)")
     record.set_xlim(dates[0] - _YEAR // 2, dates[-1] + _YEAR // 2)
@@ -59,7 +59,7 @@ def draw_co2(path: pathlib.Path, dates: np.ndarray, emissions: np.ndarray, poste
 
     cycle, shown = axes["cycle"], dates >= dates[-1] - 4 * _YEAR
     _draw_band(cycle, dates, posterior, SEASONAL, _GREEN, "smoothed yearly cycle", shown)
-    cycle.axhline(0, color=_INK, linewidth=0.6, zorder=0)
+    cycle.axhline(0, color=INK, linewidth=0.6, zorder=0)
     _title(cycle, "The yearly cycle, last four years", "deviation from the level (ppm)")
 
     gap = axes["gap"]
@@ -67,7 +67,7 @@ def draw_co2(path: pathlib.Path, dates: np.ndarray, emissions: np.ndarray, poste
     shown = np.zeros(len(dates), bool)
     shown[max(start - 26, 0) : stop + 26] = True
     _shade(gap, dates, [run for run in gaps if shown[run[0]]])
-    _draw_band(gap, dates, posterior, LEVEL + SEASONAL, _VERMILION, "smoothed signal", shown)
+    _draw_band(gap, dates, posterior, LEVEL + SEASONAL, VERMILION, "smoothed signal", shown)
     _draw_data(gap, dates[shown], emissions[shown], 12)
     _title(gap, f"Across the longest gap, {stop - start} weeks", "CO\N{SUBSCRIPT TWO} (ppm)")
 
@@ -107,7 +107,7 @@ def draw_earthquakes(
     data, strip, probabilities = figure.subplots(3, sharex=True, height_ratios=[10, 0.6, 5])
 
     bars = data.bar(years, counts, width=0.8, color=_DOT, alpha=0.45)
-    line = data.stairs(rates[states], edges, baseline=None, color=_INK, linewidth=1.8)
+    line = data.stairs(rates[states], edges, baseline=None, color=INK, linewidth=1.8)
     data.set_ylim(0, 1.18 * counts.max())
     _title(data, "Major earthquakes in the world, magnitude 7 or greater", "earthquakes a year")
     labels = ["counted", "rate of the most likely state"]
@@ -216,6 +216,6 @@ def _shade(axis: Axes, dates: np.ndarray, runs: Sequence[tuple[int, int]]) -> No
 
 
 def _title(axis: Axes, title: str, unit: str) -> None:
-    axis.set_title(title, loc="left", fontsize=11, fontweight="bold", color=_INK)
+    axis.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
     axis.set_ylabel(unit)
     axis.spines[["top", "right"]].set_visible(False)

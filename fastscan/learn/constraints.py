@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,16 +100,14 @@ def to_unconstrained(params: Any, constraints: Any) -> Any:
     Raises:
         ValueError: a parameter that lies where its constraint cannot reach, if its value is known.
     """
+    position = jax.jit(lambda params: jax.tree.map(lambda c, x: c.unconstrain(x), constraints, params))(params)
 
-    def leaf(path: Any, constraint: Constraint, x: Any) -> Any:
-        if constraint is FROZEN:
-            return None
-        y = constraint.unconstrain(jnp.asarray(x))
-        if not isinstance(y, jax.core.Tracer) and not bool(jnp.isfinite(y).all()):
+    def check(path: Any, constraint: Constraint, x: Any, y: Any) -> None:
+        if constraint is not FROZEN and not isinstance(y, jax.core.Tracer) and not np.isfinite(np.asarray(y)).all():
             raise ValueError(f"{dotted(path)}: {x} given, wanted {constraint.name}. Freeze it, or start elsewhere.")
-        return y
 
-    return jax.tree_util.tree_map_with_path(leaf, constraints, params)
+    jax.tree_util.tree_map_with_path(check, constraints, params, position)
+    return position
 
 
 def from_unconstrained(position: Any, constraints: Any, params: Any) -> Any:

@@ -50,5 +50,5 @@ def fit_em(
 
 @functools.partial(jax.jit, static_argnames="target")
 def _iterate(target: Target, params: Any, emissions: jax.Array, inputs: jax.Array | None) -> tuple[Any, jax.Array]:
-    statistics, log_likelihoods = target.model.expect(params, emissions, inputs)
+    statistics, log_likelihoods = target.model.expect(params, emissions, inputs, target.missing)
     return target.model.maximise(params, statistics, target.constraints), log_likelihoods.sum()

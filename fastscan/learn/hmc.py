@@ -112,8 +112,7 @@ def fit_hmc(
             blocks.append(jax.block_until_ready(drawn))
             bars.advance(sampling, size)
     positions, log_probs, accepted, divergent = jax.tree.map(lambda *x: jnp.concatenate(x, 1)[:, :num_samples], *blocks)
-    of_samples = jax.vmap(jax.vmap(lambda position: from_unconstrained(position, target.constraints, params)))
-    return Draws(of_samples(positions), log_probs, accepted.mean(1), divergent.sum(1))
+    return Draws(_constrained(target, positions, params), log_probs, accepted.mean(1), divergent.sum(1))
 
 
 def convergence(draws: Any) -> Convergence:
@@ -165,6 +164,12 @@ def _draw(target: Target, leapfrogs: int, size: int, key: jax.Array, states: Any
 
     states, drawn = lax.scan(step, states, jax.random.split(key, size))
     return states, jax.tree.map(lambda x: x.swapaxes(0, 1), drawn)
+
+
+@functools.partial(jax.jit, static_argnames="target")
+def _constrained(target: Target, positions: Any, params: Any) -> Any:
+    """The parameters at positions (C, S, ...)."""
+    return jax.vmap(jax.vmap(lambda position: from_unconstrained(position, target.constraints, params)))(positions)
 
 
 def _log_density(target: Target, data: tuple, position: Any) -> jax.Array:

@@ -44,7 +44,8 @@ def HMM(family: Emissions) -> Learnable:
             raise ValueError(f"inputs: shape {jnp.shape(inputs)} given; HMMs take none.")
         return params.initial_distribution, params.transition_matrix, family.log_likelihoods(params.emissions, emissions)
 
-    def log_likelihoods(params: ParamsHMM, emissions: jax.Array, inputs: None) -> jax.Array:
+    def log_likelihoods(params: ParamsHMM, emissions: jax.Array, inputs: None, missing: bool | None = None) -> jax.Array:
+        del missing
         return hmm_marginal_loglik(*arguments(params, emissions, inputs))
 
     def constraints(params: ParamsHMM) -> ParamsHMM:
@@ -54,7 +55,10 @@ def HMM(family: Emissions) -> Learnable:
             emissions=type(params.emissions)(*family.constraints),
         )
 
-    def expect(params: ParamsHMM, emissions: jax.Array, inputs: None) -> tuple[Statistics, jax.Array]:
+    def expect(
+        params: ParamsHMM, emissions: jax.Array, inputs: None, missing: bool | None = None
+    ) -> tuple[Statistics, jax.Array]:
+        del missing
         posterior: Any = hmm_smoother(*arguments(params, emissions, inputs))
         sums = posterior.initial_probs.sum(0), posterior.trans_probs.sum(0)
         return Statistics(*sums, posterior.smoothed_probs, emissions), posterior.marginal_loglik

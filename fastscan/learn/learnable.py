@@ -15,16 +15,18 @@ class Learnable(NamedTuple):
     Parameters are any tree of arrays; emissions have a leading batch axis (B, T, ...), inputs are (B, T, U) or None.
 
     Attributes:
-        log_likelihoods: ``(params, emissions, inputs)`` to log p(y_1..T) of every sequence (B,).
+        log_likelihoods: ``(params, emissions, inputs, missing)`` to log p(y_1..T) of every sequence (B,); ``missing`` is
+            whether entries are, None if that is not known.
         constraints: ``params`` to a tree of the same form, of `Constraint`s.
-        expect: ``(params, emissions, inputs)`` to expected sufficient statistics, summed over sequences, and log-likelihoods.
+        expect: ``(params, emissions, inputs, missing)`` to expected sufficient statistics, summed over sequences, and
+            log-likelihoods (B,).
         maximise: ``(params, statistics, constraints)`` to the most likely parameters, but for the frozen ones.
         event_dims: axes of one time step's emission, by which a single sequence is told from a batch.
     """
 
-    log_likelihoods: Callable[[Any, Any, Any], jax.Array]
+    log_likelihoods: Callable[[Any, Any, Any, bool | None], jax.Array]
     constraints: Callable[[Any], Any]
-    expect: Callable[[Any, Any, Any], tuple[Any, jax.Array]]
+    expect: Callable[[Any, Any, Any, bool | None], tuple[Any, jax.Array]]
     maximise: Callable[[Any, Any, Any], Any]
     event_dims: int = 1
 
@@ -35,16 +37,18 @@ class Target(NamedTuple):
     Attributes:
         model: its family.
         constraints: of its parameters.
+        missing: whether emissions are, None if that is not known.
         log_prior: ``params`` to a log density, or None for a flat one.
     """
 
     model: Learnable
     constraints: Any
+    missing: bool | None
     log_prior: Callable[[Any], jax.Array] | None
 
     def log_joint(self, params: Any, emissions: jax.Array, inputs: jax.Array | None, scale: float = 1.0) -> jax.Array:
         """The log density of parameters and emissions, these times ``scale``."""
-        total = scale * self.model.log_likelihoods(params, emissions, inputs).sum()
+        total = scale * self.model.log_likelihoods(params, emissions, inputs, self.missing).sum()
         return total if self.log_prior is None else total + self.log_prior(params)
 
     def log_density(self, position: Any, params: Any, emissions: jax.Array, inputs: jax.Array | None) -> jax.Array:
@@ -76,4 +80,6 @@ def prepare(
         inputs = jnp.asarray(inputs)
         inputs = jnp.broadcast_to(inputs, (*emissions.shape[:2], inputs.shape[-1]))
     params = jax.tree.map(jnp.asarray, params)
-    return Target(model, freeze(model.constraints(params), frozen), log_prior), params, emissions, inputs
+    known = jnp.issubdtype(emissions.dtype, jnp.floating) and not isinstance(emissions, jax.core.Tracer)
+    missing = bool(jnp.isnan(emissions).any()) if known else None
+    return Target(model, freeze(model.constraints(params), frozen), missing, log_prior), params, emissions, inputs

@@ -37,9 +37,9 @@ class Statistics(NamedTuple):
     emissions: Residuals
 
 
-def log_likelihoods(params: Any, emissions: jax.Array, inputs: jax.Array | None) -> jax.Array:
+def log_likelihoods(params: Any, emissions: jax.Array, inputs: jax.Array | None, missing: bool | None = None) -> jax.Array:
     """Log p(y_1..T) of every sequence (B,)."""
-    return lgssm_marginal_loglik(params, emissions, inputs)
+    return lgssm_marginal_loglik(params, emissions, inputs, missing=missing)
 
 
 def constraints(params: Any) -> Any:
@@ -54,13 +54,16 @@ def constraints(params: Any) -> Any:
     )
 
 
-def expect(params: Any, emissions: jax.Array, inputs: jax.Array | None) -> tuple[Statistics, jax.Array]:
+def expect(
+    params: Any, emissions: jax.Array, inputs: jax.Array | None, missing: bool | None = None
+) -> tuple[Statistics, jax.Array]:
     """The E-step.
 
     Args:
         params: a model that does not vary in time.
         emissions: (B, T, m); NaN entries are missing.
         inputs: (B, T, U) or None.
+        missing: whether entries are, None if that is not known.
 
     Returns:
         Statistics, and log-likelihoods (B,).
@@ -69,14 +72,16 @@ def expect(params: Any, emissions: jax.Array, inputs: jax.Array | None) -> tuple
         ValueError: parameters that vary.
     """
     _check_static(params)
-    posterior = lgssm_smoother(params, emissions, inputs)
+    posterior = lgssm_smoother(params, emissions, inputs, missing=missing)
     mean, cov = posterior.smoothed_means, posterior.smoothed_covariances
     B, T, _ = mean.shape
     one = jnp.ones((B, 1, 1), mean.dtype)
     initial = _residuals(one, mean[:, :1] - params.initial.mean)
     initial = initial._replace(rr=initial.rr + cov[:, 0].sum(0))
     arrivals = None if T == 1 else _arrivals(params.dynamics, mean, cov, posterior.smoothed_cross_covariances, inputs)
-    return Statistics(initial, arrivals, _emitted(params.emissions, mean, cov, emissions, inputs)), posterior.marginal_loglik
+    return Statistics(
+        initial, arrivals, _emitted(params.emissions, mean, cov, emissions, inputs, missing)
+    ), posterior.marginal_loglik
 
 
 def maximise(params: Any, statistics: Statistics, constraints: Any) -> Any:
@@ -106,9 +111,10 @@ def _check_static(params: Any) -> None:
     for part, fields in allowed.items():
         for name, ndims in fields.items():
             x = getattr(getattr(params, part), name)
+            if x is None:
+                continue
             shape = jnp.shape(x)
-            varies = len(shape) not in ndims or (name == "cov" and shape[0] != (D if part == "dynamics" else m))
-            if x is not None and varies:
+            if len(shape) not in ndims or (name == "cov" and shape[0] != (D if part == "dynamics" else m)):
                 raise ValueError(
                     f"{part}.{name}: shape {shape} given; EM wants parameters that do not vary in time. Take fit_sgd."
                 )
@@ -144,7 +150,9 @@ def _arrivals(part: Any, mean: jax.Array, cov: jax.Array, cross: Any, inputs: ja
     return sums._replace(rr=sums.rr + after - _times(F, C) - _times(of_state.T, F.T))
 
 
-def _emitted(part: Any, mean: jax.Array, cov: jax.Array, y: jax.Array, inputs: jax.Array | None) -> Residuals:
+def _emitted(
+    part: Any, mean: jax.Array, cov: jax.Array, y: jax.Array, inputs: jax.Array | None, missing: bool | None
+) -> Residuals:
     """Of the emissions, r = y - H z - D u - d."""
     x, expected = _regressors(part, mean, inputs, 0)
     V, H = cov.sum((0, 1)), part.weights
@@ -168,6 +176,8 @@ def _emitted(part: Any, mean: jax.Array, cov: jax.Array, y: jax.Array, inputs: j
         unseen = _times(jnp.eye(len(R)) - K, R)
         return sums._replace(rr=sums.rr + (_times(KHV, KH.mT) + unseen).sum((0, 1)))
 
+    if missing is not None:
+        return with_gaps() if missing else complete()
     xx, xr, rr = lax.cond(any_nan(y), lambda: with_gaps()[:3], lambda: complete()[:3])
     return Residuals(xx, xr, rr, x.shape[0] * x.shape[1])
 

@@ -1,0 +1,175 @@
+"""Expectation maximisation: against dynamax, hmmlearn, and the gradient that its statistics imply."""
+
+import functools
+
+import hmmlearn.hmm as hmmlearn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from dynamax.linear_gaussian_ssm import LinearGaussianSSM
+
+from fastscan import lgssm_marginal_loglik
+from fastscan.learn import (
+    CATEGORICAL,
+    GAUSSIAN,
+    HMM,
+    LGSSM,
+    POISSON,
+    CategoricalEmissions,
+    GaussianEmissions,
+    ParamsHMM,
+    PoissonEmissions,
+    fit_em,
+)
+from oracle import cast, random_params, simulate
+
+T, D, M, B = 12, 2, 3, 2
+em = functools.partial(fit_em, progress=False)
+
+
+def lgssm(missing=0.0, diagonal=False, seed=0):
+    """Parameters and a batch of emissions."""
+    r = np.random.default_rng(seed)
+    params = cast(random_params(1, D, M), "float64")
+    if diagonal:
+        params = params._replace(emissions=params.emissions._replace(cov=np.diag(params.emissions.cov)))
+    y = np.stack([simulate(random_params(1, D, M), T, seed) for seed in range(B)])
+    y[r.random(y.shape) < missing] = np.nan
+    return jax.tree.map(jnp.asarray, params), y
+
+
+def test_steps_are_those_of_dynamax():
+    """Of one sequence: of N of them, dynamax takes N times too much from the initial covariance."""
+    model = LinearGaussianSSM(D, M)
+    params, props = model.initialize(jax.random.key(0))
+    y = lgssm()[1][0]
+    wanted, wanted_logliks = model.fit_em(params, props, jnp.asarray(y), num_iters=3, verbose=False)
+    given, logliks = em(LGSSM, params, y, num_iters=3)
+    np.testing.assert_allclose(logliks, wanted_logliks, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), given, wanted)
+
+
+@pytest.mark.parametrize("diagonal", [False, True])
+@pytest.mark.parametrize("missing", [0.0, 0.3])
+def test_no_step_makes_the_data_less_likely(missing, diagonal):
+    params, y = lgssm(missing, diagonal)
+    fitted, logliks = em(LGSSM, params, y, num_iters=20)
+    assert logliks[-1] > logliks[0] + 1
+    assert np.all(np.diff(logliks) > -1e-9)
+    assert jnp.shape(fitted.emissions.cov) == jnp.shape(params.emissions.cov)
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.3])
+def test_statistics_are_the_gradient(missing):
+    """Where EM starts, its objective has the log-likelihood's gradient (Fisher): in W it is Q^-1 E[r x'], and so in Q."""
+    params, y = lgssm(missing)
+    inputs = np.random.default_rng(1).normal(size=(B, T, 1))
+    params = params._replace(
+        dynamics=params.dynamics._replace(input_weights=jnp.ones((D, 1))),
+        emissions=params.emissions._replace(input_weights=jnp.ones((M, 1))),
+    )
+    statistics, _ = LGSSM.expect(params, jnp.asarray(y), inputs)
+    score = jax.grad(lambda p: lgssm_marginal_loglik(p, y, inputs).sum())(params)
+    for name in ("dynamics", "emissions"):
+        part, of, sums = getattr(params, name), getattr(score, name), getattr(statistics, name)
+        precision = np.linalg.inv(part.cov)
+        coefficients = np.concatenate([of.weights, of.input_weights, of.bias[:, None]], 1)
+        np.testing.assert_allclose(precision @ sums.xr.T, coefficients, rtol=1e-8, atol=1e-9)
+        of_cov = (precision @ sums.rr @ precision - sums.count * precision) / 2
+        np.testing.assert_allclose(of_cov, of.cov, rtol=1e-8, atol=1e-9)
+    precision = np.linalg.inv(params.initial.cov)
+    np.testing.assert_allclose(precision @ statistics.initial.xr[0], score.initial.mean, rtol=1e-8, atol=1e-9)
+
+
+def test_frozen_parameters():
+    """The rest goes on to be fitted, given those."""
+    params, y = lgssm()
+    frozen = ["initial", "dynamics.weights", "emissions.cov"]
+    fitted, logliks = em(LGSSM, params, y, frozen=frozen, num_iters=15)
+    assert np.all(np.diff(logliks) > -1e-9)
+    for part, fields in {"initial": ("mean", "cov"), "dynamics": ("weights",), "emissions": ("cov",)}.items():
+        for field in fields:
+            np.testing.assert_array_equal(getattr(getattr(fitted, part), field), getattr(getattr(params, part), field))
+    assert np.abs(fitted.dynamics.cov - params.dynamics.cov).max() > 1e-3
+
+
+def test_one_time_step_leaves_the_dynamics_alone():
+    params, y = lgssm()
+    fitted, _ = em(LGSSM, params, y[:, :1], frozen=["emissions"], num_iters=2)
+    jax.tree.map(np.testing.assert_array_equal, fitted.dynamics, params.dynamics)
+    assert np.isfinite(fitted.initial.mean).all()
+
+
+def hmm(emissions):
+    r = np.random.default_rng(0)
+    return ParamsHMM(*(jnp.asarray(x) for x in (np.full(3, 1 / 3), r.dirichlet(np.ones(3), size=3))), emissions)
+
+
+def gaussian():
+    params = hmm(GaussianEmissions(jnp.array([[-1.0, 0], [0, 0.5], [2, 1]]), jnp.tile(jnp.eye(2), (3, 1, 1))))
+    theirs = hmmlearn.GaussianHMM(3, "full", covars_prior=0, covars_weight=0, min_covar=0)
+    theirs.means_, theirs.covars_ = map(np.asarray, params.emissions)
+    return HMM(GAUSSIAN), params, theirs, np.random.default_rng(0).normal(size=(2, 40, 2)), ("means_", "covars_")
+
+
+def poisson():
+    params = hmm(PoissonEmissions(jnp.array([[1.0], [3], [9]])))
+    theirs = hmmlearn.PoissonHMM(3)
+    theirs.lambdas_ = np.asarray(params.emissions.rates)
+    return HMM(POISSON), params, theirs, np.random.default_rng(0).poisson(4.0, size=(2, 40, 1)).astype(float), ("lambdas_",)
+
+
+def categorical():
+    params = hmm(CategoricalEmissions(jnp.array([[0.2, 0.8, 0], [0.1, 0.3, 0.6], [0.5, 0.4, 0.1]])))
+    theirs = hmmlearn.CategoricalHMM(3, n_features=3)
+    theirs.emissionprob_ = np.asarray(params.emissions.probs)
+    return HMM(CATEGORICAL), params, theirs, np.random.default_rng(0).integers(0, 3, size=(2, 40)), ("emissionprob_",)
+
+
+@pytest.mark.parametrize("make", [gaussian, poisson, categorical])
+def test_steps_are_those_of_hmmlearn(make):
+    model, params, theirs, y, names = make()
+    fitted, logliks = em(model, params, y, num_iters=4)
+    theirs.n_iter, theirs.tol, theirs.init_params = 4, -np.inf, ""
+    theirs.startprob_, theirs.transmat_ = map(np.asarray, params[:2])
+    theirs.fit(y.reshape(80, -1), [40, 40])
+    np.testing.assert_allclose(logliks, theirs.monitor_.history, rtol=1e-9)
+    wanted = theirs.startprob_, theirs.transmat_, *(getattr(theirs, name) for name in names)
+    for a, b in zip(jax.tree.leaves(fitted), wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("make", [gaussian, poisson, categorical])
+def test_missing_emissions_of_hidden_states(make):
+    """They are as good as absent: their weights are nobody's; likelihoods never fall; frozen parameters stay."""
+    model, params, _, y, _ = make()
+    gaps = np.random.default_rng(3).random(y.shape[:2]) < 0.3
+    y[gaps] = -1 if y.dtype == int else np.nan
+    fitted, logliks = em(model, params, y, frozen=["initial_distribution"], num_iters=10)
+    assert np.all(np.diff(logliks) > -1e-9)
+    np.testing.assert_array_equal(fitted.initial_distribution, params.initial_distribution)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(fitted))
+
+
+def test_a_state_without_a_share_keeps_its_parameters():
+    params = hmm(PoissonEmissions(jnp.array([[1.0], [3], [9]])))
+    A = jnp.array([[0.5, 0.5, 0], [0.5, 0.5, 0], [0.2, 0.3, 0.5]])
+    params = params._replace(initial_distribution=jnp.array([0.5, 0.5, 0]), transition_matrix=A)
+    fitted, _ = em(HMM(POISSON), params, np.ones((9, 1)), num_iters=2)
+    np.testing.assert_array_equal(fitted.transition_matrix[2], A[2])
+    assert fitted.emissions.rates[2, 0] == 9
+
+
+def test_bad_input():
+    params, y = lgssm()
+    with pytest.raises(ValueError, match="num_iters: 0 given"):
+        em(LGSSM, params, y, num_iters=0)
+    with pytest.raises(ValueError, match=r"emissions: shape \(3,\) given, wanted \(T, m\) or \(B, T, m\)"):
+        em(LGSSM, params, y[0, 0])
+    varying = params._replace(dynamics=params.dynamics._replace(cov=jnp.tile(params.dynamics.cov, (T, 1, 1))))
+    with pytest.raises(ValueError, match=r"dynamics.cov: shape \(12, 2, 2\) given; EM wants"):
+        em(LGSSM, varying, y)
+    model, params, _, y, _ = poisson()
+    with pytest.raises(ValueError, match="HMMs take none"):
+        em(model, params, y, np.ones((40, 1)))
