@@ -174,14 +174,17 @@ def prepared(plan: Plan, recurrence: Recurrence, rows: Any) -> Any:
 
 
 def loop(plan: Plan, body: Callable, carry: Any, rows: Any, reverse: bool) -> tuple[Any, Any]:
-    """`lax.scan` over the chunks' rows, of ``body(carry, (row, present)) -> (carry, outputs)``; as `split` has rows."""
+    """`lax.scan` over the chunks' rows, of ``body(carry, (row, present)) -> (carry, outputs)``; as `split` has rows.
+
+    Reverse mode keeps the carries, and computes the rest of a step anew.
+    """
     rows = rows, present(plan, jnp.arange(plan.length)[:, None, None])
     first = jax.eval_shape(lambda: jax.tree.map(lambda x: blank(x, x.shape[1:]), rows))
     carry = stable_carry(body, carry, first)
     if plan.length == 1:
         carry, outs = body(carry, jax.tree.map(lambda x: x[0], rows))
         return carry, jax.tree.map(lambda x: x[None], outs)
-    return lax.scan(body, carry, rows, plan.length, reverse)
+    return lax.scan(jax.checkpoint(body, prevent_cse=False), carry, rows, plan.length, reverse)
 
 
 def present(plan: Plan, row: Any) -> jax.Array | None:

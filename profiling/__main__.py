@@ -6,7 +6,7 @@ from pathlib import Path
 
 _SIZES = [(D, m) for D in range(1, 5) for m in range(1, 5)] + [(5, 1), (6, 1)]
 """D and m of the kernel report."""
-_BENCHED = ("lgssm", "hmm", "gradients")
+_BENCHED = ("lgssm", "hmm", "gradients", "hmc")
 _MEASURED = ("lgssm", "hmm", "hmm_mode", "hmm_sample")
 _FAMILIES = ["smoother", "likelihood", "sampler", "hmm_smoother", "hmm_mode", "hmm_sampler"]
 

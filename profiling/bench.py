@@ -14,6 +14,7 @@ from rich.table import Table
 
 import fastscan
 from fastscan.profiling.bench_gradients import gradient_rows
+from fastscan.profiling.bench_hmc import hmc_rows
 from fastscan.profiling.bench_hmm import hmm_rows
 from fastscan.profiling.bench_rows import Row
 from fastscan.profiling.machine import describe
@@ -106,6 +107,7 @@ GROUPS = {
     "lgssm": (speed_rows, parallel_and_first_call_rows, default_rows, memory_rows),
     "hmm": (hmm_rows,),
     "gradients": (gradient_rows,),
+    "hmc": (hmc_rows,),
 }
 
 

@@ -25,8 +25,7 @@ def gradient_rows() -> Iterator[Row]:
     theirs = _loglik_gradient(lambda params: lgssm.lgssm_filter(params, y).marginal_loglik)
     yield Row(f"{work}, first call", "seconds", first_call_seconds(ours, params), None, None, "8 s", "3 s")
     yield _speed(work, theirs, ours, (params,), "12x", "40x")
-    memory, bound = _temporary_bytes(ours, params), _temporary_bytes(theirs, params)
-    yield Row(f"{work}, bytes beside results", "dynamax", memory, bound, memory / bound, "1/3", "1/10")
+    yield _memory(work, theirs, ours, (params,), "1/3", "1/10")
 
     model = jax.device_put(random_hmm(5, 100_000))  # whose log-likelihoods carry the emissions' parameters
     ours = _loglik_gradient(lambda model: fastscan.hmm_marginal_loglik(*model))
@@ -35,7 +34,9 @@ def gradient_rows() -> Iterator[Row]:
 
     ours = _mean_gradient(lambda params: fastscan.lgssm_smoother(params, y))
     theirs = _mean_gradient(lambda params: lgssm.lgssm_smoother(params, y))
-    yield _speed("LGSSM D=4 m=2 T=10,000, gradient of a smoothed mean", theirs, ours, (params,), "5x", "15x")
+    work = "LGSSM D=4 m=2 T=10,000, gradient of a smoothed mean"
+    yield _speed(work, theirs, ours, (params,), "5x", "15x")
+    yield _memory(work, theirs, ours, (params,), "-", "-")
 
 
 def _loglik_gradient(loglik: Callable[[Any], Any]) -> Any:
@@ -49,6 +50,11 @@ def _mean_gradient(smoother: Callable[[Any], Any]) -> Any:
 def _speed(work: str, theirs: Any, ours: Any, arguments: tuple, at_least: str, aim: str) -> Row:
     slow, fast = medians([theirs, ours], *arguments)
     return Row(work, "dynamax sequential", fast, slow, slow / fast, at_least, aim)
+
+
+def _memory(work: str, theirs: Any, ours: Any, arguments: tuple, at_least: str, aim: str) -> Row:
+    bound, used = (_temporary_bytes(function, *arguments) for function in (theirs, ours))
+    return Row(f"{work}, bytes beside results", "dynamax sequential", used, bound, used / bound, at_least, aim)
 
 
 def _temporary_bytes(function: Any, *arguments: Any) -> float:

@@ -82,7 +82,7 @@ def run_hmc(out: Path, num_samples: int = 1000) -> dict[str, Draws]:
         The samples, by what was sampled.
     """
     out.mkdir(parents=True, exist_ok=True)
-    console = Console()
+    console = Console(width=120)
     true_key, data_key, start_key, key = jax.random.split(jax.random.key(0), 4)
     true = true_params(true_key)
     _, y = lgssm_joint_sample(true, data_key, T)
@@ -190,10 +190,10 @@ def _plot(axes: Any, y: jax.Array, prediction: Prediction, title: str) -> None:
             axes.fill_between(t, at - 2 * std[:, i], at + 2 * std[:, i], color=color, alpha=0.2, linewidth=0)
         axes.plot(observed, APART * i + y[:, i], ".", color=INK, markersize=2.5, label="observed" if i == 0 else None)
     axes.axvline(T - 0.5, color=INK, linewidth=1)
-    axes.set(xlabel="time", xlim=(0, T + FORECAST - 1), title=title)
+    axes.set(xlabel="time", xlim=(0, T + FORECAST - 1), ylim=(-APART, APART * (M + 0.8)), title=title)
     axes.set_yticks(APART * np.arange(M), [f"dim. {i}" for i in range(M)])
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="upper right", ncols=3, frameon=False, fontsize=9, bbox_to_anchor=(1, 1.0))
+    axes.legend(loc="upper left", ncols=3, frameon=False, fontsize=9)
 
 
 def _draw_log_probability(path: Path, draws: dict[str, Draws], truth: float) -> None:
