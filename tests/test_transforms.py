@@ -1,6 +1,5 @@
 """jit, grad, and calls inside loops and branches."""
 
-import functools
 import os
 import subprocess
 import sys
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fastscan import lgssm_marginal_loglik, lgssm_posterior_sample, lgssm_smoother
+from fastscan import lgssm_marginal_loglik, lgssm_smoother
 from oracle import close, random_params, simulate, textbook
 
 PARAMS = random_params(1, 2, 1)
@@ -43,21 +42,6 @@ def check_gradient(given, y):
             if leaf.ndim == 2 and leaf.shape[0] == leaf.shape[1] and index[0] != index[1] and k != 2:
                 continue  # off the symmetric matrices, forms may differ: their symmetric part is compared elsewhere
             np.testing.assert_allclose(gradient[index], difference, rtol=2e-6, atol=2e-7)
-
-
-def test_gradient_of_moments_and_samples():
-    @functools.partial(jax.jit, static_argnums=1)
-    def moments(b, implementation):
-        p = PARAMS._replace(dynamics=PARAMS.dynamics._replace(bias=b))
-        posterior = lgssm_smoother(p, Y, implementation=implementation)
-        sample = lgssm_posterior_sample(jax.random.key(0), p, Y, implementation=implementation)
-        return jnp.sum(posterior.smoothed_means**2) + jnp.sum(posterior.smoothed_cross_covariances) + jnp.sum(jnp.sin(sample))
-
-    b = PARAMS.dynamics.bias
-    wanted = [(moments(b + h, "sequential") - moments(b - h, "sequential")) / 2e-6 for h in 1e-6 * np.eye(2)]
-    for implementation in ("sequential", "chunked"):
-        gradient = jax.jit(jax.grad(moments), static_argnums=1)(b, implementation)
-        np.testing.assert_allclose(gradient, wanted, rtol=1e-5)
 
 
 def test_inside_control_flow():
