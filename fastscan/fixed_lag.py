@@ -11,9 +11,11 @@ from jax import lax
 from fastscan.hmm import hmm_filter
 from fastscan.hmm_model import check_hmm
 from fastscan.kernels.probability import quotient
+from fastscan.kernels.ranges import ranged
 from fastscan.types import HMMPosterior
 
 
+@ranged
 def hmm_fixed_lag_smoother(
     initial_distribution: jax.typing.ArrayLike,
     transition_matrix: jax.typing.ArrayLike | None,

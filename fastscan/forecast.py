@@ -5,10 +5,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fastscan.kernels.ranges import ranged
 from fastscan.lgssm import lgssm_filter, lgssm_smoother
 from fastscan.model import check_emissions, check_model, known_terms
 
 
+@ranged
 def lgssm_posterior_predictive(
     params: Any,
     emissions: jax.typing.ArrayLike,
@@ -36,6 +38,7 @@ def lgssm_posterior_predictive(
     return mean, jnp.sqrt(jnp.diagonal(cov, axis1=-2, axis2=-1))
 
 
+@ranged
 def lgssm_forecast(
     params: Any,
     emissions: jax.typing.ArrayLike,

@@ -36,6 +36,7 @@ from fastscan.kernels.hmm import FilteredStates
 from fastscan.kernels.hmm_passes import HMMSeries
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.probability import quotient
+from fastscan.kernels.ranges import ranged
 from fastscan.transforms import batch_size, scored, transformable
 from fastscan.types import HMMPosterior, HMMPosteriorFiltered
 
@@ -43,6 +44,7 @@ ArrayLike = jax.typing.ArrayLike
 TransitionFn = Callable[[Any], Any] | None
 
 
+@ranged
 def hmm_filter(
     initial_distribution: ArrayLike,
     transition_matrix: ArrayLike | None,
@@ -73,6 +75,7 @@ def hmm_filter(
     return out if batched else _first(out)
 
 
+@ranged
 def hmm_marginal_loglik(
     initial_distribution: ArrayLike,
     transition_matrix: ArrayLike | None,
@@ -92,6 +95,7 @@ def hmm_marginal_loglik(
     return loglik if batched else loglik[0]
 
 
+@ranged
 def hmm_smoother(
     initial_distribution: ArrayLike,
     transition_matrix: ArrayLike | None,
@@ -125,6 +129,7 @@ def hmm_smoother(
     return posterior if batched else _first(posterior)
 
 
+@ranged
 def hmm_backward_filter(
     transition_matrix: ArrayLike | None,
     log_likelihoods: ArrayLike,
@@ -144,6 +149,7 @@ def hmm_backward_filter(
     return out if batched else _first(out)
 
 
+@ranged
 def hmm_posterior_mode(
     initial_distribution: ArrayLike,
     transition_matrix: ArrayLike | None,
@@ -164,6 +170,7 @@ def hmm_posterior_mode(
     return states if batched else states[0]
 
 
+@ranged
 def hmm_posterior_sample(
     key: jax.Array,
     initial_distribution: ArrayLike,
@@ -199,6 +206,7 @@ def hmm_posterior_sample(
     return out if batched else _first(out)
 
 
+@ranged
 def compute_transition_probs(
     transition_matrix: ArrayLike | None,
     hmm_posterior: HMMPosterior,

@@ -24,12 +24,14 @@ from fastscan.kernels import passes
 from fastscan.kernels.algebra import Stacked
 from fastscan.kernels.gaussian import square_root
 from fastscan.kernels.plan import Plan
+from fastscan.kernels.ranges import ranged
 from fastscan.kernels.smoothing import AffineMap
 from fastscan.model import Model, Sizes, check_emission_dim, check_emissions, check_model, known_terms, series
 from fastscan.transforms import any_nan, batch_size, scored, transformable, under_xla
 from fastscan.types import ParamsLGSSM, PosteriorGSSMFiltered, PosteriorGSSMSmoothed
 
 
+@ranged
 def lgssm_filter(
     params: ParamsLGSSM,
     emissions: jax.typing.ArrayLike,
@@ -61,6 +63,7 @@ def lgssm_filter(
     return PosteriorGSSMFiltered(*_unbatch(sizes, (loglik, moments.mean[..., 0], moments.cov)))
 
 
+@ranged
 def lgssm_smoother(
     params: ParamsLGSSM,
     emissions: jax.typing.ArrayLike,
@@ -93,6 +96,7 @@ def lgssm_smoother(
     return PosteriorGSSMSmoothed(*_unbatch(sizes, (loglik, *moments)))
 
 
+@ranged
 def lgssm_marginal_loglik(
     params: ParamsLGSSM,
     emissions: jax.typing.ArrayLike,
@@ -112,6 +116,7 @@ def lgssm_marginal_loglik(
     return loglik
 
 
+@ranged
 def lgssm_posterior_sample(
     key: jax.Array,
     params: ParamsLGSSM,
@@ -149,6 +154,7 @@ def lgssm_posterior_sample(
     return states
 
 
+@ranged
 def lgssm_joint_sample(
     params: ParamsLGSSM,
     key: jax.Array,

@@ -18,6 +18,7 @@ from jax import lax
 from fastscan.kernels.algebra import ALGEBRAS, blank, in_form_of, stable_carry
 from fastscan.kernels.axes import as_lanes, as_rows
 from fastscan.kernels.plan import Plan
+from fastscan.kernels.ranges import phase
 from fastscan.kernels.recurrence import Hindsight, Recurrence
 
 CHUNK_AXIS = -2
@@ -64,6 +65,7 @@ def total(plan: Plan, rows: jax.Array) -> jax.Array:
     return where(present(plan, jnp.arange(L)[:, None, None]), rows, jnp.zeros_like(rows)).sum(0).sum(0)
 
 
+@phase("summarise")
 def summarise(plan: Plan, recurrence: Recurrence, params: Any, state: Any, rows: Any, *, reverse: bool = False) -> Any:
     """Every chunk's summary.
 
@@ -100,6 +102,7 @@ def entries_and_futures(
     return recurrence.enter(state, past), hindsight.read(future)
 
 
+@phase("scan_summaries")
 def scan_summaries(plan: Plan, recurrence: Recurrence, state: Any, summaries: Any, *sides: Side) -> tuple[Any, ...]:
     """For each side asked for: every chunk's summary of all the chunks on that side of it.
 
@@ -121,6 +124,7 @@ def scan_summaries(plan: Plan, recurrence: Recurrence, state: Any, summaries: An
     )
 
 
+@phase("sweep", directed=True)
 def sweep(
     plan: Plan,
     recurrence: Recurrence,

@@ -79,7 +79,7 @@ def summarise(
 ) -> tuple[Any, Ahead | None]:
     """Every chunk's summary, and what was swept on the way; arguments as `chunked.summarise`."""
     if plan.forgetting and plan.launch is None and recurrence.forgetting:
-        return forgetting.look_ahead(plan, recurrence, in_chunks, params, state, rows, reverse)
+        return forgetting.look_ahead(plan, recurrence, in_chunks, params, state, rows, reverse=reverse)
     return phases(plan).summarise(plan, recurrence, params, state, rows, reverse=reverse), None
 
 
@@ -96,7 +96,7 @@ def sweep(
 ) -> tuple[Any, Any]:
     """The recursion within every chunk, as far as it was not swept ahead; arguments and results as `chunked.sweep`."""
     if ahead is not None:
-        return forgetting.catch_up(plan, in_chunks, params, entries, rows, ahead, reverse)
+        return forgetting.catch_up(plan, in_chunks, params, entries, rows, ahead, reverse=reverse)
     begin = in_chunks.begin
     return phases(plan).sweep(plan, in_chunks.recurrence, params, (entries,), rows, begin=begin, reverse=reverse, room=room)
 

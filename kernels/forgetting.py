@@ -20,6 +20,7 @@ from jax import lax
 from fastscan.kernels import chunked
 from fastscan.kernels.algebra import blank, stable_carry
 from fastscan.kernels.plan import Plan
+from fastscan.kernels.ranges import phase
 from fastscan.kernels.recurrence import InChunks, Recurrence
 
 BLOCK = 16
@@ -45,7 +46,8 @@ class Ahead(NamedTuple):
     outputs: Any
 
 
-def look_ahead(plan: Plan, recurrence: Recurrence, sweep: InChunks, params: Any, state: Any, rows: Any, reverse: bool):
+@phase("summarise")
+def look_ahead(plan: Plan, recurrence: Recurrence, sweep: InChunks, params: Any, state: Any, rows: Any, *, reverse: bool):
     """Every chunk's summary, and `Ahead`. Arguments as `chunked.summarise` and `chunked.sweep` have them."""
     forgetting = recurrence.forgetting
 
@@ -74,7 +76,10 @@ def look_ahead(plan: Plan, recurrence: Recurrence, sweep: InChunks, params: Any,
     return summary, Ahead(W, further, exits, outputs)
 
 
-def catch_up(plan: Plan, sweep: InChunks, params: Any, entries: Any, rows: Any, ahead: Ahead, reverse: bool) -> tuple[Any, Any]:
+@phase("sweep", directed=True)
+def catch_up(
+    plan: Plan, sweep: InChunks, params: Any, entries: Any, rows: Any, ahead: Ahead, *, reverse: bool
+) -> tuple[Any, Any]:
     """The states after every chunk, and the outputs of all rows, as `chunked.sweep`."""
     begun = sweep.begin(entries) if sweep.begin else entries
     exits, outputs = _sweep(plan, sweep.recurrence, params, begun, rows, ahead.outputs, 0, ahead.rows, reverse)

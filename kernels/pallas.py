@@ -18,6 +18,7 @@ from fastscan.kernels.algebra import Lanes
 from fastscan.kernels.axes import as_lanes, as_rows
 from fastscan.kernels.launch import Program, form, launch, matrix_kind
 from fastscan.kernels.plan import Plan
+from fastscan.kernels.ranges import phase
 from fastscan.kernels.recurrence import Hindsight, Recurrence, of_hindsight, of_summaries
 
 
@@ -51,6 +52,7 @@ def total(plan: Plan, rows: jax.Array) -> jax.Array:
     return rows[:, :, 0, 0].sum(1)
 
 
+@phase("summarise")
 @functools.partial(jax.jit, static_argnames=("plan", "recurrence", "reverse"))
 def summarise(plan: Plan, recurrence: Recurrence, params: Any, state: Any, rows: Any, *, reverse: bool = False) -> Any:
     """Every chunk's summary, (B, C, n, p); arguments as `chunked.summarise` has them."""
@@ -66,12 +68,14 @@ def summarise(plan: Plan, recurrence: Recurrence, params: Any, state: Any, rows:
     return launch(plan, f"{recurrence.name}_summarise", kernel, inputs, [("chunk", after, False)])[0]
 
 
+@phase("scan_summaries")
 def entries(plan: Plan, recurrence: Recurrence, state: Any, summaries: Any, *, reverse: bool = False) -> Any:
     """The state before every chunk, (B, C, n, p); with ``reverse``, after it."""
     ladder = _ladder(plan, recurrence, state, summaries, reverse)
     return _descend(ladder, of_summaries(recurrence), state, reverse)
 
 
+@phase("scan_summaries")
 def entries_and_futures(
     plan: Plan, recurrence: Recurrence, hindsight: Hindsight, state: Any, summaries: Any
 ) -> tuple[Any, Any]:
@@ -83,6 +87,7 @@ def entries_and_futures(
     return _descend(ladder, of_summaries(recurrence), state, False), _descend(ladder, back, nothing, True)
 
 
+@phase("sweep", directed=True)
 @functools.partial(jax.jit, static_argnames=("plan", "recurrence", "begin", "reverse", "room", "exits"))
 def sweep(
     plan: Plan,

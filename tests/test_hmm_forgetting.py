@@ -92,7 +92,7 @@ def test_rows_looked_at(dtype):
         params, rows = inputs
         state = by.matrices(plan, jnp.full((K, 1, 1, 1), 1 / K, dtype))
         given = by.matrices(plan, params), state, by.split(plan, rows)
-        return int(forgetting.look_ahead(plan, recurrence, in_chunks, *given, decoding)[1].rows)
+        return int(forgetting.look_ahead(plan, recurrence, in_chunks, *given, reverse=decoding)[1].rows)
 
     for decoding in (False, True):
         assert rows_folded(mixing(T), decoding) <= 5 * forgetting.BLOCK

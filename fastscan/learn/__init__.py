@@ -1,4 +1,4 @@
-"""Learning state-space models: EM, stochastic gradients, and Hamiltonian Monte Carlo; needs ``pip install fastscan[learn]``."""
+"""Learning state-space models: EM, stochastic gradients, and Hamiltonian Monte Carlo; needs the extra ``learn``."""
 
 from fastscan.learn.constraints import (
     FROZEN,
