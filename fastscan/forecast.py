@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from fastscan.kernels.ranges import ranged
 from fastscan.lgssm import lgssm_filter, lgssm_smoother
-from fastscan.model import check_emissions, check_model, known_terms
+from fastscan.model import check_emissions, check_model, known_terms, product
 
 
 @ranged
@@ -66,15 +66,21 @@ def lgssm_forecast(
         TypeError, ValueError: what was given, what was wanted.
     """
     emissions, N = check_emissions(emissions), num_forecast_timesteps
+    T = emissions.shape[-2]
     if N < 1:
         raise ValueError(f"num_forecast_timesteps: {N} given, wanted at least 1.")
     if (inputs is None) != (forecast_inputs is None):
         raise ValueError("inputs, forecast_inputs: one of them given, wanted both or none.")
+    if inputs is not None and forecast_inputs is not None:
+        before, after = jnp.shape(inputs), jnp.shape(forecast_inputs)
+        if (before[-2:-1], after[-2:-1]) != ((T,), (N,)):
+            wanted = f"wanted (..., {T}, U) and (..., {N}, U)"
+            raise ValueError(f"inputs, forecast_inputs: shapes {before} and {after} given, {wanted}.")
     unknown = jnp.full((*emissions.shape[:-2], N, emissions.shape[-1]), jnp.nan, emissions.dtype)
     emissions = jnp.concatenate([emissions, unknown], -2)
     if inputs is not None:
         inputs = jnp.concatenate([jnp.asarray(inputs), jnp.asarray(forecast_inputs)], -2)
-    _, means, covs, *_ = lgssm_filter(params, emissions, inputs, implementation=implementation)
+    _, means, covs, *_ = lgssm_filter(params, emissions, inputs, implementation=implementation, missing=True)
     moments: Any = (means, covs, *_emitted(params, emissions, inputs, means, covs))
     return moments[0][..., -N:, :], moments[1][..., -N:, :, :], moments[2][..., -N:, :], moments[3][..., -N:, :, :]
 
@@ -86,6 +92,6 @@ def _emitted(params: Any, emissions: jax.Array, inputs: Any, mean: Any, cov: Any
     _, offset = known_terms(model)
     H, R = model.H, model.R
     R = R * jnp.eye(sizes.m, dtype=R.dtype) if R.shape[-1] == 1 else R
-    emitted = jnp.matmul(H, mean[..., None], precision="highest") + offset
-    spread = jnp.matmul(jnp.matmul(H, cov, precision="highest"), H.mT, precision="highest") + R
+    emitted = product(H, mean[..., None]) + offset
+    spread = product(product(H, cov), H.mT) + R
     return emitted.reshape(emissions.shape), spread.reshape(*emissions.shape, sizes.m)

@@ -11,23 +11,17 @@ fastest on this device: see `fastscan.dispatch`.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
+from fastscan import lgssm_inference
 from fastscan.dispatch import How, Problem
-from fastscan.kernels import passes
-from fastscan.kernels.algebra import Stacked
-from fastscan.kernels.gaussian import square_root
-from fastscan.kernels.plan import Plan
 from fastscan.kernels.ranges import ranged
-from fastscan.kernels.smoothing import AffineMap
-from fastscan.model import Model, Sizes, check_emission_dim, check_emissions, check_model, known_terms, series
-from fastscan.transforms import any_nan, batch_size, scored, transformable, under_xla
+from fastscan.model import Model, Sizes, as_array, check_emission_dim, check_emissions, check_model, plain_params
 from fastscan.types import ParamsLGSSM, PosteriorGSSMFiltered, PosteriorGSSMSmoothed
 
 
@@ -58,9 +52,7 @@ def lgssm_filter(
     Raises:
         TypeError, ValueError: what was given, what was wanted.
     """
-    model, emissions, sizes, how = _prepare(params, emissions, inputs, implementation, missing)
-    loglik, moments = _filter(model, emissions, how, per_step_loglik)
-    return PosteriorGSSMFiltered(*_unbatch(sizes, (loglik, moments.mean[..., 0], moments.cov)))
+    return _filter(*_given(params, emissions, inputs, missing), implementation, per_step_loglik)
 
 
 @ranged
@@ -72,6 +64,7 @@ def lgssm_smoother(
     implementation: str | None = None,
     per_step_loglik: bool = False,
     missing: bool | None = None,
+    central: bool = False,
 ) -> PosteriorGSSMSmoothed:
     """Kalman filter and Rauch-Tung-Striebel smoother.
 
@@ -83,6 +76,7 @@ def lgssm_smoother(
         per_step_loglik: return log p(y_t | y_1..t-1) for every step, in place of their sum.
         missing: whether entries are missing, if it is known, which halves what `jit` compiles; then a NaN entry in spite of
             False makes results NaN.
+        central: return the covariances of z_t and z_{t+1}, which lose nothing to large means, in place of their second moments.
 
     Returns:
         The log-likelihood, filtered and smoothed moments, and E[z_t z_{t+1}'], always.
@@ -90,10 +84,7 @@ def lgssm_smoother(
     Raises:
         TypeError, ValueError: what was given, what was wanted.
     """
-    model, emissions, sizes, how = _prepare(params, emissions, inputs, implementation, missing)
-    loglik, filtered, smoothed = _smooth(model, emissions, how, per_step_loglik)
-    moments = filtered.mean[..., 0], filtered.cov, smoothed.mean[..., 0], smoothed.cov, smoothed.cross
-    return PosteriorGSSMSmoothed(*_unbatch(sizes, (loglik, *moments)))
+    return _smooth(*_given(params, emissions, inputs, missing), implementation, per_step_loglik, central)
 
 
 @ranged
@@ -111,9 +102,7 @@ def lgssm_marginal_loglik(
     Returns:
         A scalar or (B,); with ``per_step_loglik``, log p(y_t | y_1..t-1) as (T,) or (B, T).
     """
-    model, emissions, sizes, how = _prepare(params, emissions, inputs, implementation, missing)
-    (loglik,) = _unbatch(sizes, (_loglik(model, emissions, how, per_step_loglik),))
-    return loglik
+    return _loglik(*_given(params, emissions, inputs, missing), implementation, per_step_loglik)
 
 
 @ranged
@@ -147,11 +136,7 @@ def lgssm_posterior_sample(
     Raises:
         TypeError, ValueError: what was given, what was wanted.
     """
-    model, emissions, sizes, how = _prepare(params, emissions, inputs, implementation, missing)
-    noise = jax.random.normal(key, (emissions.shape[0], sizes.T, sizes.D), emissions.dtype)
-    jitter = jnp.asarray(jitter, emissions.dtype)
-    (states,) = _unbatch(sizes, (_sample(model, emissions, noise, jitter, how)[..., 0],))
-    return states
+    return _sample(*_given(params, emissions, inputs, missing), implementation, key, jitter)
 
 
 @ranged
@@ -180,18 +165,7 @@ def lgssm_joint_sample(
     """
     if num_timesteps < 1:
         raise ValueError(f"num_timesteps: {num_timesteps} given, wanted at least 1.")
-    dtype = jnp.asarray(params.initial.mean).dtype
-    model, sizes = check_model(params, num_timesteps, None, dtype, inputs)
-    problem = Problem(implementation, sizes.T, sizes.D, sizes.m, str(dtype))
-    how = How(problem.plan(1), problem)
-    state_key, emission_key = jax.random.split(key)
-    states, emissions = _joint_sample(
-        model,
-        jax.random.normal(state_key, (1, sizes.T, sizes.D, 1), dtype),
-        jax.random.normal(emission_key, (1, sizes.T, sizes.m, 1), dtype),
-        how,
-    )
-    return states[0], emissions[0]
+    return _joint_sample(plain_params(params, num_timesteps), key, num_timesteps, inputs, implementation)
 
 
 def pad_sequences(sequences: Sequence[jax.typing.ArrayLike], length: int | None = None) -> tuple[jax.Array, jax.Array]:
@@ -229,128 +203,80 @@ parallel_lgssm_smoother = lgssm_smoother
 parallel_lgssm_posterior_sample = lgssm_posterior_sample
 
 
+def _given(params: Any, emissions: Any, inputs: Any, missing: bool | None) -> tuple[ParamsLGSSM, Any, Any, bool | None]:
+    """What the compiled functions take: arrays, and whether entries are missing, as far as that is known."""
+    emissions = as_array(emissions)
+    T = emissions.shape[-2] if emissions.ndim > 1 else 0
+    inputs = None if inputs is None else as_array(inputs)
+    return plain_params(params, T), emissions, inputs, _missing(emissions, missing)
+
+
+def _missing(emissions: Any, said: bool | None) -> bool | None:
+    """Whether entries are missing, if it was said, or where looking costs little; that halves what is compiled."""
+    here = isinstance(emissions, np.ndarray) or (
+        not isinstance(emissions, jax.core.Tracer) and all(device.platform == "cpu" for device in emissions.devices())
+    )
+    found = bool(np.isnan(np.asarray(emissions)).any()) if here and emissions.dtype.kind == "f" else None
+    if found and said is False:
+        raise ValueError("missing: False given, but emissions have NaN entries. Take None, or True.")
+    return found if said is None else said
+
+
 def _prepare(
-    params: Any, emissions: Any, inputs: Any, implementation: str | None, missing: bool | None
+    params: ParamsLGSSM, emissions: jax.Array, inputs: jax.Array | None, missing: bool | None, implementation: str | None
 ) -> tuple[Model, jax.Array, Sizes, How]:
     """The checked model, the emissions as (B, T, m), the sizes, and how to run them."""
-    emissions = check_emissions(emissions)
+    check_emissions(emissions)
     batch = emissions.shape[0] if emissions.ndim == 3 else None
     model, sizes = check_model(params, emissions.shape[-2], batch, emissions.dtype, inputs)
     check_emission_dim(emissions, sizes.m)
     problem = Problem(implementation, sizes.T, sizes.D, sizes.m, str(emissions.dtype))
     plan = problem.plan(batch or 1)
-    how = How(plan, problem, _missing(emissions, plan, model, missing))
-    return model, emissions.reshape(-1, sizes.T, sizes.m), sizes, how
-
-
-def _missing(emissions: jax.Array, plan: Plan, model: Model, said: bool | None) -> bool | None:
-    """Whether entries are missing, if it was said, or where looking costs little; that halves what is compiled."""
-    hidden = isinstance(emissions, jax.core.Tracer) or any(device.platform != "cpu" for device in emissions.devices())
-    found = None if hidden else bool(np.isnan(np.asarray(emissions)).any())
-    if found and said is False:
-        raise ValueError("missing: False given, but emissions have NaN entries. Take None, or True.")
     if plan.launch is not None and model.R.shape[-1] == 1:
-        return True
-    return found if said is None else said
+        missing = True  # which costs kernels nothing then
+    return model, emissions.reshape(-1, sizes.T, sizes.m), sizes, How(plan, problem, missing)
 
 
-def _either(how: How, model: Model, emissions: jax.Array, run: Callable[..., Any], *noise: jax.Array) -> Any:
-    """``run(plan, series, *noise)``, the cheaper way where nothing is missing.
-
-    Under XLA, covariances then are the same for all sequences of a batch. In kernels only correlated noise costs more where
-    entries are missing, because then every step has to be decorrelated by itself.
-    """
-
-    def infer(plan: Plan, model: Model, emissions: jax.Array, *noise: jax.Array) -> Any:
-        B = batch_size((model, emissions, noise))
-
-        def branch(missing: bool) -> Any:
-            out = run(plan, series(plan, model, emissions, missing), *noise)
-            return jax.tree.map(lambda x: jnp.broadcast_to(x, (B, *x.shape[1:])), out)
-
-        return _with_gaps_or_without(how, emissions, branch)
-
-    return transformable(how, infer)(model, emissions, *noise)
+@functools.partial(jax.jit, static_argnames=("missing", "implementation", "per_step"))
+def _filter(params, emissions, inputs, missing, implementation, per_step) -> PosteriorGSSMFiltered:
+    model, emissions, sizes, how = _prepare(params, emissions, inputs, missing, implementation)
+    loglik, moments = lgssm_inference.filter_states(model, emissions, how, per_step)
+    return PosteriorGSSMFiltered(*_unbatch(sizes, (loglik, moments.mean[..., 0], moments.cov)))
 
 
-def _with_gaps_or_without(how: How, emissions: jax.Array, branch: Callable[[bool], Any]) -> Any:
-    """``branch`` of whether entries are missing."""
-    if how.missing is not None:
-        return branch(how.missing)
-    return lax.cond(any_nan(lax.stop_gradient(emissions)), lambda: branch(True), lambda: branch(False))
+@functools.partial(jax.jit, static_argnames=("missing", "implementation", "per_step", "central"))
+def _smooth(params, emissions, inputs, missing, implementation, per_step, central) -> PosteriorGSSMSmoothed:
+    model, emissions, sizes, how = _prepare(params, emissions, inputs, missing, implementation)
+    loglik, filtered, smoothed = lgssm_inference.smooth_states(model, emissions, how, per_step, central)
+    moments = filtered.mean[..., 0], filtered.cov, smoothed.mean[..., 0], smoothed.cov, smoothed.cross
+    return PosteriorGSSMSmoothed(*_unbatch(sizes, (loglik, *moments)))
 
 
-@functools.partial(jax.jit, static_argnames=("how", "per_step"))
-def _filter(model: Model, emissions: jax.Array, how: How, per_step: bool):
-    moments = _either(how, model, emissions, passes.filter_moments)
-    return _reported(model, emissions, how, moments.log_density, per_step), moments
+@functools.partial(jax.jit, static_argnames=("missing", "implementation", "per_step"))
+def _loglik(params, emissions, inputs, missing, implementation, per_step) -> jax.Array:
+    model, emissions, sizes, how = _prepare(params, emissions, inputs, missing, implementation)
+    (loglik,) = _unbatch(sizes, (lgssm_inference.loglik(model, emissions, how, per_step),))
+    return loglik
 
 
-@functools.partial(jax.jit, static_argnames=("how", "per_step"))
-def _smooth(model: Model, emissions: jax.Array, how: How, per_step: bool):
-    filtered, smoothed = _either(how, model, emissions, passes.smooth)
-    return _reported(model, emissions, how, filtered.log_density, per_step), filtered, smoothed
+@functools.partial(jax.jit, static_argnames=("missing", "implementation"))
+def _sample(params, emissions, inputs, missing, implementation, key, jitter) -> jax.Array:
+    model, emissions, sizes, how = _prepare(params, emissions, inputs, missing, implementation)
+    noise = jax.random.normal(key, (emissions.shape[0], sizes.T, sizes.D), emissions.dtype)
+    jitter = jnp.asarray(jitter, emissions.dtype)
+    (states,) = _unbatch(sizes, (lgssm_inference.sample_states(model, emissions, noise, jitter, how)[..., 0],))
+    return states
 
 
-@functools.partial(jax.jit, static_argnames=("how", "per_step"))
-def _loglik(model: Model, emissions: jax.Array, how: How, per_step: bool):
-    given = (model, emissions) if per_step else lax.stop_gradient((model, emissions))
-    densities = _either(how, *given, passes.filter_log_densities)
-    return _reported(model, emissions, how, densities, per_step)
-
-
-def _reported(model: Model, emissions: jax.Array, how: How, densities: jax.Array, per_step: bool) -> jax.Array:
-    """Log densities (B, T), or their sum (B,), whose derivative is a pass of its own."""
-    densities = densities[..., 0, 0]
-    if per_step:
-        return densities
-
-    def score(plan: Plan, given: tuple[Model, jax.Array]) -> tuple[jax.Array, tuple[Model, jax.Array]]:
-        return _with_gaps_or_without(how, given[1], lambda missing: _score(under_xla(plan), missing, *given))
-
-    return scored(transformable(how, score), densities.sum(-1), (model, emissions))
-
-
-def _score(plan: Plan, missing: bool, model: Model, emissions: jax.Array) -> tuple[jax.Array, tuple[Model, jax.Array]]:
-    """Every sequence's log-likelihood (B,), and its derivatives (B, ...) with respect to what it was given."""
-    B = batch_size((model, emissions))
-    own, of_own = jax.tree.map(lambda x: jnp.broadcast_to(x, (B, *x.shape[1:])), (model, emissions))
-    forward = functools.partial(series, plan, missing=missing, forward_only=True)
-    given, pull = jax.vjp(forward, own, of_own)
-    shared = given if B == 1 else forward(model, emissions)
-    loglik, change = passes.score(plan, shared)
-    change = jax.tree.map(
-        lambda c, x: jax.tree.map(jnp.zeros_like, x) if c is None else c, change, given, is_leaf=lambda x: x is None
-    )
-    return loglik, pull(change)
-
-
-@functools.partial(jax.jit, static_argnames="how")
-def _sample(model: Model, emissions: jax.Array, noise: jax.Array, jitter: jax.Array, how: How):
-    return _either(how, model, emissions, passes.sample, noise[..., None], jitter.reshape(1, 1, 1, 1))
-
-
-@functools.partial(jax.jit, static_argnames="how")
-def _joint_sample(model: Model, state_noise: jax.Array, emission_noise: jax.Array, how: How):
-    return transformable(how, _sample_prior)(model, state_noise, emission_noise)
-
-
-def _sample_prior(plan: Plan, model: Model, state_noise: jax.Array, emission_noise: jax.Array):
-    drift, offset = known_terms(model)
-    initial = model.initial_mean + _root(model.initial_cov) @ state_noise[:, :1]
-    maps = AffineMap(model.F, drift + _root(model.Q) @ state_noise)
-    static = AffineMap(model.F.transpose(2, 3, 1, 0)) if model.F.shape[1] == 1 else AffineMap()
-    rows = AffineMap(None if static.E is not None else maps.E[:, 1:], maps.e[:, 1:])
-    states = passes.affine_states(plan, initial.transpose(2, 3, 1, 0), static, rows)
-    root = jnp.sqrt(model.R) if model.R.shape[-1] == 1 else _root(model.R)
-    noise = root * emission_noise if model.R.shape[-1] == 1 else root @ emission_noise
-    emissions = model.H @ states + offset + noise
-    return jnp.broadcast_to(states, (len(emissions), *states.shape[1:]))[..., 0], emissions[..., 0]
-
-
-def _root(cov: jax.Array) -> jax.Array:
-    """Lower triangular square roots of (..., n, n) matrices, singular ones among them."""
-    return jnp.moveaxis(square_root(Stacked(jnp.moveaxis(cov, (-2, -1), (0, 1)))).array, (0, 1), (-2, -1))
+@functools.partial(jax.jit, static_argnames=("T", "implementation"))
+def _joint_sample(params, key, T, inputs, implementation) -> tuple[jax.Array, jax.Array]:
+    dtype = params.initial.mean.dtype
+    model, sizes = check_model(params, T, None, dtype, inputs)
+    problem = Problem(implementation, sizes.T, sizes.D, sizes.m, str(dtype))
+    state_key, emission_key = jax.random.split(key)
+    noises = (jax.random.normal(k, (1, T, n, 1), dtype) for k, n in ((state_key, sizes.D), (emission_key, sizes.m)))
+    states, emissions = lgssm_inference.joint_sample(model, *noises, How(problem.plan(1), problem))
+    return states[0], emissions[0]
 
 
 def _unbatch(sizes: Sizes, arrays: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:

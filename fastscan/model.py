@@ -3,11 +3,13 @@
 After the checks every parameter is an array ``(B or 1, T or 1, rows, columns)``: what does not vary has length 1 there.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from fastscan.kernels import driver
@@ -17,6 +19,10 @@ from fastscan.kernels.kalman import FilterInputs
 from fastscan.kernels.passes import Series
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.smoothing import Arrival
+from fastscan.types import ParamsLGSSM, ParamsLGSSMDynamics, ParamsLGSSMEmissions, ParamsLGSSMInitial
+
+product = functools.partial(jnp.matmul, precision="highest")
+"""Of matrices, as precise as their dtype."""
 
 FLOATS = (jnp.dtype("float32"), jnp.dtype("float64"))
 
@@ -44,6 +50,34 @@ class Model(NamedTuple):
     D: jax.Array | None
     R: jax.Array
     u: jax.Array | None
+
+
+def as_array(x: Any) -> Any:
+    """An array of JAX or NumPy as it is, anything else as an array of JAX."""
+    return x if isinstance(x, jax.Array | np.ndarray) else jnp.asarray(x)
+
+
+def plain_params(params: Any, T: int) -> ParamsLGSSM:
+    """Parameters as arrays, of functions of time at 0 to T - 1; from any object with the fields of a `ParamsLGSSM`.
+
+    Raises:
+        TypeError: a field that is missing.
+    """
+
+    def field(part: str, name: str) -> Any:
+        try:
+            x = getattr(getattr(params, part), name)
+        except AttributeError:
+            raise TypeError(
+                f"params: {type(params).__name__} without a field {part}.{name} given; wanted fastscan.ParamsLGSSM, or an "
+                "object with its fields, such as dynamax's."
+            ) from None
+        if x is None:
+            return None
+        return jax.vmap(x)(jnp.arange(T)) if callable(x) else as_array(x)
+
+    parts = {"initial": ParamsLGSSMInitial, "dynamics": ParamsLGSSMDynamics, "emissions": ParamsLGSSMEmissions}
+    return ParamsLGSSM(*(kind(*(field(part, name) for name in kind._fields)) for part, kind in parts.items()))
 
 
 def check_emissions(emissions: Any) -> jax.Array:
@@ -77,7 +111,13 @@ def check_model(params: Any, T: int, batch: int | None, dtype: Any, inputs: Any 
         TypeError: fields that are missing, dtypes that differ or are not float32 or float64.
         ValueError: shapes.
     """
-    fields: dict[str, Any] = {name: _field(params, name, T) for name in _FIELDS}
+    params = plain_params(params, T)
+    fields: dict[str, Any] = {
+        f"{part}.{name}": x for part in params._fields for name, x in getattr(params, part)._asdict().items()
+    }
+    for name, x in fields.items():
+        if x is not None and x.size and x.dtype not in FLOATS:
+            raise TypeError(f"{name}: {x.dtype} given, wanted float32 or float64.")
     required = {n: x for n, x in fields.items() if n not in _OPTIONAL}
     for name, x in required.items():
         if x is None:
@@ -161,36 +201,7 @@ def known_terms(model: Model) -> tuple[jax.Array, jax.Array]:
     return drift, offset
 
 
-_FIELDS = (
-    "initial.mean",
-    "initial.cov",
-    "dynamics.weights",
-    "dynamics.bias",
-    "dynamics.input_weights",
-    "dynamics.cov",
-    "emissions.weights",
-    "emissions.bias",
-    "emissions.input_weights",
-    "emissions.cov",
-)
 _OPTIONAL = ("dynamics.bias", "dynamics.input_weights", "emissions.bias", "emissions.input_weights")
-
-
-def _field(params: Any, name: str, T: int) -> Any:
-    part, leaf = name.split(".")
-    try:
-        x = getattr(getattr(params, part), leaf)
-    except AttributeError:
-        raise TypeError(
-            f"params: {type(params).__name__} without a field {name} given; wanted fastscan.ParamsLGSSM, or an object "
-            "with its fields, such as dynamax's."
-        ) from None
-    if x is None:
-        return None
-    x = jax.vmap(x)(jnp.arange(T)) if callable(x) else jnp.asarray(x)
-    if x.size and x.dtype not in FLOATS:
-        raise TypeError(f"{name}: {x.dtype} given, wanted float32 or float64.")
-    return x
 
 
 def _shapes(shape: Sequence[int], T: int, batch: int | None) -> list[tuple[int, ...]]:
@@ -254,7 +265,7 @@ def _known(bias: jax.Array | None, weights: jax.Array | None, inputs: jax.Array 
     known = zeros if bias is None else bias
     if weights is None or inputs is None:
         return known
-    return known + weights @ inputs
+    return known + product(weights, inputs)
 
 
 def _independent(plan, H, R, y, observed) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -264,7 +275,7 @@ def _independent(plan, H, R, y, observed) -> tuple[jax.Array, jax.Array, jax.Arr
     if observed is not None:
         R = jnp.where(observed & jnp.swapaxes(observed, -1, -2), R, 0)
     apart = _decorrelated(plan, H, R)
-    return apart.H, apart.noise, apart.change @ y
+    return apart.H, apart.noise, product(apart.change, y)
 
 
 def _decorrelated(plan: Plan, H, cov) -> Decorrelated:

@@ -32,6 +32,7 @@ from fastscan.kernels.smoothing import (
     AFFINE_MAPS,
     FILTER_FOR_SAMPLING,
     RTS_SMOOTHER,
+    RTS_SMOOTHER_CENTRAL,
     AffineMap,
     Arrival,
     SamplerInputs,
@@ -104,8 +105,8 @@ def score(plan: Plan, series: Series) -> tuple[jax.Array, Series]:
     )
 
 
-def smooth(plan: Plan, series: Series) -> tuple[Filtered, Smoothed]:
-    """Filtered and smoothed moments (B or 1, T, ...), cross moments (B, T - 1, ...)."""
+def smooth(plan: Plan, series: Series, central: bool = False) -> tuple[Filtered, Smoothed]:
+    """Filtered and smoothed moments (B or 1, T, ...), cross moments, if ``central`` covariances (B, T - 1, ...)."""
     by = driver.phases(plan)
     state, density = _first(plan, series)
     given = series.params, state, series.rows
@@ -114,7 +115,8 @@ def smooth(plan: Plan, series: Series) -> tuple[Filtered, Smoothed]:
     inputs = SmootherInputs(Gaussian(filtered.mean, filtered.cov), by.split(plan, series.arrival_rows))
     begin = condition_on_future if len(ends) > 1 else None
     arrival, room = by.matrices(plan, series.arrival_params), Smoothed(mean=True, cov=True, cross=False)
-    _, smoothed = by.sweep(plan, RTS_SMOOTHER, arrival, ends, inputs, begin=begin, reverse=True, room=room, exits=False)
+    smoother = RTS_SMOOTHER_CENTRAL if central else RTS_SMOOTHER
+    _, smoothed = by.sweep(plan, smoother, arrival, ends, inputs, begin=begin, reverse=True, room=room, exits=False)
     moments = [by.join(plan, x, end) for some in (filtered, smoothed) for x, end in zip(some, last, strict=False)]
     return (
         Filtered(*moments[:2], prepend(density, by.join(plan, filtered.log_density))),

@@ -3,6 +3,7 @@
 Row t holds the filtered state at t and the transition to t+1; its step takes what is known of z_{t+1} to z_t.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 from fastscan.kernels.algebra import eye, mirrored, multiply_add, stage, zeros
@@ -42,7 +43,7 @@ class SmootherInputs(NamedTuple):
 
 
 class Smoothed(NamedTuple):
-    """Moments of z_t given everything, and ``cross`` = E[z_t z_{t+1}'] (D, D)."""
+    """Moments of z_t given everything, and ``cross``, E[z_t z_{t+1}'] or the covariance of the two (D, D)."""
 
     mean: Any
     cov: Any
@@ -84,16 +85,19 @@ def _smoother_append(params: Arrival, summary: BackwardKernel, x: SmootherInputs
     return _kernel_combine(summary, BackwardKernel(G, _correct(x.filtered.mean, G, origin, predicted), L))
 
 
-def _smoother_step(params: Arrival, state: Gaussian, x: SmootherInputs) -> tuple[Gaussian, Smoothed]:
+def _smoother_step(params: Arrival, state: Gaussian, x: SmootherInputs, central: bool = False) -> tuple[Gaussian, Smoothed]:
     G, L, predicted = _gain(params, x)
     GP = times(G, mirrored(state.cov))
     mean = _correct(x.filtered.mean, G, state.mean, predicted)
     cov = symmetrized(times_plus(GP, G.T, L))
-    return Gaussian(mean, cov), Smoothed(mean, cov, times_plus(mean, state.mean.T, GP))
+    return Gaussian(mean, cov), Smoothed(mean, cov, GP if central else times_plus(mean, state.mean.T, GP))
 
 
 RTS_SMOOTHER = Recurrence("rts_smoother", _kernel_identity, _smoother_append, _kernel_combine, _kernel_enter, _smoother_step)
 """Rauch, Tung & Striebel's smoother: the conditional covariance L is kept apart, so covariances are sums of PSD terms."""
+
+RTS_SMOOTHER_CENTRAL = RTS_SMOOTHER._replace(name="rts_smoother_central", step=functools.partial(_smoother_step, central=True))
+"""The same, reporting cross-covariances in place of second moments."""
 
 
 class AffineMap(NamedTuple):

@@ -12,7 +12,7 @@ import numpy as np
 from rich.progress import track
 
 import fastscan
-from fastscan import hmm, lgssm
+from fastscan import hmm, lgssm_inference
 from fastscan.dispatch import FAMILIES, How, choose, chunked_plan, device_kind
 from fastscan.hmm_model import check_hmm
 from fastscan.model import check_model
@@ -96,7 +96,7 @@ def _problem(case: Case, dtype: str) -> tuple[Callable, tuple]:
     if case.family == "lgssm":
         model, _ = check_model(random_params(case.D, case.m, dtype), case.T, case.B, np.dtype(dtype))
         emissions = jax.numpy.asarray(r.normal(size=(case.B, case.T, case.m)).astype(dtype))
-        return functools.partial(lgssm._smooth, per_step=True), (model, emissions)
+        return functools.partial(lgssm_inference.smooth_states, per_step=True), (model, emissions)
     K = case.D
     arrays = r.dirichlet(np.ones(K)), r.dirichlet(np.ones(K), size=K), r.normal(size=(case.B, case.T, K))
     initial, A, log_likelihoods = (x.astype(dtype) for x in arrays)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from dynamax.linear_gaussian_ssm import LinearGaussianSSM
 
-from fastscan import lgssm_marginal_loglik
+from fastscan import lgssm_marginal_loglik, make_lgssm_params
 from fastscan.learn import (
     CATEGORICAL,
     GAUSSIAN,
@@ -168,8 +168,57 @@ def test_bad_input():
     with pytest.raises(ValueError, match=r"emissions: shape \(3,\) given, wanted \(T, m\) or \(B, T, m\)"):
         em(LGSSM, params, y[0, 0])
     varying = params._replace(dynamics=params.dynamics._replace(cov=jnp.tile(params.dynamics.cov, (T, 1, 1))))
-    with pytest.raises(ValueError, match=r"dynamics.cov: shape \(12, 2, 2\) given; EM wants"):
+    with pytest.raises(ValueError, match=r"dynamics.cov: shape \(12, 2, 2\) given, wanted \(2, 2\): EM"):
         em(LGSSM, varying, y)
+    batched = params._replace(initial=jax.tree.map(lambda x: x[None], params.initial))
+    with pytest.raises(ValueError, match=r"initial.mean: shape \(1, 2\) given, wanted \(2,\), which all sequences share"):
+        em(LGSSM, batched, y)
+    with pytest.raises(ValueError, match=r"inputs: shape \(1, 1\) given, wanted \(12, 'U'\) or \(2, 12, 'U'\)"):
+        em(LGSSM, params, y, np.ones((1, 1)))
+    with pytest.raises(TypeError, match=r"dynamics.weights: a function given"):
+        em(LGSSM, params._replace(dynamics=params.dynamics._replace(weights=jnp.diag)), y)
+
+
+def test_bad_input_of_hidden_states():
     model, params, _, y, _ = poisson()
     with pytest.raises(ValueError, match="HMMs take none"):
-        em(model, params, y, np.ones((40, 1)))
+        em(model, params, y, np.ones((2, 40, 1)))
+    with pytest.raises(ValueError, match=r"emissions: \(..., T, 3\) given .*rates of shape \(3, 1\)"):
+        em(model, params, np.tile(y, 3))
+    with pytest.raises(ValueError, match=r"the same for all sequences"):
+        em(model, params._replace(initial_distribution=jnp.ones((2, 3)) / 3), y)
+    model, params, _, y, _ = categorical()
+    with pytest.raises(TypeError, match=r"emissions: float64 given, wanted integers"):
+        em(model, params, y.astype(float))
+    with pytest.raises(ValueError, match="symbol 3 given, wanted less than"):
+        em(model, params, y + 1)
+
+
+def test_parameters_that_are_no_numbers_do_not_look_like_missing_data():
+    model, params, _, y, _ = gaussian()
+    broken = params._replace(emissions=params.emissions._replace(covs=-params.emissions.covs))
+    assert np.isnan(em(model, broken, y, num_iters=1)[1]).all()
+
+
+def test_single_precision_far_from_zero():
+    """Covariances of transitions are no differences of second moments."""
+    r = np.random.default_rng(0)
+    level = 1e4 + np.cumsum(0.3 * r.normal(size=400))
+    y = (level + 0.5 * r.normal(size=400))[:, None]
+    one = np.ones((1, 1))
+    params = make_lgssm_params(np.array([1e4]), one, one, 0.1 * one, one, 0.2 * one)
+    frozen = ["initial", "dynamics.weights", "dynamics.bias", "emissions.weights", "emissions.bias"]
+    fitted = [
+        em(LGSSM, cast(params, dtype), y.astype(dtype), frozen=frozen, num_iters=5)[0] for dtype in ("float32", "float64")
+    ]
+    assert fitted[0].dynamics.cov.dtype == np.float32
+    np.testing.assert_allclose(fitted[0].dynamics.cov, fitted[1].dynamics.cov, rtol=0.02)
+
+
+def test_optional_parameters_of_another_dtype():
+    """As dynamax makes them: zeros of JAX's default dtype."""
+    params, y = lgssm()
+    params = cast(params, "float32")
+    params = params._replace(dynamics=params.dynamics._replace(bias=np.zeros(D)))
+    fitted, _ = em(LGSSM, params, y.astype("float32"), num_iters=2)
+    assert all(x.dtype == np.float32 for x in jax.tree.leaves(fitted))

@@ -53,6 +53,10 @@ def test_bad_input():
     params, y = random_params(1, 2, 3), np.zeros((4, 3))
     with pytest.raises(ValueError, match="num_forecast_timesteps: 0 given"):
         lgssm_forecast(params, y, 0)
+    with pytest.raises(ValueError, match=r"shapes \(3, 1\) and \(3, 1\) given, wanted \(..., 4, U\) and \(..., 2, U\)"):
+        lgssm_forecast(params, y, 2, np.zeros((3, 1)), np.zeros((3, 1)))
+    with pytest.raises(ValueError, match=r"cov: shape \(2, 3, 3\) given, wanted \(3, 3\)"):
+        priors.inverse_wishart(np.ones((2, 3, 3)), 4.0, np.eye(3))
     with pytest.raises(ValueError, match="wanted both or none"):
         lgssm_forecast(params, y, 2, forecast_inputs=np.zeros((2, 1)))
 

@@ -36,10 +36,10 @@ def test_the_same_chain_as_on_the_likelihood_of_dynamax():
 
     params, _ = LinearGaussianSSM(D, M).initialize(jax.random.key(0))
     params = jax.tree.map(lambda x: x.astype(jnp.float64), params)
-    options = {"key": jax.random.key(1), "log_prior": log_prior, "num_samples": 300, "warmup_steps": 60}
+    options = {"key": jax.random.key(1), "log_prior": log_prior, "num_samples": 250, "warmup_steps": 20}
     ours = hmc(LGSSM, params, Y, **options)
     theirs = hmc(LGSSM._replace(log_likelihoods=log_likelihoods), params, Y, **options)
-    np.testing.assert_allclose(ours.log_probs[0, :5], theirs.log_probs[0, :5], rtol=1e-3)
+    np.testing.assert_allclose(ours.log_probs[0, :5], theirs.log_probs[0, :5], rtol=1e-2)
 
     def identifiable(params):
         smoothed, deviations = lgssm_posterior_predictive(params, Y)
@@ -68,6 +68,7 @@ def test_a_posterior_that_is_gaussian():
     frozen = ["initial", "dynamics", "emissions.weights", "emissions.cov"]
     options = {"num_samples": 600, "num_chains": 4, "warmup_steps": 200, "spread": 0.5}
     draws = hmc(LGSSM, PARAMS, Y, key=jax.random.key(0), frozen=frozen, **options)
+    assert draws.params.emissions.bias.dtype == np.float64
     bias = np.asarray(draws.params.emissions.bias)
     assert bias.shape == (4, 600, M)
     np.testing.assert_array_equal(draws.params.dynamics.cov[2, 5], PARAMS.dynamics.cov)
@@ -81,7 +82,18 @@ def test_a_posterior_that_is_gaussian():
     assert np.all(draws.acceptance_rates > 0.5)
 
 
+def test_single_precision():
+    """Under x64, too, where blackjax moves chains in float64."""
+    params = cast(PARAMS, "float32")
+    draws = hmc(LGSSM, params, Y.astype("float32"), key=jax.random.key(0), num_samples=2, warmup_steps=2)
+    assert all(x.dtype == np.float32 for x in jax.tree.leaves(draws.params))
+
+
 def test_bad_input():
+    with pytest.raises(ValueError, match=r"log_prior: shape \(1,\) returned"):
+        hmc(LGSSM, PARAMS, Y, key=jax.random.key(0), log_prior=lambda p: p.initial.mean)
+    with pytest.raises(ValueError, match=r"chains: shape \(3,\) given"):
+        convergence(np.zeros(3))
     with pytest.raises(ValueError, match="num_chains: 0 given"):
         hmc(LGSSM, PARAMS, Y, key=jax.random.key(0), num_chains=0)
     with pytest.raises(ValueError, match="leaves nothing to sample"):

@@ -9,8 +9,8 @@ import pytest
 from test_hard import MODELS, check
 
 from fastscan import (
-    lgssm,
     lgssm_filter,
+    lgssm_inference,
     lgssm_joint_sample,
     lgssm_marginal_loglik,
     lgssm_posterior_sample,
@@ -192,7 +192,7 @@ def lowered_smoother(lowering):
     how = Launch() if lowering == "triton" else Launch("mosaic", lanes=128, warps=4)
     y = jax.ShapeDtypeStruct((1, T, 2), jnp.float32)
     how = How(plan._replace(launch=how))
-    return lower_for_gpu(lambda model, y: lgssm._smooth(model, y, how, True), model, y).as_text()
+    return lower_for_gpu(lambda model, y: lgssm_inference.smooth_states(model, y, how, True), model, y).as_text()
 
 
 def test_lowered_for_triton():

@@ -7,8 +7,8 @@ import optax
 import pytest
 from dynamax.linear_gaussian_ssm import LinearGaussianSSM
 
-from fastscan.learn import GAUSSIAN, HMM, LGSSM, GaussianEmissions, ParamsHMM, fit_sgd
-from oracle import random_params, simulate
+from fastscan.learn import GAUSSIAN, HMM, LGSSM, GaussianEmissions, ParamsHMM, fit_sgd, sgd
+from oracle import cast, random_params, simulate
 
 Y = np.stack([simulate(random_params(1, 2, 3), 12, seed) for seed in range(3)])
 
@@ -44,6 +44,16 @@ def test_hidden_states_with_gaps_a_prior_and_frozen_parameters():
     np.testing.assert_array_equal(fitted.emissions.means, params.emissions.means)
     np.testing.assert_array_equal(fitted.initial_distribution, params.initial_distribution)
     np.testing.assert_allclose(fitted.transition_matrix.sum(1), 1)
+
+
+def test_nothing_is_compiled_twice():
+    params = cast(random_params(1, 2, 3), "float32")
+    compiled = []
+    for _ in range(2):
+        fitted, _ = fit_sgd(LGSSM, params, Y.astype("float32"), num_epochs=1, batch_size=3, progress=False)
+        compiled.append(sgd._epoch._cache_size())
+    assert compiled[0] == compiled[1]
+    assert all(x.dtype == np.float32 for x in jax.tree.leaves(fitted))
 
 
 def test_bad_input():

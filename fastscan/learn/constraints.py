@@ -1,9 +1,11 @@
 """Between parameters and the unconstrained numbers that samplers and optimisers move.
 
-A tree of constraints has its parameters' form. Frozen parameters have no unconstrained numbers: nothing can move them.
+A tree of constraints has its parameters' form, which is made of NamedTuples. Frozen parameters have no unconstrained numbers:
+nothing can move them.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -100,7 +102,7 @@ def to_unconstrained(params: Any, constraints: Any) -> Any:
     Raises:
         ValueError: a parameter that lies where its constraint cannot reach, if its value is known.
     """
-    position = jax.jit(lambda params: jax.tree.map(lambda c, x: c.unconstrain(x), constraints, params))(params)
+    position = _unconstrain(params, constraints)
 
     def check(path: Any, constraint: Constraint, x: Any, y: Any) -> None:
         if constraint is not FROZEN and not isinstance(y, jax.core.Tracer) and not np.isfinite(np.asarray(y)).all():
@@ -110,9 +112,18 @@ def to_unconstrained(params: Any, constraints: Any) -> Any:
     return position
 
 
+@functools.partial(jax.jit, static_argnames="constraints")
+def _unconstrain(params: Any, constraints: Any) -> Any:
+    return jax.tree.map(lambda c, x: c.unconstrain(x), constraints, params)
+
+
 def from_unconstrained(position: Any, constraints: Any, params: Any) -> Any:
-    """The parameters at a position; frozen ones are those of ``params``."""
-    return jax.tree.map(lambda c, y, x: x if c is FROZEN else c.constrain(y), constraints, position, params)
+    """The parameters at a position, of the dtypes of ``params``, whose frozen ones they have."""
+
+    def leaf(constraint: Constraint, y: Any, x: Any) -> Any:
+        return x if constraint is FROZEN else constraint.constrain(y).astype(jnp.result_type(x))
+
+    return jax.tree.map(leaf, constraints, position, params)
 
 
 def log_det_jac_constrain(position: Any, constraints: Any) -> jax.Array | float:

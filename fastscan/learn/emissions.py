@@ -16,15 +16,19 @@ class Emissions(NamedTuple):
     """A family of emission distributions.
 
     Attributes:
-        log_likelihoods: ``(params, emissions)`` to log p(y_t | z_t = k), (..., T, K); NaN where an emission is missing.
+        log_likelihoods: ``(params, emissions)`` to log p(y_t | z_t = k), (..., T, K); of missing ones, anything.
         maximise: ``(params, weights, emissions)`` to the most likely parameters, if state k had a share ``weights[..., k]`` in
-            an emission; a state without any share keeps its own.
+            an emission, none in a missing one; a state without any share keeps its own.
+        missing: ``emissions`` to whether each is missing (..., T).
+        check: ``(params, emissions)``, raises where the two do not go together.
         constraints: of the parameters' fields.
         event_dims: axes of one time step's emission.
     """
 
     log_likelihoods: Callable[[Any, jax.Array], jax.Array]
     maximise: Callable[[Any, jax.Array, jax.Array], Any]
+    missing: Callable[[jax.Array], jax.Array]
+    check: Callable[[Any, jax.Array], None]
     constraints: tuple[Constraint, ...]
     event_dims: int
 
@@ -55,11 +59,11 @@ def _gaussian_log_likelihoods(params: Any, emissions: jax.Array) -> jax.Array:
     apart = _filled(emissions)[..., None, :] - params.means
     white = jnp.einsum("kij,...kj->...ki", whiten, apart, precision="highest")
     log_det = jnp.log(jnp.diagonal(L, axis1=-2, axis2=-1)).sum(-1)
-    return _unless_missing(-0.5 * ((white**2).sum(-1) + m * math.log(2 * math.pi)) - log_det, emissions)
+    return -0.5 * ((white**2).sum(-1) + m * math.log(2 * math.pi)) - log_det
 
 
 def _gaussian_maximise(params: Any, weights: jax.Array, emissions: jax.Array) -> Any:
-    total, share = _shares(weights, emissions)
+    total, share = _shares(weights)
     apart = _filled(emissions)[..., None, :] - params.means  # which rounds less than moments about zero
     change = jnp.einsum("...k,...ki->ki", share, apart, precision="highest")
     covs = jnp.einsum("...k,...ki,...kj->kij", share, apart, apart, precision="highest")
@@ -69,19 +73,20 @@ def _gaussian_maximise(params: Any, weights: jax.Array, emissions: jax.Array) ->
 
 
 def _poisson_log_likelihoods(params: Any, emissions: jax.Array) -> jax.Array:
-    y = _filled(emissions)[..., None, :]
-    return _unless_missing((xlogy(y, params.rates) - params.rates - gammaln(y + 1)).sum(-1), emissions)
+    y = _filled(emissions).astype(params.rates.dtype)[..., None, :]
+    return (xlogy(y, params.rates) - params.rates - gammaln(y + 1)).sum(-1)
 
 
 def _poisson_maximise(params: Any, weights: jax.Array, emissions: jax.Array) -> Any:
-    total, share = _shares(weights, emissions)
+    total, share = _shares(weights)
     rates = jnp.einsum("...k,...i->ki", share, _filled(emissions), precision="highest")
     return _where_visited(total, type(params)(rates), params)
 
 
 def _categorical_log_likelihoods(params: Any, emissions: jax.Array) -> jax.Array:
-    ll = jnp.moveaxis(jnp.log(params.probs)[:, emissions], 0, -1)
-    return jnp.where(emissions[..., None] < 0, jnp.nan, ll)
+    """NaN for symbols that there are none of."""
+    of_states = jnp.log(params.probs).at[:, emissions].get(mode="fill", fill_value=jnp.nan)
+    return jnp.moveaxis(of_states, 0, -1)
 
 
 def _categorical_maximise(params: Any, weights: jax.Array, emissions: jax.Array) -> Any:
@@ -95,14 +100,8 @@ def _filled(emissions: jax.Array) -> jax.Array:
     return jnp.where(jnp.isnan(emissions), 0, emissions)
 
 
-def _unless_missing(log_likelihoods: jax.Array, emissions: jax.Array) -> jax.Array:
-    """NaN where missing: chosen at the end, so that derivatives do not meet it."""
-    return jnp.where(jnp.isnan(emissions).any(-1, keepdims=True), jnp.nan, log_likelihoods)
-
-
-def _shares(weights: jax.Array, emissions: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Every state's total weight (K,) of what is not missing, and its shares (..., K) in it."""
-    weights = jnp.where(jnp.isnan(emissions).any(-1, keepdims=True), 0, weights)
+def _shares(weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Every state's total weight (K,), and its shares (..., K) in it."""
     total = weights.reshape(-1, weights.shape[-1]).sum(0)
     return total, weights / jnp.where(total == 0, 1, total)
 
@@ -111,6 +110,41 @@ def _where_visited(total: jax.Array, found: Any, params: Any) -> Any:
     return jax.tree.map(lambda x, old: jnp.where((total > 0).reshape(-1, *[1] * (x.ndim - 1)), x, old), found, params)
 
 
-GAUSSIAN = Emissions(_gaussian_log_likelihoods, _gaussian_maximise, (REAL, POSITIVE_DEFINITE), 1)
-POISSON = Emissions(_poisson_log_likelihoods, _poisson_maximise, (POSITIVE,), 1)
-CATEGORICAL = Emissions(_categorical_log_likelihoods, _categorical_maximise, (SIMPLEX,), 0)
+def _any_nan(emissions: jax.Array) -> jax.Array:
+    return jnp.isnan(emissions).any(-1)
+
+
+def _check_gaussian(params: Any, emissions: jax.Array) -> None:
+    _check_width(emissions, "means", params.means)
+    if emissions.dtype != params.means.dtype:
+        raise TypeError(f"emissions: {emissions.dtype} given, wanted {params.means.dtype}, which the means have.")
+
+
+def _check_poisson(params: Any, emissions: jax.Array) -> None:
+    _check_width(emissions, "rates", params.rates)
+
+
+def _check_width(emissions: jax.Array, name: str, x: jax.Array) -> None:
+    if x.ndim != 2 or emissions.shape[-1] != x.shape[-1]:
+        raise ValueError(
+            f"emissions: (..., T, {emissions.shape[-1]}) given with {name} of shape {x.shape}; the last axes must agree."
+        )
+
+
+def _check_categorical(params: Any, emissions: jax.Array) -> None:
+    if not jnp.issubdtype(emissions.dtype, jnp.integer):
+        raise TypeError(f"emissions: {emissions.dtype} given, wanted integers, symbols from 0 on; negative ones are missing.")
+    C = params.probs.shape[-1]
+    if not isinstance(emissions, jax.core.Tracer) and int(emissions.max()) >= C:
+        raise ValueError(
+            f"emissions: symbol {int(emissions.max())} given, wanted less than C = {C}, the length of a row of probs."
+        )
+
+
+GAUSSIAN = Emissions(
+    _gaussian_log_likelihoods, _gaussian_maximise, _any_nan, _check_gaussian, (REAL, POSITIVE_DEFINITE), event_dims=1
+)
+POISSON = Emissions(_poisson_log_likelihoods, _poisson_maximise, _any_nan, _check_poisson, (POSITIVE,), event_dims=1)
+CATEGORICAL = Emissions(
+    _categorical_log_likelihoods, _categorical_maximise, lambda y: y < 0, _check_categorical, (SIMPLEX,), event_dims=0
+)

@@ -83,7 +83,7 @@ def fit_hmc(
         progress: show a bar.
 
     Returns:
-        Samples, which `convergence` judges.
+        Samples; ``convergence(draws.params)`` judges them.
 
     Raises:
         TypeError, ValueError: what was given, what was wanted.
@@ -115,23 +115,33 @@ def fit_hmc(
     return Draws(_constrained(target, positions, params), log_probs, accepted.mean(1), divergent.sum(1))
 
 
-def convergence(draws: Any) -> Convergence:
+def convergence(chains: Any) -> Convergence:
     """How far chains have converged, as blackjax computes it.
 
     Args:
-        draws: any tree of arrays (C, S, ...), such as what the parameters imply; one chain is compared with itself.
+        chains: any tree of arrays (C, S, ...), such as a `Draws`' ``params`` or what these imply; one chain is compared with
+            itself.
+
+    Raises:
+        ValueError: an array without these two axes.
     """
+    for x in jax.tree.leaves(chains):
+        if jnp.ndim(x) < 2:
+            raise ValueError(
+                f"chains: shape {jnp.shape(x)} given, wanted (C, S, ...). Of a Draws, take its params or log_probs."
+            )
 
     def flat(function: Callable) -> Callable:
         return lambda x: jax.vmap(function, 2)(x.reshape(*x.shape[:2], -1)).reshape(x.shape[2:]) if x.size else x[0, 0]
 
-    return Convergence(jax.tree.map(flat(rhat), draws), jax.tree.map(flat(ess_bulk), draws))
+    return Convergence(jax.tree.map(flat(rhat), chains), jax.tree.map(flat(ess_bulk), chains))
 
 
 def _starts(key: jax.Array, position: Any, num_chains: int, spread: float) -> Any:
     leaves, tree = jax.tree.flatten(position)
     keys = jax.random.split(key, len(leaves))
-    noise = [jax.random.normal(k, (num_chains, *x.shape), x.dtype) for k, x in zip(keys, leaves, strict=True)]
+    dtype = jnp.result_type(float)  # which chains move in, whatever the parameters' is: blackjax's step sizes have it
+    noise = [jax.random.normal(k, (num_chains, *x.shape), dtype) for k, x in zip(keys, leaves, strict=True)]
     return tree.unflatten([x + spread * n for x, n in zip(leaves, noise, strict=True)])
 
 

@@ -27,7 +27,10 @@ class ParamsHMM(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """Expected ones: first states (K,), transitions (K, K); probabilities of states (B, T, K), and the emissions."""
+    """What `maximise` takes: expected first states (K,) and transitions, (K, K) or one for every t; and emissions.
+
+    ``probs`` are those of their states (B, T, K), zero where an emission is missing.
+    """
 
     first: jax.Array
     transitions: jax.Array
@@ -39,14 +42,29 @@ class Statistics(NamedTuple):
 def HMM(family: Emissions) -> Learnable:
     """Hidden Markov models with a family of emissions, and a `ParamsHMM`. They take no inputs."""
 
-    def arguments(params: ParamsHMM, emissions: jax.Array, inputs: None) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def check(params: ParamsHMM, emissions: jax.Array, inputs: Any) -> None:
         if inputs is not None:
             raise ValueError(f"inputs: shape {jnp.shape(inputs)} given; HMMs take none.")
-        return params.initial_distribution, params.transition_matrix, family.log_likelihoods(params.emissions, emissions)
+        K, initial, A = params.initial_distribution.shape[-1], params.initial_distribution, params.transition_matrix
+        T = emissions.shape[-1 - family.event_dims]
+        if initial.shape != (K,) or A.shape not in ((K, K), (T - 1, K, K)):
+            raise ValueError(
+                f"initial_distribution, transition_matrix: shapes {initial.shape}, {A.shape} given, wanted (K,) and (K, K) or "
+                f"(T - 1, K, K), the same for all sequences; T = {T}."
+            )
+        family.check(params.emissions, emissions)
+
+    def arguments(params: ParamsHMM, emissions: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """What inference takes. A row of NaN is missing there: parameters that say NaN of what was seen must not look so."""
+        missing = family.missing(emissions)
+        ll = family.log_likelihoods(params.emissions, emissions)
+        wrong = (jnp.isnan(ll).all(-1) & ~missing).any()
+        initial = jnp.where(wrong, jnp.nan, params.initial_distribution)
+        return initial, params.transition_matrix, jnp.where(missing[..., None], jnp.nan, ll)
 
     def log_likelihoods(params: ParamsHMM, emissions: jax.Array, inputs: None, missing: bool | None = None) -> jax.Array:
-        del missing
-        return hmm_marginal_loglik(*arguments(params, emissions, inputs))
+        del inputs, missing
+        return hmm_marginal_loglik(*arguments(params, emissions))
 
     def constraints(params: ParamsHMM) -> ParamsHMM:
         return params._replace(
@@ -58,10 +76,11 @@ def HMM(family: Emissions) -> Learnable:
     def expect(
         params: ParamsHMM, emissions: jax.Array, inputs: None, missing: bool | None = None
     ) -> tuple[Statistics, jax.Array]:
-        del missing
-        posterior: Any = hmm_smoother(*arguments(params, emissions, inputs))
+        del inputs, missing
+        posterior: Any = hmm_smoother(*arguments(params, emissions))
         sums = posterior.initial_probs.sum(0), posterior.trans_probs.sum(0)
-        return Statistics(*sums, posterior.smoothed_probs, emissions), posterior.marginal_loglik
+        probs = jnp.where(family.missing(emissions)[..., None], 0, posterior.smoothed_probs)
+        return Statistics(*sums, probs, emissions), posterior.marginal_loglik
 
     def maximise(params: ParamsHMM, statistics: Statistics, constraints: ParamsHMM) -> ParamsHMM:
         found = ParamsHMM(
@@ -71,7 +90,7 @@ def HMM(family: Emissions) -> Learnable:
         )
         return jax.tree.map(lambda c, new, old: old if c is FROZEN else new, constraints, found, params)
 
-    return Learnable(log_likelihoods, constraints, expect, maximise, family.event_dims)
+    return Learnable(log_likelihoods, constraints, expect, maximise, check, family.event_dims)
 
 
 def _normalised(counts: jax.Array, otherwise: jax.Array) -> jax.Array:

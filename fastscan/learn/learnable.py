@@ -6,21 +6,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fastscan.learn.constraints import freeze, from_unconstrained, log_det_jac_constrain
+from fastscan.learn.constraints import dotted, freeze, from_unconstrained, log_det_jac_constrain
 
 
 class Learnable(NamedTuple):
     """A family of models, as `fit_em`, `fit_sgd` and `fit_hmc` know it.
 
-    Parameters are any tree of arrays; emissions have a leading batch axis (B, T, ...), inputs are (B, T, U) or None.
+    Parameters are arrays in NamedTuples; emissions have a leading batch axis (B, T, ...), inputs are (B, T, U) or None.
 
     Attributes:
         log_likelihoods: ``(params, emissions, inputs, missing)`` to log p(y_1..T) of every sequence (B,); ``missing`` is
             whether entries are, None if that is not known.
         constraints: ``params`` to a tree of the same form, of `Constraint`s.
-        expect: ``(params, emissions, inputs, missing)`` to expected sufficient statistics, summed over sequences, and
-            log-likelihoods (B,).
+        expect: ``(params, emissions, inputs, missing)`` to what ``maximise`` takes, and log-likelihoods (B,).
         maximise: ``(params, statistics, constraints)`` to the most likely parameters, but for the frozen ones.
+        check: ``(params, emissions, inputs)``, raises where these do not go together.
         event_dims: axes of one time step's emission, by which a single sequence is told from a batch.
     """
 
@@ -28,6 +28,7 @@ class Learnable(NamedTuple):
     constraints: Callable[[Any], Any]
     expect: Callable[[Any, Any, Any, bool | None], tuple[Any, jax.Array]]
     maximise: Callable[[Any, Any, Any], Any]
+    check: Callable[[Any, Any, Any], None]
     event_dims: int = 1
 
 
@@ -49,7 +50,12 @@ class Target(NamedTuple):
     def log_joint(self, params: Any, emissions: jax.Array, inputs: jax.Array | None, scale: float = 1.0) -> jax.Array:
         """The log density of parameters and emissions, these times ``scale``."""
         total = scale * self.model.log_likelihoods(params, emissions, inputs, self.missing).sum()
-        return total if self.log_prior is None else total + self.log_prior(params)
+        if self.log_prior is None:
+            return total
+        prior = jnp.asarray(self.log_prior(params), total.dtype)
+        if prior.shape:
+            raise ValueError(f"log_prior: shape {prior.shape} returned, wanted one number, the log density of all parameters.")
+        return total + prior
 
     def log_density(self, position: Any, params: Any, emissions: jax.Array, inputs: jax.Array | None) -> jax.Array:
         """The same of unconstrained parameters: ``params`` are for the frozen ones."""
@@ -68,7 +74,7 @@ def prepare(
     """What to fit, the parameters as arrays, and data with a batch axis.
 
     Raises:
-        ValueError: shapes of data; names of frozen parameters.
+        TypeError, ValueError: data, parameters, names of frozen ones: what was given, what was wanted.
     """
     emissions = jnp.asarray(emissions)
     batched = emissions.ndim == model.event_dims + 2
@@ -76,10 +82,19 @@ def prepare(
         event = ", m" * model.event_dims
         raise ValueError(f"emissions: shape {emissions.shape} given, wanted (T{event}) or (B, T{event}).")
     emissions = emissions if batched else emissions[None]
+    B, T = emissions.shape[:2]
     if inputs is not None:
         inputs = jnp.asarray(inputs)
-        inputs = jnp.broadcast_to(inputs, (*emissions.shape[:2], inputs.shape[-1]))
+        allowed = [(T,), (B, T)] if batched else [(T,)]
+        if inputs.shape[:-1] not in allowed:
+            wanted = " or ".join(str((*shape, "U")) for shape in allowed)
+            raise ValueError(f"inputs: shape {inputs.shape} given, wanted {wanted}.")
+        inputs = jnp.broadcast_to(inputs, (B, T, inputs.shape[-1]))
+    for path, x in jax.tree_util.tree_leaves_with_path(params):
+        if callable(x):
+            raise TypeError(f"{dotted(path)}: a function given, wanted an array: its values at all time steps.")
     params = jax.tree.map(jnp.asarray, params)
+    model.check(params, emissions, inputs)
     known = jnp.issubdtype(emissions.dtype, jnp.floating) and not isinstance(emissions, jax.core.Tracer)
     missing = bool(jnp.isnan(emissions).any()) if known else None
     return Target(model, freeze(model.constraints(params), frozen), missing, log_prior), params, emissions, inputs

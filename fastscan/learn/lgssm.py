@@ -16,6 +16,8 @@ from fastscan.learn.learnable import Learnable
 from fastscan.lgssm import lgssm_marginal_loglik, lgssm_smoother
 from fastscan.transforms import any_nan
 
+_COEFFICIENTS = ("weights", "input_weights", "bias")
+
 
 class Residuals(NamedTuple):
     """Expected products, summed over time and sequences, of regressors x and residuals r = y - W x; and how many were summed.
@@ -72,7 +74,7 @@ def expect(
         ValueError: parameters that vary.
     """
     _check_static(params)
-    posterior = lgssm_smoother(params, emissions, inputs, missing=missing)
+    posterior = lgssm_smoother(params, emissions, inputs, missing=missing, central=True)
     mean, cov = posterior.smoothed_means, posterior.smoothed_covariances
     B, T, _ = mean.shape
     one = jnp.ones((B, 1, 1), mean.dtype)
@@ -96,28 +98,37 @@ def maximise(params: Any, statistics: Statistics, constraints: Any) -> Any:
     )
 
 
-LGSSM = Learnable(log_likelihoods, constraints, expect, maximise)
-"""Linear-Gaussian models, with a `ParamsLGSSM` or dynamax's."""
-
-_COEFFICIENTS = ("weights", "input_weights", "bias")
+def check(params: Any, emissions: jax.Array, inputs: Any) -> None:
+    """Parameters are the same for all sequences. `lgssm_marginal_loglik` checks the rest."""
+    del inputs
+    T = emissions.shape[1]
+    for name, (alone, x) in _shapes(params).items():
+        if x is not None and jnp.shape(x) not in (alone, (T, *alone)) and jnp.ndim(x) > len(alone) + 1:
+            raise ValueError(f"{name}: shape {jnp.shape(x)} given; learning wants parameters that all sequences share.")
+    for name in ("initial.mean", "initial.cov"):
+        alone, x = _shapes(params)[name]
+        if jnp.shape(x) != alone:
+            raise ValueError(f"{name}: shape {jnp.shape(x)} given, wanted {alone}, which all sequences share.")
 
 
 def _check_static(params: Any) -> None:
+    for name, (alone, x) in _shapes(params).items():
+        if x is not None and jnp.shape(x) != alone and not (name == "emissions.cov" and jnp.shape(x) == alone[:1]):
+            raise ValueError(
+                f"{name}: shape {jnp.shape(x)} given, wanted {alone}: EM wants parameters that do not vary. Take fit_sgd."
+            )
+
+
+def _shapes(params: Any) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """Of every parameter the shape that it has if it does not vary, and itself."""
     D, m = jnp.shape(params.dynamics.weights)[-1], jnp.shape(params.emissions.weights)[-2]
-    allowed = {
-        "dynamics": {"weights": (2,), "input_weights": (2,), "bias": (1,), "cov": (2,)},
-        "emissions": {"weights": (2,), "input_weights": (2,), "bias": (1,), "cov": (1, 2)},
-    }
-    for part, fields in allowed.items():
-        for name, ndims in fields.items():
-            x = getattr(getattr(params, part), name)
-            if x is None:
-                continue
-            shape = jnp.shape(x)
-            if len(shape) not in ndims or (name == "cov" and shape[0] != (D if part == "dynamics" else m)):
-                raise ValueError(
-                    f"{part}.{name}: shape {shape} given; EM wants parameters that do not vary in time. Take fit_sgd."
-                )
+    shapes = {"initial.mean": ((D,), params.initial.mean), "initial.cov": ((D, D), params.initial.cov)}
+    for part, n in (("dynamics", D), ("emissions", m)):
+        x = getattr(params, part)
+        U = 0 if x.input_weights is None else jnp.shape(x.input_weights)[-1]
+        sizes = {"weights": (n, D), "bias": (n,), "input_weights": (n, U), "cov": (n, n)}
+        shapes |= {f"{part}.{name}": (size, getattr(x, name)) for name, size in sizes.items()}
+    return shapes
 
 
 def _product(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -141,10 +152,10 @@ def _regressors(part: Any, mean: jax.Array, inputs: jax.Array | None, start: int
 
 
 def _arrivals(part: Any, mean: jax.Array, cov: jax.Array, cross: Any, inputs: jax.Array | None) -> Residuals:
-    """Of the transitions, r = z_{t+1} - F z_t - B u_{t+1} - b."""
+    """Of the transitions, r = z_{t+1} - F z_t - B u_{t+1} - b; ``cross`` are the covariances of z_t and z_{t+1}."""
     x, expected = _regressors(part, mean[:, :-1], inputs, 1)
     V, after, F = cov[:, :-1].sum((0, 1)), cov[:, 1:].sum((0, 1)), part.weights
-    C = (cross - mean[:, :-1, :, None] * mean[:, 1:, None, :]).sum((0, 1))  # of z_t and z_{t+1}
+    C = cross.sum((0, 1))
     of_state = C - _times(V, F.T)
     sums = _with_covariance(_residuals(x, mean[:, 1:] - expected), V, of_state)
     return sums._replace(rr=sums.rr + after - _times(F, C) - _times(of_state.T, F.T))
@@ -194,7 +205,7 @@ def _with_covariance(sums: Residuals, of_state: jax.Array, with_residual: jax.Ar
 
 def _coefficients(part: Any, names: tuple[str, ...]) -> jax.Array:
     """W, of what the part has of these."""
-    columns = [getattr(part, name) for name in names if getattr(part, name) is not None]
+    columns = [getattr(part, name).astype(part.cov.dtype) for name in names if getattr(part, name) is not None]
     return jnp.concatenate([x if x.ndim == 2 else x[:, None] for x in columns], 1)
 
 
@@ -214,3 +225,7 @@ def _regress(part: Any, names: tuple[str, ...], sums: Residuals, constraints: An
         cov = (cov + cov.T) / 2
         found["cov"] = jnp.diag(cov) if part.cov.ndim == 1 else cov
     return part._replace(**found)
+
+
+LGSSM = Learnable(log_likelihoods, constraints, expect, maximise, check)
+"""Linear-Gaussian models, with a `ParamsLGSSM` or dynamax's."""

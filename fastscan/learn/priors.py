@@ -10,17 +10,24 @@ from jax.scipy.special import gammaln, multigammaln
 def inverse_wishart(cov: jax.Array, df: float, scale: jax.Array) -> jax.Array:
     """Log density at a covariance matrix (n, n), with degrees of freedom above n - 1 and a scale matrix (n, n)."""
     n = len(scale)
+    if jnp.shape(cov) != (n, n):
+        raise ValueError(
+            f"cov: shape {jnp.shape(cov)} given, wanted {(n, n)}, as the scale has it. Take `jax.vmap` for several."
+        )
     L, S = jnp.linalg.cholesky(cov), jnp.linalg.cholesky(scale)
     root = jax.scipy.linalg.solve_triangular(L, S, lower=True)
-    constant = df * n / 2 * math.log(2) + multigammaln(df / 2, n)
+    constant = df * n / 2 * math.log(2) + multigammaln(jnp.asarray(df / 2, jnp.result_type(cov)), n)
     return df * _half_log_det(S) - (df + n + 1) * _half_log_det(L) - (root**2).sum() / 2 - constant
 
 
 def matrix_normal(weights: jax.Array, loc: jax.Array, cov: jax.Array, precision: jax.Array) -> jax.Array:
     """Log density at a matrix (n, p), whose rows have covariance ``cov`` (n, n) and whose columns a precision (p, p)."""
     n, p = weights.shape
+    if jnp.shape(cov) != (n, n) or jnp.shape(precision) != (p, p):
+        given = f"{jnp.shape(cov)}, {jnp.shape(precision)}"
+        raise ValueError(f"cov, precision: shapes {given} given with weights {(n, p)}, wanted {(n, n)} and {(p, p)}.")
     L, P = jnp.linalg.cholesky(cov), jnp.linalg.cholesky(precision)
-    root = jax.scipy.linalg.solve_triangular(L, (weights - loc) @ P, lower=True)
+    root = jax.scipy.linalg.solve_triangular(L, jnp.matmul(weights - loc, P, precision="highest"), lower=True)
     return n * _half_log_det(P) - p * _half_log_det(L) - (root**2).sum() / 2 - n * p / 2 * math.log(2 * math.pi)
 
 

@@ -13,6 +13,9 @@ from rich.progress import track
 from fastscan.learn.constraints import from_unconstrained, to_unconstrained
 from fastscan.learn.learnable import Learnable, Target, prepare
 
+ADAM = optax.adam(1e-3)
+"""One for all calls, so that they share what is compiled."""
+
 
 def fit_sgd(
     model: Learnable,
@@ -22,7 +25,7 @@ def fit_sgd(
     *,
     frozen: Iterable[str] = (),
     log_prior: Callable[[Any], jax.Array] | None = None,
-    optimizer: optax.GradientTransformation | None = None,
+    optimizer: optax.GradientTransformation = ADAM,
     batch_size: int = 1,
     num_epochs: int = 50,
     shuffle: bool = False,
@@ -56,7 +59,6 @@ def fit_sgd(
     """
     if num_epochs < 1 or batch_size < 1:
         raise ValueError(f"num_epochs, batch_size: {num_epochs}, {batch_size} given, wanted at least 1.")
-    optimizer = optax.adam(1e-3) if optimizer is None else optimizer
     target, params, emissions, inputs = prepare(model, params, emissions, inputs, frozen, log_prior)
     position = to_unconstrained(params, target.constraints)
     state = position, optimizer.init(position)
