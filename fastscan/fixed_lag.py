@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fastscan.hmm import hmm_filter
-from fastscan.hmm_model import check_hmm
+from fastscan.hmm_model import check_hmm, tabulated
 from fastscan.kernels.probability import quotient
 from fastscan.kernels.ranges import ranged
 from fastscan.types import HMMPosterior
@@ -45,7 +45,8 @@ def hmm_fixed_lag_smoother(
     """
     if window_size < 1:
         raise ValueError(f"window_size: {window_size} given, wanted at least 1.")
-    model, batched = check_hmm(initial_distribution, transition_matrix, transition_fn, log_likelihoods)
+    matrix, called = tabulated(transition_matrix, transition_fn, log_likelihoods)
+    model, batched = check_hmm(initial_distribution, matrix, log_likelihoods, called)
     if batched:
         shape = jnp.shape(log_likelihoods)
         raise ValueError(f"log_likelihoods: shape {shape} given, wanted (T, K); take `jax.vmap` for a batch.")

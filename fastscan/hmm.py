@@ -20,24 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fastscan import hmm_inference
 from fastscan.dispatch import How, Problem
-from fastscan.hmm_model import (
-    HMM,
-    Scales,
-    check_hmm,
-    check_transitions,
-    log_series,
-    relative_weights,
-    scaled_series,
-    unscaled_loglik,
-)
-from fastscan.kernels import hmm_passes
-from fastscan.kernels.hmm import FilteredStates
-from fastscan.kernels.hmm_passes import HMMSeries
-from fastscan.kernels.plan import Plan
-from fastscan.kernels.probability import quotient
+from fastscan.hmm_model import HMM, check_hmm, check_transitions, tabulated
 from fastscan.kernels.ranges import ranged
-from fastscan.transforms import batch_size, scored, transformable
+from fastscan.model import as_array
 from fastscan.types import HMMPosterior, HMMPosteriorFiltered
 
 ArrayLike = jax.typing.ArrayLike
@@ -70,9 +57,9 @@ def hmm_filter(
     Raises:
         TypeError, ValueError: what was given, what was wanted.
     """
-    model, batched, how = _prepare(initial_distribution, transition_matrix, transition_fn, log_likelihoods, implementation)
-    out = _filter(model, how, log_weights)
-    return out if batched else _first(out)
+    return _filter(
+        *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods), implementation, log_weights
+    )
 
 
 @ranged
@@ -90,9 +77,9 @@ def hmm_marginal_loglik(
     Returns:
         A scalar, or (B,).
     """
-    model, batched, how = _prepare(initial_distribution, transition_matrix, transition_fn, log_likelihoods, implementation)
-    loglik = _loglik(model, how, log_weights)
-    return loglik if batched else loglik[0]
+    return _loglik(
+        *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods), implementation, log_weights
+    )
 
 
 @ranged
@@ -120,13 +107,12 @@ def hmm_smoother(
     Returns:
         The log-likelihood, filtered, predicted and smoothed probabilities, and those of the transitions.
     """
-    model, batched, how = _prepare(initial_distribution, transition_matrix, transition_fn, log_likelihoods, implementation)
-    summed = _sums(transition_matrix, transition_fn)
-    counting = compute_trans_probs and summed and (how.plan.chunks > 1 or how.plan.launch is not None)
-    posterior = _smooth(model, how, log_weights, counting)
-    if compute_trans_probs and not counting:
-        posterior = posterior._replace(trans_probs=_transition_probs(model.A, posterior, summed, log_weights))
-    return posterior if batched else _first(posterior)
+    return _smooth(
+        *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods),
+        implementation,
+        log_weights,
+        compute_trans_probs,
+    )
 
 
 @ranged
@@ -144,9 +130,7 @@ def hmm_backward_filter(
         The logarithm of the sum over all paths without initial weights, and messages proportional to p(y_{t+1..T} | z_t),
         (T, K): ones at the end, and before it ``A @ b`` with b the normalised product of message and likelihood at t + 1.
     """
-    model, batched, how = _prepare(None, transition_matrix, transition_fn, log_likelihoods, implementation)
-    out = _filter_backward(model, how, log_weights)
-    return out if batched else _first(out)
+    return _filter_backward(*_given(None, transition_matrix, transition_fn, log_likelihoods), implementation, log_weights)
 
 
 @ranged
@@ -164,10 +148,9 @@ def hmm_posterior_mode(
     Returns:
         States (T,) or (B, T), int32. Of equally likely paths, the one with the lower state where they first differ.
     """
-    given = initial_distribution, transition_matrix, transition_fn, log_likelihoods, implementation
-    model, batched, how = _prepare(*given, family="hmm_mode")
-    states = _most_likely(model, how, log_weights)
-    return states if batched else states[0]
+    return _most_likely(
+        *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods), implementation, log_weights
+    )
 
 
 @ranged
@@ -199,11 +182,9 @@ def hmm_posterior_sample(
     Returns:
         The log-likelihood, and states (T,) or (B, T), int32.
     """
-    given = initial_distribution, transition_matrix, transition_fn, log_likelihoods, implementation
-    model, batched, how = _prepare(*given, family="hmm_sample")
-    uniform = jax.random.uniform(key, (*model.log_likelihoods.shape[:2], 1, 1), model.log_likelihoods.dtype)
-    out = _sample(model, uniform, how, log_weights)
-    return out if batched else _first(out)
+    return _sample(
+        *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods), implementation, log_weights, key
+    )
 
 
 @ranged
@@ -232,10 +213,11 @@ def compute_transition_probs(
     """
     probs = jnp.asarray(hmm_posterior.smoothed_probs)
     batched, (T, K) = probs.ndim == 3, probs.shape[-2:]
-    A = check_transitions(transition_matrix, transition_fn, probs.shape[0] if batched else None, T, K, probs.dtype)
-    summed = _sums(transition_matrix, transition_fn) if summed is None else summed
+    matrix, called = tabulated(transition_matrix, transition_fn, probs)
+    A = check_transitions(matrix, called, probs.shape[0] if batched else None, T, K, probs.dtype)
+    summed = _sums(matrix, called) if summed is None else summed
     posterior = hmm_posterior if batched else jax.tree.map(lambda x: jnp.asarray(x)[None], hmm_posterior)
-    probs = _transition_probs(A, posterior, summed, log_weights)
+    probs = hmm_inference.transition_probs(A, posterior, summed, log_weights)
     return probs if batched else probs[0]
 
 
@@ -255,16 +237,6 @@ def parallel_hmm_smoother(
 
 parallel_hmm_posterior_sample = hmm_posterior_sample
 hmm_two_filter_smoother = hmm_smoother
-
-
-def _prepare(
-    initial: Any, matrix: Any, function: TransitionFn, log_likelihoods: Any, implementation: str | None, family: str = "hmm"
-) -> tuple[HMM, bool, How]:
-    """The checked model, whether it has a batch axis, and how to run it."""
-    model, batched = check_hmm(initial, matrix, function, log_likelihoods)
-    B, T, K = model.log_likelihoods.shape
-    problem = Problem(implementation, T, K, 0, str(model.log_likelihoods.dtype), family)
-    return model, batched, How(problem.plan(B), problem)
 
 
 def check_hmm_weights(initial_distribution: ArrayLike, transition_matrix: ArrayLike, atol: float = 1e-5) -> None:
@@ -293,103 +265,70 @@ def check_hmm_weights(initial_distribution: ArrayLike, transition_matrix: ArrayL
                 raise ValueError(f"{name}: {what}{where} given, {rows.sum()} such; wanted probabilities that sum to one.")
 
 
-def _sums(transition_matrix: Any, transition_fn: TransitionFn) -> bool:
+def _given(initial: Any, matrix: Any, function: TransitionFn, log_likelihoods: Any) -> tuple[Any, Any, Any, bool]:
+    """What the compiled functions take: arrays, and whether the matrix is the function's values."""
+    ll = as_array(log_likelihoods)
+    matrix, called = tabulated(matrix, function, ll)
+    return None if initial is None else as_array(initial), matrix, ll, called
+
+
+def _prepare(
+    initial: Any, matrix: Any, ll: jax.Array, called: bool, implementation: str | None, family: str = "hmm"
+) -> tuple[HMM, bool, How]:
+    """The checked model, whether it has a batch axis, and how to run it."""
+    model, batched = check_hmm(initial, matrix, ll, called)
+    B, T, K = model.log_likelihoods.shape
+    problem = Problem(implementation, T, K, 0, str(ll.dtype), family)
+    return model, batched, How(problem.plan(B), problem)
+
+
+@functools.partial(jax.jit, static_argnames=("called", "implementation", "log_weights"))
+def _filter(initial, matrix, ll, called, implementation, log_weights) -> HMMPosteriorFiltered:
+    model, batched, how = _prepare(initial, matrix, ll, called, implementation)
+    return _unbatch(batched, hmm_inference.filter_states(model, how, log_weights))
+
+
+@functools.partial(jax.jit, static_argnames=("called", "implementation", "log_weights"))
+def _loglik(initial, matrix, ll, called, implementation, log_weights) -> jax.Array:
+    model, batched, how = _prepare(initial, matrix, ll, called, implementation)
+    return _unbatch(batched, hmm_inference.loglik(model, how, log_weights))
+
+
+@functools.partial(jax.jit, static_argnames=("called", "implementation", "log_weights", "transitions"))
+def _smooth(initial, matrix, ll, called, implementation, log_weights, transitions) -> HMMPosterior:
+    model, batched, how = _prepare(initial, matrix, ll, called, implementation)
+    summed = _sums(matrix, called)
+    counting = transitions and summed and (how.plan.chunks > 1 or how.plan.launch is not None)
+    posterior = hmm_inference.smooth_states(model, how, log_weights, counting)
+    if transitions and not counting:
+        probs = hmm_inference.transition_probs(model.A, posterior, summed, log_weights)
+        posterior = posterior._replace(trans_probs=probs)
+    return _unbatch(batched, posterior)
+
+
+@functools.partial(jax.jit, static_argnames=("called", "implementation", "log_weights"))
+def _filter_backward(initial, matrix, ll, called, implementation, log_weights) -> tuple[jax.Array, jax.Array]:
+    model, batched, how = _prepare(initial, matrix, ll, called, implementation)
+    return _unbatch(batched, hmm_inference.filter_backward(model, how, log_weights))
+
+
+@functools.partial(jax.jit, static_argnames=("called", "implementation", "log_weights"))
+def _most_likely(initial, matrix, ll, called, implementation, log_weights) -> jax.Array:
+    model, batched, how = _prepare(initial, matrix, ll, called, implementation, "hmm_mode")
+    return _unbatch(batched, hmm_inference.most_likely_states(model, how, log_weights))
+
+
+@functools.partial(jax.jit, static_argnames=("called", "implementation", "log_weights"))
+def _sample(initial, matrix, ll, called, implementation, log_weights, key) -> tuple[jax.Array, jax.Array]:
+    model, batched, how = _prepare(initial, matrix, ll, called, implementation, "hmm_sample")
+    uniform = jax.random.uniform(key, (*model.log_likelihoods.shape[:2], 1, 1), ll.dtype)
+    return _unbatch(batched, hmm_inference.sample_states(model, uniform, how, log_weights))
+
+
+def _sums(matrix: Any, called: bool) -> bool:
     """Whether dynamax would sum the probabilities of transitions over time."""
-    return transition_fn is None and jnp.ndim(transition_matrix) == 2
+    return not called and jnp.ndim(matrix) == 2
 
 
-def _first(tree: Any) -> Any:
-    return jax.tree.map(lambda x: x[0], tree)
-
-
-def _run(how: How, run: Callable[..., Any], series: HMMSeries, *noise: jax.Array) -> Any:
-    """``run(plan, series, *noise)``, for every sequence there is log-likelihoods, weights or noise for."""
-
-    def infer(plan: Plan, series: HMMSeries, *noise: jax.Array) -> Any:
-        B, ll = batch_size((series, noise)), series.log_likelihood
-        return run(plan, series._replace(log_likelihood=jnp.broadcast_to(ll, (B, *ll.shape[1:]))), *noise)
-
-    return transformable(how, infer)(series, *noise)
-
-
-@functools.partial(jax.jit, static_argnames=("how", "log_weights"))
-def _filter(model: HMM, how: How, log_weights: bool) -> HMMPosteriorFiltered:
-    series, scales = scaled_series(model, log_weights)
-    return _filtered(how, series, _run(how, hmm_passes.filter_states, series), scales, log_weights)
-
-
-@functools.partial(jax.jit, static_argnames=("how", "log_weights", "counting"))
-def _smooth(model: HMM, how: How, log_weights: bool, counting: bool) -> HMMPosterior:
-    series, scales = scaled_series(model, log_weights)
-    smooth = functools.partial(hmm_passes.smooth_states, counting=counting)
-    states, smoothed, counts = _run(how, smooth, series)
-    smoothed = smoothed[..., 0]
-    filtered = _filtered(how, series, states, scales, log_weights)
-    return HMMPosterior(*filtered, smoothed, smoothed[:, 0], counts if counts is None else counts * series.A[:, 0])
-
-
-@functools.partial(jax.jit, static_argnames=("how", "log_weights"))
-def _loglik(model: HMM, how: How, log_weights: bool) -> jax.Array:
-    series, scales = scaled_series(model, log_weights)
-    density = _run(how, hmm_passes.filter_loglik, jax.lax.stop_gradient(series))
-    return unscaled_loglik(_scored(how, series, density), scales, how.plan.steps + 1)
-
-
-@functools.partial(jax.jit, static_argnames=("how", "log_weights"))
-def _filter_backward(model: HMM, how: How, log_weights: bool) -> tuple[jax.Array, jax.Array]:
-    series, scales = scaled_series(model, log_weights)
-    predicted, density = _run(how, hmm_passes.filter_backward, series)
-    messages = predicted[..., 0]
-    if log_weights:
-        messages = messages.at[:, :-1].multiply(jnp.exp(scales.A)[..., None])
-    scales = scales._replace(initial=jnp.zeros_like(scales.initial))
-    return unscaled_loglik(density, scales, how.plan.steps + 1), messages
-
-
-@functools.partial(jax.jit, static_argnames=("how", "log_weights"))
-def _most_likely(model: HMM, how: How, log_weights: bool) -> jax.Array:
-    states, score = _run(how, hmm_passes.most_likely_states, log_series(model, log_weights))
-    return _unless_impossible(states, score[:, 0, 0, 0])
-
-
-@functools.partial(jax.jit, static_argnames=("how", "log_weights"))
-def _sample(model: HMM, uniform: jax.Array, how: How, log_weights: bool) -> tuple[jax.Array, jax.Array]:
-    series, scales = scaled_series(model, log_weights)
-    states, density = _run(how, hmm_passes.sample_states, series, uniform)
-    loglik = unscaled_loglik(density, scales, how.plan.steps + 1)
-    return loglik, _unless_impossible(states, loglik)
-
-
-@functools.partial(jax.jit, static_argnames=("summed", "log_weights"))
-def _transition_probs(A: jax.Array, posterior: Any, summed: bool, log_weights: bool) -> jax.Array:
-    filtered, predicted, smoothed = (
-        jnp.asarray(x) for x in (posterior.filtered_probs, posterior.predicted_probs, posterior.smoothed_probs)
-    )
-    if log_weights:  # which may lie below any float, as predictions do then: relative to the largest ones both are ordinary
-        A, _ = relative_weights(A, (-2, -1))
-        moved = (filtered[:, :-1, None] @ A)[..., 0, :]
-        predicted = jnp.concatenate([predicted[:, :1], moved], 1)
-    past, future = filtered[:, :-1], quotient(smoothed, predicted)[:, 1:]
-    if summed and A.shape[1] == 1:
-        return A[:, 0] * jnp.einsum("bti,btj->bij", past, future, precision="highest")
-    probs = past[..., :, None] * A * future[..., None, :]
-    return probs.sum(1) if summed else probs
-
-
-def _scored(how: How, series: HMMSeries, density: jax.Array) -> jax.Array:
-    """The log density (B,), with its derivative."""
-    return scored(functools.partial(_run, how, hmm_passes.score), density, series)
-
-
-def _filtered(how: How, series: HMMSeries, states: FilteredStates, scales: Scales, log_weights: bool) -> HMMPosteriorFiltered:
-    predicted = states.predicted[..., 0]
-    if log_weights:
-        predicted = predicted.at[:, :1].multiply(jnp.exp(scales.initial)[:, None, None])
-        predicted = predicted.at[:, 1:].multiply(jnp.exp(scales.A)[..., None])
-    loglik = unscaled_loglik(_scored(how, series, states.log_density), scales, predicted.shape[1])
-    return HMMPosteriorFiltered(loglik, states.filtered[..., 0], predicted)
-
-
-def _unless_impossible(states: jax.Array, loglik: jax.Array) -> jax.Array:
-    """States (B, T), or -1 where the data of a sequence are impossible, or no numbers."""
-    return jnp.where(loglik[:, None] > -jnp.inf, states[..., 0, 0].astype(jnp.int32), -1)
+def _unbatch(batched: bool, tree: Any) -> Any:
+    return tree if batched else jax.tree.map(lambda x: x[0], tree)

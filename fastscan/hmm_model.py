@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from fastscan.kernels.hmm_passes import HMMSeries
-from fastscan.model import FLOATS
+from fastscan.model import FLOATS, as_array
 
 
 class HMM(NamedTuple):
@@ -29,14 +29,21 @@ class Scales(NamedTuple):
     A: jax.Array
 
 
-def check_hmm(initial: Any, transition_matrix: Any, transition_fn: Callable | None, log_likelihoods: Any) -> tuple[HMM, bool]:
+def tabulated(matrix: Any, function: Callable | None, series: Any) -> tuple[Any, bool]:
+    """Transition weights as an array or None, and whether they are the function's, for the steps of a series (..., T, K)."""
+    if function is not None:
+        return jax.vmap(function)(jnp.arange(jnp.shape(series)[-2] - 1 if jnp.ndim(series) > 1 else 0)), True
+    return None if matrix is None else as_array(matrix), False
+
+
+def check_hmm(initial: Any, transition_matrix: Any, log_likelihoods: Any, called: bool = False) -> tuple[HMM, bool]:
     """Arguments in one layout, and whether the log-likelihoods had a batch axis.
 
     Args:
         initial: (K,), (B, K), or None for functions that have no use for it.
         transition_matrix: (K, K), (T - 1, K, K), (B, T - 1, K, K), (B, 1, K, K), or None.
-        transition_fn: from t to (K, K), or None; if it is given, the matrix is not read.
         log_likelihoods: (T, K) or (B, T, K).
+        called: the transition matrix is what a ``transition_fn`` returned, (T - 1, K, K).
 
     Raises:
         TypeError: dtypes that differ or are not float32 or float64.
@@ -54,15 +61,14 @@ def check_hmm(initial: Any, transition_matrix: Any, transition_fn: Callable | No
     B = ll.shape[0] if batched else None
     initial = jnp.ones(K, ll.dtype) if initial is None else initial
     initial = _checked("initial_distribution", initial, ll.dtype, [(K,), *([(B, K)] if batched else [])])
-    A = check_transitions(transition_matrix, transition_fn, B, T, K, ll.dtype)
+    A = check_transitions(transition_matrix, called, B, T, K, ll.dtype)
     return HMM(initial.reshape(-1, K), A, ll.reshape(-1, T, K)), batched
 
 
-def check_transitions(matrix: Any, function: Callable | None, B: int | None, T: int, K: int, dtype: Any) -> jax.Array:
+def check_transitions(matrix: Any, called: bool, B: int | None, T: int, K: int, dtype: Any) -> jax.Array:
     """Transition weights (B or 1, T - 1 or 1, K, K); arguments and errors as `check_hmm`, B None without a batch axis."""
-    if function is not None:
-        name, matrix = "transition_fn", jax.vmap(function)(jnp.arange(T - 1))
-        return _checked(name, matrix, dtype, [(T - 1, K, K)])[None]
+    if called:
+        return _checked("transition_fn", matrix, dtype, [(T - 1, K, K)])[None]
     if matrix is None:
         raise ValueError("transition_matrix: None given and no transition_fn; wanted one of the two.")
     batch = [] if B is None else [(B, T - 1, K, K), (B, 1, K, K)]

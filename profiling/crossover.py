@@ -12,7 +12,7 @@ import numpy as np
 from rich.progress import track
 
 import fastscan
-from fastscan import hmm, lgssm_inference
+from fastscan import hmm_inference, lgssm_inference
 from fastscan.dispatch import FAMILIES, How, choose, chunked_plan, device_kind
 from fastscan.hmm_model import check_hmm
 from fastscan.model import check_model
@@ -100,13 +100,13 @@ def _problem(case: Case, dtype: str) -> tuple[Callable, tuple]:
     K = case.D
     arrays = r.dirichlet(np.ones(K)), r.dirichlet(np.ones(K), size=K), r.normal(size=(case.B, case.T, K))
     initial, A, log_likelihoods = (x.astype(dtype) for x in arrays)
-    model, _ = check_hmm(initial, A, None, log_likelihoods)
+    model, _ = check_hmm(initial, A, log_likelihoods)
     if case.family == "hmm":
-        return functools.partial(hmm._smooth, log_weights=False, counting=False), (model,)
+        return functools.partial(hmm_inference.smooth_states, log_weights=False, counting=False), (model,)
     if case.family == "hmm_mode":
-        return functools.partial(hmm._most_likely, log_weights=False), (model,)
+        return functools.partial(hmm_inference.most_likely_states, log_weights=False), (model,)
     uniform = jax.numpy.asarray(r.random((case.B, case.T, 1, 1)).astype(dtype))
-    return functools.partial(hmm._sample, log_weights=False), (model, uniform)
+    return functools.partial(hmm_inference.sample_states, log_weights=False), (model, uniform)
 
 
 def _text(table: dict) -> str:

@@ -10,7 +10,7 @@ from hmmlearn.hmm import CategoricalHMM
 
 import fastscan
 import hmm_oracle
-from fastscan import hmm, hmm_backward_filter, hmm_filter, hmm_posterior_mode, hmm_posterior_sample, hmm_smoother
+from fastscan import hmm_backward_filter, hmm_filter, hmm_inference, hmm_posterior_mode, hmm_posterior_sample, hmm_smoother
 from fastscan.dispatch import XLA_IMPLEMENTATIONS, How
 from fastscan.hmm_model import check_hmm
 from fastscan.kernels.plan import Launch, Plan
@@ -68,26 +68,26 @@ def test_every_way_of_cutting_time(chunks):
     """12 rows: exact chunks, padded ones, one row a chunk; every scan of the summaries."""
     model = random_model(1, 13, 2, zeros=0.3)
     wanted = textbook(*model)
-    checked, _ = check_hmm(model[0], model[1], None, model[2])
+    checked, _ = check_hmm(model[0], model[1], model[2])
     for scan in ("doubling", "associative"):
         plan = Plan(12, chunks, scan, "staged")
-        posterior = hmm._smooth(checked, How(plan), False, True)
+        posterior = hmm_inference.smooth_states(checked, How(plan), False, True)
         close(posterior.marginal_loglik[0], wanted.loglik, 1e-12)
         close(posterior.smoothed_probs[0], wanted.smoothed, 1e-12)
         close(posterior.trans_probs[0], wanted.pairs.sum(0), 1e-12)
-        np.testing.assert_array_equal(hmm._most_likely(checked, How(plan), False)[0], viterbi(*model))
+        np.testing.assert_array_equal(hmm_inference.most_likely_states(checked, How(plan), False)[0], viterbi(*model))
 
 
 def test_kernels_of_several_levels():
     """Summaries of summaries, in kernels: 22 rows, 11 chunks, groups of 2."""
     model = random_model(2, 23, 2, zeros=0.3)
     wanted = textbook(*model)
-    checked, _ = check_hmm(model[0], model[1], None, model[2])
+    checked, _ = check_hmm(model[0], model[1], model[2])
     plan = Plan(22, 11, launch=Launch(group=2, interpret=True))
-    posterior = hmm._smooth(checked, How(plan), False, True)
+    posterior = hmm_inference.smooth_states(checked, How(plan), False, True)
     close(posterior.smoothed_probs[0], wanted.smoothed, 1e-12)
     close(posterior.trans_probs[0], wanted.pairs.sum(0), 1e-12)
-    np.testing.assert_array_equal(hmm._most_likely(checked, How(plan), False)[0], viterbi(*model))
+    np.testing.assert_array_equal(hmm_inference.most_likely_states(checked, How(plan), False)[0], viterbi(*model))
 
 
 @pytest.mark.parametrize("implementation", ["sequential", "chunked", "pallas_interpret"])

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fastscan import hmm
+from fastscan import hmm_inference
 from fastscan.dispatch import How
 from fastscan.hmm_model import check_hmm, log_series, scaled_series
 from fastscan.kernels import driver, forgetting, hmm_passes
@@ -57,18 +57,20 @@ def test_nothing_changes(T):
         model = make(T)
         initial, A, ll = model[0], model[1], known(model[2])
         wanted = textbook(initial, A, ll)
-        checked, _ = check_hmm(model[0], model[1], None, model[2])
-        posterior = hmm._smooth(checked, How(plan), False, True)
+        checked, _ = check_hmm(model[0], model[1], model[2])
+        posterior = hmm_inference.smooth_states(checked, How(plan), False, True)
         close(posterior.marginal_loglik[0], wanted.loglik, 1e-11, make.__name__)
         close(posterior.filtered_probs[0], wanted.filtered, 1e-11, make.__name__)
         close(posterior.predicted_probs[0], wanted.predicted, 1e-11, make.__name__)
         close(posterior.smoothed_probs[0], wanted.smoothed, 1e-11, make.__name__)
         close(posterior.trans_probs[0], wanted.pairs.sum(0), 1e-11, make.__name__)
-        np.testing.assert_array_equal(hmm._most_likely(checked, How(plan), False)[0], viterbi(initial, A, ll), make.__name__)
+        np.testing.assert_array_equal(
+            hmm_inference.most_likely_states(checked, How(plan), False)[0], viterbi(initial, A, ll), make.__name__
+        )
         uniform = jax.random.uniform(jax.random.key(0), (1, T, 1, 1), "float64")
-        loglik, states = hmm._sample(checked, uniform, How(plan), False)
+        loglik, states = hmm_inference.sample_states(checked, uniform, How(plan), False)
         close(loglik[0], wanted.loglik, 1e-11, make.__name__)
-        _, sequential = hmm._sample(checked, uniform, How(Plan(T - 1, 1)), False)
+        _, sequential = hmm_inference.sample_states(checked, uniform, How(Plan(T - 1, 1)), False)
         np.testing.assert_array_equal(states, sequential, make.__name__)
 
 
@@ -80,7 +82,7 @@ def test_rows_looked_at(dtype):
     by = driver.phases(plan)
 
     def rows_folded(model, decoding):
-        checked, _ = check_hmm(model[0].astype(dtype), model[1].astype(dtype), None, model[2].astype(dtype))
+        checked, _ = check_hmm(model[0].astype(dtype), model[1].astype(dtype), model[2].astype(dtype))
         if decoding:
             series = log_series(checked, False)
             inputs = ViterbiInputs(series.A[0, 0, :, :, None, None]), ViterbiInputs(None, series.log_likelihood[:, 1:])
@@ -105,8 +107,8 @@ def test_derivatives():
     how = Plan(297, CHUNKS, algebra="staged", forgetting=True)
 
     def loglik(logits, plan):
-        checked, _ = check_hmm(initial, jax.nn.softmax(logits), None, ll)
-        return hmm._filter(checked, How(plan), False).marginal_loglik[0]
+        checked, _ = check_hmm(initial, jax.nn.softmax(logits), ll)
+        return hmm_inference.filter_states(checked, How(plan), False).marginal_loglik[0]
 
     logits, plain = jnp.log(A + 0.01), how._replace(forgetting=False)
     for derivative in (jax.grad, jax.jacfwd):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fastscan import hmm
+from fastscan import hmm_inference
 from fastscan.dispatch import How, choose
 from fastscan.hmm_model import HMM
 from fastscan.profiling.costs import lower_for_gpu
@@ -38,9 +38,13 @@ def test_lowered_programs():
         return choice.plan
 
     programs = {
-        "smoother": (SMOOTHER, lambda model: hmm._smooth(model, How(plan("hmm")), False, True), (model,)),
-        "mode": (MODE | PATHS, lambda model: hmm._most_likely(model, How(plan("hmm_mode")), False), (model,)),
-        "sampler": (SAMPLER | PATHS, lambda model, u: hmm._sample(model, u, How(plan("hmm_sample")), False), (model, uniform)),
+        "smoother": (SMOOTHER, lambda model: hmm_inference.smooth_states(model, How(plan("hmm")), False, True), (model,)),
+        "mode": (MODE | PATHS, lambda model: hmm_inference.most_likely_states(model, How(plan("hmm_mode")), False), (model,)),
+        "sampler": (
+            SAMPLER | PATHS,
+            lambda model, u: hmm_inference.sample_states(model, u, How(plan("hmm_sample")), False),
+            (model, uniform),
+        ),
     }
     for kernels, function, arguments in programs.values():
         text = lower_for_gpu(function, *arguments).as_text()

@@ -81,9 +81,8 @@ def expect(
     initial = _residuals(one, mean[:, :1] - params.initial.mean)
     initial = initial._replace(rr=initial.rr + cov[:, 0].sum(0))
     arrivals = None if T == 1 else _arrivals(params.dynamics, mean, cov, posterior.smoothed_cross_covariances, inputs)
-    return Statistics(
-        initial, arrivals, _emitted(params.emissions, mean, cov, emissions, inputs, missing)
-    ), posterior.marginal_loglik
+    emitted = _emitted(params.emissions, mean, cov, emissions, inputs, missing)
+    return Statistics(initial, arrivals, emitted), posterior.marginal_loglik
 
 
 def maximise(params: Any, statistics: Statistics, constraints: Any) -> Any:
@@ -100,14 +99,10 @@ def maximise(params: Any, statistics: Statistics, constraints: Any) -> Any:
 
 def check(params: Any, emissions: jax.Array, inputs: Any) -> None:
     """Parameters are the same for all sequences. `lgssm_marginal_loglik` checks the rest."""
-    del inputs
-    T = emissions.shape[1]
+    del emissions, inputs
     for name, (alone, x) in _shapes(params).items():
-        if x is not None and jnp.shape(x) not in (alone, (T, *alone)) and jnp.ndim(x) > len(alone) + 1:
-            raise ValueError(f"{name}: shape {jnp.shape(x)} given; learning wants parameters that all sequences share.")
-    for name in ("initial.mean", "initial.cov"):
-        alone, x = _shapes(params)[name]
-        if jnp.shape(x) != alone:
+        most = len(alone) + (not name.startswith("initial"))
+        if x is not None and jnp.ndim(x) > most:
             raise ValueError(f"{name}: shape {jnp.shape(x)} given, wanted {alone}, which all sequences share.")
 
 
