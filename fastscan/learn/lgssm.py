@@ -14,6 +14,7 @@ from jax import lax
 from fastscan.learn.constraints import FROZEN, POSITIVE, POSITIVE_DEFINITE, REAL
 from fastscan.learn.learnable import Learnable
 from fastscan.lgssm import lgssm_marginal_loglik, lgssm_smoother
+from fastscan.model import product
 from fastscan.transforms import any_nan
 
 _COEFFICIENTS = ("weights", "input_weights", "bias")
@@ -126,12 +127,12 @@ def _shapes(params: Any) -> dict[str, tuple[tuple[int, ...], Any]]:
     return shapes
 
 
-def _product(x: jax.Array, y: jax.Array) -> jax.Array:
+def _sum_of_products(x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.einsum("bti,btj->ij", x, y, precision="highest")
 
 
 def _residuals(x: jax.Array, r: jax.Array) -> Residuals:
-    return Residuals(_product(x, x), _product(x, r), _product(r, r), x.shape[0] * x.shape[1])
+    return Residuals(_sum_of_products(x, x), _sum_of_products(x, r), _sum_of_products(r, r), x.shape[0] * x.shape[1])
 
 
 def _regressors(part: Any, mean: jax.Array, inputs: jax.Array | None, start: int) -> tuple[jax.Array, jax.Array]:
@@ -151,9 +152,9 @@ def _arrivals(part: Any, mean: jax.Array, cov: jax.Array, cross: Any, inputs: ja
     x, expected = _regressors(part, mean[:, :-1], inputs, 1)
     V, after, F = cov[:, :-1].sum((0, 1)), cov[:, 1:].sum((0, 1)), part.weights
     C = cross.sum((0, 1))
-    of_state = C - _times(V, F.T)
+    of_state = C - product(V, F.T)
     sums = _with_covariance(_residuals(x, mean[:, 1:] - expected), V, of_state)
-    return sums._replace(rr=sums.rr + after - _times(F, C) - _times(of_state.T, F.T))
+    return sums._replace(rr=sums.rr + after - product(F, C) - product(of_state.T, F.T))
 
 
 def _emitted(
@@ -164,9 +165,9 @@ def _emitted(
     V, H = cov.sum((0, 1)), part.weights
 
     def complete() -> Residuals:
-        HV = _times(H, V)
+        HV = product(H, V)
         sums = _with_covariance(_residuals(x, y - expected), V, -HV.T)
-        return sums._replace(rr=sums.rr + _times(HV, H.T))
+        return sums._replace(rr=sums.rr + product(HV, H.T))
 
     def with_gaps() -> Residuals:
         """Given the state, r is N(K (y - W x), (I - K) R), where K looks at what is seen only, which it keeps."""
@@ -176,20 +177,16 @@ def _emitted(
         K = jnp.linalg.solve(jnp.where(both, R, jnp.eye(len(R))), jnp.where(seen[..., :, None], R, 0)).mT
         K = jnp.where(seen[..., None, :], K, 0)
         r = jnp.einsum("btij,btj->bti", K, jnp.where(seen, y - expected, 0), precision="highest")
-        KH = _times(K, H)
-        KHV = _times(KH, cov)
+        KH = product(K, H)
+        KHV = product(KH, cov)
         sums = _with_covariance(_residuals(x, r), V, -KHV.sum((0, 1)).T)
-        unseen = _times(jnp.eye(len(R)) - K, R)
-        return sums._replace(rr=sums.rr + (_times(KHV, KH.mT) + unseen).sum((0, 1)))
+        unseen = product(jnp.eye(len(R)) - K, R)
+        return sums._replace(rr=sums.rr + (product(KHV, KH.mT) + unseen).sum((0, 1)))
 
     if missing is not None:
         return with_gaps() if missing else complete()
     xx, xr, rr = lax.cond(any_nan(y), lambda: with_gaps()[:3], lambda: complete()[:3])
     return Residuals(xx, xr, rr, x.shape[0] * x.shape[1])
-
-
-def _times(A: jax.Array, B: jax.Array) -> jax.Array:
-    return jnp.matmul(A, B, precision="highest")
 
 
 def _with_covariance(sums: Residuals, of_state: jax.Array, with_residual: jax.Array) -> Residuals:
@@ -215,8 +212,8 @@ def _regress(part: Any, names: tuple[str, ...], sums: Residuals, constraints: An
     found = dict(zip(names, jnp.split(W + change, np.cumsum(widths)[:-1], 1), strict=True))
     found = {name: x if getattr(part, name).ndim == 2 else x[:, 0] for name, x in found.items()}
     if constraints.cov is not FROZEN:
-        explained = _times(change, sums.xr)
-        cov = (sums.rr - explained - explained.T + _times(_times(change, sums.xx), change.T)) / sums.count
+        explained = product(change, sums.xr)
+        cov = (sums.rr - explained - explained.T + product(product(change, sums.xx), change.T)) / sums.count
         cov = (cov + cov.T) / 2
         found["cov"] = jnp.diag(cov) if part.cov.ndim == 1 else cov
     return part._replace(**found)

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import gammaln, multigammaln
 
+from fastscan.model import product
+
 
 def inverse_wishart(cov: jax.Array, df: float, scale: jax.Array) -> jax.Array:
     """Log density at a covariance matrix (n, n), with degrees of freedom above n - 1 and a scale matrix (n, n)."""
@@ -27,7 +29,7 @@ def matrix_normal(weights: jax.Array, loc: jax.Array, cov: jax.Array, precision:
         given = f"{jnp.shape(cov)}, {jnp.shape(precision)}"
         raise ValueError(f"cov, precision: shapes {given} given with weights {(n, p)}, wanted {(n, n)} and {(p, p)}.")
     L, P = jnp.linalg.cholesky(cov), jnp.linalg.cholesky(precision)
-    root = jax.scipy.linalg.solve_triangular(L, jnp.matmul(weights - loc, P, precision="highest"), lower=True)
+    root = jax.scipy.linalg.solve_triangular(L, product(weights - loc, P), lower=True)
     return n * _half_log_det(P) - p * _half_log_det(L) - (root**2).sum() / 2 - n * p / 2 * math.log(2 * math.pi)
 
 
