@@ -298,7 +298,7 @@ def _loglik(initial, matrix, ll, called, implementation, log_weights) -> jax.Arr
 def _smooth(initial, matrix, ll, called, implementation, log_weights, transitions) -> HMMPosterior:
     model, batched, how = _prepare(initial, matrix, ll, called, implementation)
     summed = _sums(matrix, called)
-    counting = transitions and summed and (how.plan.chunks > 1 or how.plan.launch is not None)
+    counting = transitions and summed and hmm_inference.counts_on_the_way(how.plan, model)
     posterior = hmm_inference.smooth_states(model, how, log_weights, counting)
     if transitions and not counting:
         probs = hmm_inference.transition_probs(model.A, posterior, summed, log_weights)

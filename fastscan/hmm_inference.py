@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fastscan.dispatch import How
+from fastscan.dispatch import STAGED_STATES, How
 from fastscan.hmm_model import HMM, Scales, log_series, relative_weights, scaled_series, unscaled_loglik
 from fastscan.kernels import hmm_passes
 from fastscan.kernels.hmm import FilteredStates
@@ -85,6 +85,12 @@ def sample_states(model: HMM, uniform: jax.Array, how: How, log_weights: bool) -
     return loglik, _unless_impossible(states, loglik)
 
 
+def counts_on_the_way(plan: Plan, model: HMM) -> bool:
+    """Whether a smoother should add up transitions as it goes, and not from what it leaves."""
+    B, _, K = model.log_likelihoods.shape
+    return plan.chunks > 1 or plan.launch is not None or (B == 1 and K <= STAGED_STATES)
+
+
 @functools.partial(jax.jit, static_argnames=("summed", "log_weights"))
 def transition_probs(A: jax.Array, posterior: Any, summed: bool, log_weights: bool) -> jax.Array:
     """Of a posterior with a batch axis: (B, K, K) or (B, T - 1, K, K)."""
@@ -118,4 +124,7 @@ def _filtered(how: How, series: HMMSeries, states: FilteredStates, scales: Scale
 
 def _unless_impossible(states: jax.Array, loglik: jax.Array) -> jax.Array:
     """States (B, T), or -1 where the data of a sequence are impossible, or no numbers."""
-    return jnp.where(loglik[:, None] > -jnp.inf, states[..., 0, 0].astype(jnp.int32), -1)
+    states, possible = states[..., 0, 0], loglik > -jnp.inf
+    if len(states) == 1:
+        return jax.lax.cond(possible[0], lambda: states, lambda: jnp.full_like(states, -1))
+    return jnp.where(possible[:, None], states, -1)

@@ -61,8 +61,17 @@ def join(plan: Plan, rows: jax.Array, last: jax.Array | None = None) -> jax.Arra
 def total(plan: Plan, rows: jax.Array) -> jax.Array:
     """The sum over time (B or 1,) of numbers (L, 1, 1, C, B or 1), without putting them into the order of time."""
     L, _, _, _, B = rows.shape
+    if plan.chunks * B == 1:
+        return _sum_in_blocks(rows.reshape(L))[None]
     rows = jnp.broadcast_to(rows, (L, 1, 1, plan.chunks, B))[:, 0, 0]
     return where(present(plan, jnp.arange(L)[:, None, None]), rows, jnp.zeros_like(rows)).sum(0).sum(0)
+
+
+def _sum_in_blocks(numbers: jax.Array, block: int = 32) -> jax.Array:
+    """A sum whose work lies within a loop: see `prepared`."""
+    whole = len(numbers) // block * block
+    blocks = numbers[:whole].reshape(-1, block)
+    return lax.scan(lambda total, x: (total + x.sum(), None), numbers[whole:].sum(), blocks)[0]
 
 
 @phase("summarise")
@@ -77,12 +86,13 @@ def summarise(plan: Plan, recurrence: Recurrence, params: Any, state: Any, rows:
         rows: as `split` returns them.
         reverse: fold from a chunk's last row to its first.
     """
+    recurrence, rows = prepared(plan, recurrence, rows)
 
     def fold(summary, row):
         x, present = row
         return where(present, recurrence.append(params, summary, matrices(plan, x)), summary), None
 
-    return loop(plan, fold, recurrence.identity(state), prepared(plan, recurrence, rows), reverse)[0]
+    return loop(plan, fold, recurrence.identity(state), rows, reverse)[0]
 
 
 def entries(plan: Plan, recurrence: Recurrence, state: Any, summaries: Any, *, reverse: bool = False) -> Any:
@@ -154,6 +164,7 @@ def sweep(
         The states after every chunk, and the outputs of all rows as `join` takes them.
     """
     del room, exits
+    recurrence, rows = prepared(plan, recurrence, rows)
 
     def step(state, row):
         x, present = row
@@ -161,7 +172,7 @@ def sweep(
         return where(present, after, state), arrays(plan, out)
 
     state = begin(*entries) if begin else entries[0]
-    return loop(plan, step, state, prepared(plan, recurrence, rows), reverse)
+    return loop(plan, step, state, rows, reverse)
 
 
 def each_row(plan: Plan, name: str, function: Callable, series: tuple) -> Any:
@@ -170,11 +181,23 @@ def each_row(plan: Plan, name: str, function: Callable, series: tuple) -> Any:
     return as_rows(arrays(plan, function(*matrices(plan, as_lanes(series)))))
 
 
-def prepared(plan: Plan, recurrence: Recurrence, rows: Any) -> Any:
-    """Rows as `append` and `step` take them."""
-    if recurrence.prepare is None:
-        return rows
-    return jax.vmap(lambda x: arrays(plan, recurrence.prepare(matrices(plan, x))))(rows)
+def prepared(plan: Plan, recurrence: Recurrence, rows: Any) -> tuple[Recurrence, Any]:
+    """The recurrence, and rows as its `append` and `step` take them.
+
+    Rows of one lane are prepared as they come. A program whose work lies all in loops is run at once by XLA on a CPU, which
+    counts a loop's work once; others are handed to a thread, for longer than a short series takes.
+    """
+    prepare = recurrence.prepare
+    if prepare is None:
+        return recurrence, rows
+    if plan.chunks == 1 and all(x.shape[-1] == 1 for x in jax.tree.leaves(rows)):
+        append, step = recurrence.append, recurrence.step
+        return recurrence._replace(
+            append=lambda params, summary, x: append(params, summary, prepare(x)),
+            step=lambda params, state, x: step(params, state, prepare(x)),
+            prepare=None,
+        ), rows
+    return recurrence, jax.vmap(lambda x: arrays(plan, prepare(matrices(plan, x))))(rows)
 
 
 def loop(plan: Plan, body: Callable, carry: Any, rows: Any, reverse: bool) -> tuple[Any, Any]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fastscan.kernels import driver, maps
+from fastscan.kernels import chunked, driver, maps
 from fastscan.kernels.axes import as_lanes, as_rows, prepend
 from fastscan.kernels.hmm import (
     HMM_BACKWARD_FILTER,
@@ -24,6 +24,7 @@ from fastscan.kernels.hmm import (
 from fastscan.kernels.hmm_smoothing import (
     HMM_SAMPLER,
     HMM_SAMPLER_IN_CHUNKS,
+    HMM_SAMPLER_PLAIN,
     HMM_SMOOTHER,
     HMM_SMOOTHER_WITH_COUNTS,
     BackwardInputs,
@@ -34,7 +35,7 @@ from fastscan.kernels.hmm_smoothing import (
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.probability import draw, quotient, relative
 from fastscan.kernels.recurrence import InChunks, Recurrence
-from fastscan.kernels.viterbi import VITERBI, VITERBI_IN_CHUNKS, ViterbiInputs, best
+from fastscan.kernels.viterbi import VITERBI, VITERBI_IN_CHUNKS, VITERBI_PLAIN, ViterbiInputs, best
 
 
 class HMMSeries(NamedTuple):
@@ -120,7 +121,7 @@ def filter_backward(plan: Plan, series: HMMSeries) -> Backward:
 
 
 def most_likely_states(plan: Plan, series: HMMSeries) -> tuple[jax.Array, jax.Array]:
-    """The most likely states (B, T, 1, 1), and the score of the best (B, 1, 1, 1), which is -inf if nothing is possible.
+    """The most likely states (B, T, 1, 1), int32, and the score of the best (B, 1, 1, 1), which is -inf if nothing is possible.
 
     The series' weights are logarithms.
     """
@@ -128,15 +129,16 @@ def most_likely_states(plan: Plan, series: HMMSeries) -> tuple[jax.Array, jax.Ar
     same, varying = _divided(series.A)
     params, rows = ViterbiInputs(same), ViterbiInputs(varying, series.log_likelihood[:, 1:])
     end = as_lanes(jnp.zeros_like(series.log_likelihood[:, -1:]))
-    scores, choices, composed = _choose(plan, VITERBI, VITERBI_IN_CHUNKS, params, end, rows, reverse=True)
+    recurrences = VITERBI, VITERBI_IN_CHUNKS, VITERBI_PLAIN
+    scores, choices, composed = _choose(plan, *recurrences, params, end, rows, reverse=True)
     args = (series.initial, series.log_likelihood[:, :1], as_rows(scores))
     score, first = by.each_row(plan, "first_state", _best_first_state, args)
     _, states = _follow(plan, scores.shape[0], as_lanes(first), choices, composed, reverse=False)
-    return prepend(first, by.join(plan, states)), score
+    return prepend(first.astype(jnp.int32), by.join(plan, states)), score
 
 
 def sample_states(plan: Plan, series: HMMSeries, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """States drawn from their posterior (B, T, 1, 1), and the log density of all observations (B,).
+    """States drawn from their posterior (B, T, 1, 1), int32, and the log density of all observations (B,).
 
     Args:
         plan: how.
@@ -147,15 +149,23 @@ def sample_states(plan: Plan, series: HMMSeries, uniform: jax.Array) -> tuple[ja
     state, density = _first(plan, series.initial, series.log_likelihood[:, :1])
     params, state, inputs = _inputs(series, state)
     rows = SamplerRow(inputs, uniform[:, :-1])
-    recurrences = HMM_SAMPLER, HMM_SAMPLER_IN_CHUNKS
+    recurrences = HMM_SAMPLER, HMM_SAMPLER_IN_CHUNKS, HMM_SAMPLER_PLAIN
     last, (choices, densities), composed = _choose(plan, *recurrences, params, state, rows, reverse=False)
     end = as_lanes(by.each_row(plan, "last_state", draw, (as_rows(last), uniform[:, -1:])))
     _, states = _follow(plan, last.shape[0], end, choices, composed, reverse=True)
-    return by.join(plan, states, end), _total(plan, density, densities)
+    return by.join(plan, states, end.astype(jnp.int32)), _total(plan, density, densities)
 
 
 def _choose(
-    plan: Plan, recurrence: Recurrence, in_chunks: InChunks, params: Any, state: Any, series: Any, *, reverse: bool
+    plan: Plan,
+    recurrence: Recurrence,
+    in_chunks: InChunks,
+    plain: Recurrence,
+    params: Any,
+    state: Any,
+    series: Any,
+    *,
+    reverse: bool,
 ) -> tuple[Any, Any, Any]:
     """`driver.run` of a recurrence that reports choices, and what a whole chunk's come to: maps that `_follow` takes.
 
@@ -163,6 +173,7 @@ def _choose(
         plan: how.
         recurrence: for a whole series.
         in_chunks: for chunks whose entry states are known; its state is one and what a chunk's choices come to.
+        plain: for one chunk under XLA, whose choices are not packed.
         params: as `driver.run` has it.
         state: likewise.
         series: likewise.
@@ -171,7 +182,7 @@ def _choose(
     by = driver.phases(plan)
     params, state, rows = by.matrices(plan, params), by.matrices(plan, state), by.split(plan, series)
     if plan.chunks == 1:
-        exits, out = by.sweep(plan, recurrence, params, (state,), rows, reverse=reverse)
+        exits, out = by.sweep(plan, plain if by is chunked else recurrence, params, (state,), rows, reverse=reverse)
         return driver.last(plan, exits, reverse=reverse), out, None
     summaries, ahead = driver.summarise(plan, recurrence, in_chunks, params, state, rows, reverse=reverse)
     entries = by.entries(plan, recurrence, state, summaries, reverse=reverse)
@@ -183,9 +194,10 @@ def _follow(plan: Plan, K: int, state: jax.Array, choices: Any, composed: Any, *
     """States under choices, the other way through time, from the first or last one (1, 1, 1, B)."""
     by = driver.phases(plan)
     entries = by.matrices(plan, state)
+    paths = maps.plain_paths(K) if composed is None and by is chunked else maps.paths(K)
     if composed is not None:
-        entries = by.entries(plan, maps.paths(K), entries, composed, reverse=reverse)
-    return by.sweep(plan, maps.paths(K), None, (entries,), choices, reverse=reverse, room=reverse, exits=False)
+        entries = by.entries(plan, paths, entries, composed, reverse=reverse)
+    return by.sweep(plan, paths, None, (entries,), choices, reverse=reverse, room=reverse, exits=False)
 
 
 _FILTERED_ROOM = FilteredStates(filtered=True, predicted=False, log_density=False)

@@ -79,11 +79,17 @@ class SamplerRow(NamedTuple):
     uniform: Any
 
 
-def sampler_step(params: HMMInputs, state, x: SamplerRow) -> tuple[Any, tuple[Any, Any]]:
-    """The filter, reporting the state at t that follows from every state at t+1, as a map, and the log density."""
+def plain_sampler_step(params: HMMInputs, state, x: SamplerRow) -> tuple[Any, tuple[Any, Any]]:
+    """The filter, reporting the state at t that follows from every state at t+1 (K, 1), and the log density."""
     states = draw(times(weights(params, x.model), state), x.uniform)
     after, density = likelihood_step(params, state, x.model)
-    return after, (maps.pack(states.T), density)
+    return after, (states.T, density)
+
+
+def sampler_step(params: HMMInputs, state, x: SamplerRow) -> tuple[Any, tuple[Any, Any]]:
+    """`plain_sampler_step`, its states as a map."""
+    after, (states, density) = plain_sampler_step(params, state, x)
+    return after, (maps.pack(states), density)
 
 
 HMM_SAMPLER = HMM_FILTER._replace(
@@ -92,6 +98,8 @@ HMM_SAMPLER = HMM_FILTER._replace(
     step=sampler_step,
     prepare=lambda x: x._replace(model=prepare(x.model)),
 )
+HMM_SAMPLER_PLAIN = HMM_SAMPLER._replace(name="hmm_sampler_plain", step=plain_sampler_step)
+"""For one chunk under XLA, where no maps are composed."""
 HMM_SAMPLER_IN_CHUNKS = maps.composing(HMM_SAMPLER, lambda out: out[0])
 """For chunks whose entry states are known: it tells what the choices of a whole chunk come to."""
 

@@ -116,9 +116,28 @@ def composing(recurrence: Recurrence, reported: Callable[[Any], Any]) -> InChunk
     return InChunks(recurrence._replace(name=f"{recurrence.name}_in_chunks", step=step), begin, merge)
 
 
+def _next(_: Any, state: Any, choices: Any) -> tuple[Any, Any]:
+    """The choice (K, 1) of a state (1, 1)."""
+    kind = type(choices)
+    states = choices.constant(np.arange(choices.shape[0])[:, None])
+    chosen = kind.elementwise(lambda x, k, state: select(k == state, x, 0), choices, states, state)
+    state = chosen.T.reduce(jnp.bitwise_or)
+    return state, signed(state)
+
+
+def signed(states) -> Any:
+    """States as users have them, int32."""
+    return type(states).elementwise(lambda x: jnp.asarray(x).astype(np.int32), states)
+
+
+def plain_paths(K: int) -> Recurrence:
+    """`paths` under maps that are plain values (K, 1): in one chunk none are composed."""
+    return paths(K)._replace(name=f"plain_paths_of_{K}", step=_next)
+
+
 @functools.cache
 def paths(K: int) -> Recurrence:
-    """States (1, 1) under maps of K states, one map a row."""
+    """States (1, 1) under maps of K states, one map a row; they are reported as int32."""
 
     @stage
     def compose(first, then):
@@ -126,7 +145,7 @@ def paths(K: int) -> Recurrence:
 
     def step(_: Any, state: Any, words: Any) -> tuple[Any, Any]:
         state = look_up(K, words, state)
-        return state, state
+        return state, signed(state)
 
     return Recurrence(
         name=f"paths_of_{K}",

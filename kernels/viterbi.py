@@ -49,10 +49,16 @@ def _enter(state, summary):
     return _relative(max_plus(summary, state))
 
 
-def _step(params: ViterbiInputs, state, x: ViterbiInputs) -> tuple[Any, Any]:
-    """The score of the best continuation from every state (K, 1), and the state it goes to next, as a map."""
+def _plain_step(params: ViterbiInputs, state, x: ViterbiInputs) -> tuple[Any, Any]:
+    """The score of the best continuation from every state, and the state it goes to next, both (K, 1)."""
     scores, choices = best(_log_weights(params, x).T, _plus(x.log_likelihood, state))
-    return _relative(scores.T), maps.pack(choices.T)
+    return _relative(scores.T), choices.T
+
+
+def _step(params: ViterbiInputs, state, x: ViterbiInputs) -> tuple[Any, Any]:
+    """`_plain_step`, its choices as a map."""
+    scores, choices = _plain_step(params, state, x)
+    return scores, maps.pack(choices)
 
 
 def _prepare(x: ViterbiInputs) -> ViterbiInputs:
@@ -86,6 +92,8 @@ def _best_of_columns(summary):
 
 
 VITERBI = Recurrence("viterbi", _identity, _append, _combine, _enter, _step, _prepare, Forgetting(_settled, _extend))
+VITERBI_PLAIN = VITERBI._replace(name="viterbi_plain", step=_plain_step)
+"""For one chunk under XLA, where no maps are composed."""
 VITERBI_IN_CHUNKS = maps.composing(VITERBI, lambda choices: choices)
 """For chunks whose entry states are known: it tells what the choices of a whole chunk come to."""
 
