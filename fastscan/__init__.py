@@ -1,5 +1,6 @@
 """The fastest exact inference for state-space models in JAX: dynamax's functions, faster."""
 
+from fastscan.crossovers import use_crossover_table
 from fastscan.fixed_lag import hmm_fixed_lag_smoother
 from fastscan.forecast import lgssm_forecast, lgssm_posterior_predictive
 from fastscan.hmm import (
@@ -75,4 +76,5 @@ __all__ = [
     "parallel_lgssm_filter",
     "parallel_lgssm_posterior_sample",
     "parallel_lgssm_smoother",
+    "use_crossover_table",
 ]

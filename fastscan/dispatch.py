@@ -1,8 +1,7 @@
 """Which implementation runs: the one that was named, or the one that was measured to be fastest here.
 
-`crossover.json` holds, per kind of device and family, for the D, dtype, B and T that ``python -m fastscan.profiling crossover``
-measured, the number of chunks that ran fastest: 1 is the sequential recursion. Between its entries the nearest one decides,
-in the logarithms of D, T and B. A device that is not in it gets `_RULE`, and kernels are launched by `_KERNEL_RULE`.
+The crossover table says which one that is (`fastscan.crossovers`). A device that is not in it gets `_RULE`, or, if it is an
+NVIDIA GPU, kernels by `_KERNEL_RULE`.
 
 Matrices are arrays under XLA at every D, staged on a CPU; but the few vectors of an HMM's filter in one chunk are not worth
 a stage. Unrolled into `Lanes` they belong in a Pallas kernel: XLA fuses
@@ -12,14 +11,12 @@ model in its registers, so kernels are for small ones (`KERNEL_SIZES`).
 A device's entry may say how kernels are launched on it: "launch", fields of `kernels.plan.Launch` that differ from the default.
 """
 
-import functools
-import importlib.resources
-import json
 import math
 from typing import Any, NamedTuple
 
 import jax
 
+from fastscan import crossovers
 from fastscan.kernels.plan import Launch, Plan
 
 XLA_IMPLEMENTATIONS = ("sequential", "associative", "chunked")
@@ -40,8 +37,11 @@ FORGETTING_ROWS = 64
 VECTOR = 16
 """Numbers in a CPU's widest vector: loops over a multiple of them have no rest."""
 
+STAGED_STATES = 8
+"""Of an HMM in one chunk of one sequence: with more, a stage's own loops cost more than what XLA computes again."""
+
 MOST_CHUNKS = 256
-"""Of "chunked" where one chunk is faster, which is no reason to run it badly."""
+"""Of "chunked" on a CPU where nothing was measured."""
 
 _RULE = "a rule for devices that were not measured: chunks of 16 rows, one chunk below 64 rows or above 16,384 sequences"
 _KERNEL_RULE = "kernels, by a rule for NVIDIA GPUs that were not measured: chunks enough to fill one, of 16 rows or more"
@@ -102,7 +102,8 @@ def choose(
     """What runs a series of T steps in B sequences.
 
     Args:
-        implementation: a name in `IMPLEMENTATIONS`, which is taken at its word, or None for the fastest.
+        implementation: a name in `IMPLEMENTATIONS`, which is taken at its word, or None for the fastest. "chunked:64" runs in
+            about 64 chunks: none is empty, and on a CPU there may be some more for whole vectors of them.
         T: time steps.
         B: sequences.
         D: state dimensions; of an HMM its number of states, K.
@@ -115,28 +116,58 @@ def choose(
         ValueError: an unknown name; kernels, for a model that they are too small for.
         RuntimeError: kernels, on a device that is no NVIDIA GPU.
     """
-    if implementation is not None and implementation not in IMPLEMENTATIONS:
-        raise ValueError(f"implementation: {implementation!r} given, wanted None or one of {', '.join(IMPLEMENTATIONS)}.")
+    name, chunks = _parse(implementation)
     device = device_kind() if device is None else device
-    rows = T - 1
+    dtype = str(jax.numpy.dtype(dtype))
+    slices = crossovers.slices_of(device, family, dtype)
+    found = crossovers.expected(slices, D=D, T=T, B=B) if slices else {}
+    reason = "named"
+    if name is None:
+        able = {n: x for n, x in found.items() if n != "pallas" or m <= KERNEL_SIZES[family][dtype].get(D, -1)}
+        name, reason = _fastest(able, device, family, D, m, dtype, T, B)
+    elif name in ("pallas", "pallas_interpret"):
+        _check_kernels(name, device, family, D, m, dtype)
+    if chunks is None and "chunked" in found:
+        chunks = found["chunked"].chunks
+    return Choice(name, _plan(name, chunks, device, family, D, T - 1, B), reason)
+
+
+def _parse(implementation: str | None) -> tuple[str | None, int | None]:
+    """The name, and how many chunks are wanted, if that was said."""
+    name, _, count = (implementation or "").partition(":")
+    right = name in IMPLEMENTATIONS and (not count or (name == "chunked" and count.isdecimal() and int(count) > 0))
+    if implementation is not None and (not right or implementation.endswith(":")):
+        raise ValueError(
+            f"implementation: {implementation!r} given, wanted None or one of {', '.join(IMPLEMENTATIONS)}, "
+            "or 'chunked:N' for N chunks."
+        )
+    return name or None, int(count) if count else None
+
+
+def _fastest(
+    found: dict[str, crossovers.Expected], device: str, family: str, D: int, m: int, dtype: str, T: int, B: int
+) -> tuple[str, str]:
+    """The implementation to take, and why."""
+    if found:
+        name = crossovers.winner(found)
+        times = ", ".join(f"{n} {1e3 * x.seconds:.3g} ms" for n, x in sorted(found.items(), key=lambda x: x[1].seconds))
+        return name, f"measured on {device} around D={D}, T={T:,}, B={B:,}, {dtype}: {times}"
+    if _has_kernels(device) and m <= KERNEL_SIZES[family][dtype].get(D, -1):
+        return "pallas", _KERNEL_RULE
+    return ("sequential" if T < 64 or B > 16384 else "chunked"), _RULE
+
+
+def _plan(name: str, chunks: int | None, device: str, family: str, D: int, rows: int, B: int) -> Plan:
     algebra = "staged" if device == "cpu" else "stacked"
-    one_chunk = Plan(rows, 1, algebra="stacked" if family == "hmm" else algebra)
-    if implementation == "sequential":
-        return Choice("sequential", one_chunk, "named")
-    if implementation == "associative":
-        return Choice("associative", Plan(rows, max(rows, 1), "associative", algebra), "named")
-    if implementation in ("pallas", "pallas_interpret"):
-        _check_kernels(implementation, device, family, D, m, dtype)
-        return Choice(implementation, _kernel_plan(implementation, device, algebra, rows, B), "named")
-    if implementation is None and _has_kernels(device) and m <= _kernel_sizes(family, dtype).get(D, -1):
-        return Choice("pallas", _kernel_plan("pallas", device, algebra, rows, B), _KERNEL_RULE)
-    chunks, reason = _measured_chunks(device, family, str(jax.numpy.dtype(dtype)), D, T, B)
-    if implementation == "chunked":
-        chunks = chunks if chunks > 1 else max(min(rows // 16, MOST_CHUNKS), 2)
-        return Choice("chunked", chunked_plan(family, device, rows, chunks), "named")
-    if chunks == 1:
-        return Choice("sequential", one_chunk, reason)
-    return Choice("chunked", chunked_plan(family, device, rows, chunks), reason)
+    if name == "sequential":
+        few = D <= STAGED_STATES if B == 1 else family != "hmm"
+        return Plan(rows, 1, algebra=algebra if few or family == "lgssm" else "stacked")
+    if name == "associative":
+        return Plan(rows, max(rows, 1), "associative", algebra)
+    if name == "chunked":
+        most = MOST_CHUNKS if device == "cpu" else rows
+        return chunked_plan(family, device, rows, chunks or max(min(rows // 16, most), 2))
+    return _kernel_plan(name, device, algebra, rows, B)
 
 
 def chunked_plan(family: str, device: str, rows: int, chunks: int) -> Plan:
@@ -148,14 +179,14 @@ def chunked_plan(family: str, device: str, rows: int, chunks: int) -> Plan:
     return Plan(rows, _fit_lanes(chunks, rows), algebra="staged", forgetting=True)
 
 
-def _check_kernels(implementation: str, device: str, family: str, D: int, m: int, dtype: Any) -> None:
-    sizes = INTERPRETED_SIZES[family] if implementation == "pallas_interpret" else _kernel_sizes(family, dtype)
+def _check_kernels(implementation: str, device: str, family: str, D: int, m: int, dtype: str) -> None:
+    sizes = INTERPRETED_SIZES[family] if implementation == "pallas_interpret" else KERNEL_SIZES[family][dtype]
     if m > sizes.get(D, -1):
         given, most = f"D = {D}, m = {m}", "m up to " + ", ".join(f"{most_m} for D = {d}" for d, most_m in sizes.items())
         if family != "lgssm":
             given, most = f"K = {D}", f"K up to {max(sizes)}"
         raise ValueError(
-            f"implementation: {implementation!r} given for {given}, {jax.numpy.dtype(dtype)}; a thread's registers "
+            f"implementation: {implementation!r} given for {given}, {dtype}; a thread's registers "
             f"hold {most}. Take 'chunked', or None, which chooses for you."
         )
     if implementation == "pallas" and not _has_kernels(device):
@@ -165,13 +196,9 @@ def _check_kernels(implementation: str, device: str, family: str, D: int, m: int
         )
 
 
-def _kernel_sizes(family: str, dtype: Any) -> dict[int, int]:
-    return KERNEL_SIZES[family][str(jax.numpy.dtype(dtype))]
-
-
 def _kernel_plan(implementation: str, device: str, algebra: str, rows: int, B: int) -> Plan:
     """Lanes enough to fill a GPU; one chunk a sequence where sequences are many or short."""
-    fields = crossover_table()["devices"].get(device, {}).get("launch", {})
+    fields = crossovers.of_device(device).get("launch", {})
     launch = Launch(interpret=implementation == "pallas_interpret")._replace(**fields)
     chunks = 1 if rows < 4 * launch.rows else min(launch.fill // B, rows // launch.rows)
     return Plan(rows, _fit(chunks, rows), algebra=algebra, launch=launch)
@@ -192,32 +219,6 @@ def device_kind() -> str:
     device = jax.config.jax_default_device or jax.devices()[0]
     platform = getattr(device, "platform", device)
     return "cpu" if platform == "cpu" else getattr(device, "device_kind", str(device))
-
-
-@functools.cache
-def crossover_table() -> dict:
-    """The committed table: see the module's text and `fastscan.profiling.crossover`."""
-    return json.loads(importlib.resources.files("fastscan").joinpath("crossover.json").read_text())
-
-
-def _measured_chunks(device: str, family: str, dtype: str, D: int, T: int, B: int) -> tuple[int, str]:
-    cases = crossover_table()["devices"].get(device, {}).get("families", {}).get(family, {}).get("cases", ())
-    cases = [c for c in cases if c["dtype"] == dtype] or cases
-    if not cases:
-        chunks = 1 if T < 64 or B > 16384 else T // 16
-        return chunks, _RULE
-
-    def distance(case: dict) -> float:
-        return sum(abs(math.log(case[k] / v)) for k, v in (("D", D), ("T", T), ("B", B)))
-
-    nearest = min(cases, key=distance)
-    reason = (
-        f"fastest on {device} at D={nearest['D']}, T={nearest['T']}, B={nearest['B']}, {nearest['dtype']}: "
-        f"{nearest['chunks']} chunks, {nearest['gain']:.1f} times one chunk's speed"
-    )
-    if nearest["chunks"] == 1:
-        reason = f"one chunk is fastest on {device} at D={nearest['D']}, T={nearest['T']}, B={nearest['B']}, {nearest['dtype']}"
-    return nearest["chunks"], reason
 
 
 def _fit(chunks: int, rows: int) -> int:

@@ -1,14 +1,12 @@
-"""``python -m fastscan.profiling``: the demo, what we are held to, the seed's figure, reports, the crossover table."""
+"""``python -m fastscan.profiling``: the demo, measurements, and what is made of them."""
 
 import argparse
+import sys
 from argparse import Namespace
 from pathlib import Path
 
 _SIZES = [(D, m) for D in range(1, 5) for m in range(1, 5)] + [(5, 1), (6, 1)]
 """D and m of the kernel report."""
-_BENCHED = ("lgssm", "hmm", "gradients", "hmc")
-_MEASURED = ("lgssm", "hmm", "hmm_mode", "hmm_sample")
-_FAMILIES = ["smoother", "likelihood", "sampler", "hmm_smoother", "hmm_mode", "hmm_sampler"]
 
 
 def main() -> None:
@@ -21,39 +19,70 @@ def main() -> None:
     demo.add_argument("--lengths", type=int, nargs="+", default=[100, 1_000, 10_000, 100_000], help="T of the tracking model")
     demo.set_defaults(run=_demo)
 
-    bench = commands.add_parser("bench", help="measure everything the project is held to, against dynamax")
-    bench.add_argument("--families", nargs="+", default=list(_BENCHED), choices=_BENCHED)
-    bench.set_defaults(run=_bench)
+    measure = commands.add_parser("measure", help="errors, times, first calls and memory, ours and dynamax's, into a record")
+    measure.add_argument("--cases", nargs="+", default=["grid", "others", "held-out"], help="groups, in order (default: all)")
+    measure.add_argument("--only", default="", help="cases whose text holds this, for one 'hmm_smoother K=5'")
+    measure.add_argument("--implementations", nargs="+", help="default: all that end in reasonable time, and dynamax's")
+    measure.add_argument("--budget", type=float, default=780, help="seconds after which no case begins (default: 780)")
+    measure.add_argument("--record", type=Path, help="CSV (default: that of this device and commit in profiling/records)")
+    measure.set_defaults(run=_measure)
+
+    crossover = commands.add_parser("crossover", help="fit the crossover table to records; say what changed")
+    crossover.add_argument("records", type=Path, nargs="*", help="default: the newest one in profiling/records of this device")
+    crossover.add_argument("--table", type=Path, help="JSON to write (default: this user's, which comes before the committed)")
+    crossover.set_defaults(run=_crossover)
+
+    explain = commands.add_parser("explain", help="which implementation would run here, and why")
+    explain.add_argument("operation", help="a public function, for one lgssm_smoother")
+    for name, default in (("--D", None), ("--K", None), ("--T", None), ("--B", 1), ("--m", None)):
+        explain.add_argument(name, type=int, default=default, required=name == "--T")
+    explain.add_argument("--dtype", default="float32", choices=["float32", "float64"])
+    explain.set_defaults(run=_explain)
+
+    compare = commands.add_parser("compare", help="two records or commits: what became slower, larger, less accurate")
+    compare.add_argument("old", help="a record, or a commit that has one")
+    compare.add_argument("new", help="likewise")
+    compare.add_argument("--all", action="store_true", help="also what stayed the same")
+    compare.set_defaults(run=_compare)
+
+    trial = commands.add_parser("trial", help="whether compare finds a slowdown that is planted, and only that")
+    trial.add_argument("--tries", type=int, default=10)
+    trial.set_defaults(run=_trial)
+
+    judge = commands.add_parser("judge", help="the automatic choice against the best that was measured, case by case")
+    judge.add_argument("records", type=Path, nargs="*", help="default: the newest one in profiling/records of this device")
+    judge.set_defaults(run=_judge)
+
+    report = commands.add_parser("report", help="everything in the records as one page of HTML")
+    report.set_defaults(run=_report)
+
+    tables = commands.add_parser("tables", help="write the README's tables from the records")
+    tables.set_defaults(run=_tables)
 
     kernels = commands.add_parser("kernels", help="compile the GPU kernels without a GPU, and say what they cost")
     kernels.add_argument(
         "--sizes", type=_size, nargs="+", default=_SIZES, help="D,m or K,0 ... (default: 1,1 to 4,4, 5,1, 6,1)"
     )
-    kernels.add_argument("--families", nargs="+", default=["smoother"], choices=_FAMILIES)
+    kernels.add_argument("--families", nargs="+", default=["smoother"], help="default: smoother; or likelihood, hmm_mode...")
     kernels.add_argument("--dtype", default="float32", choices=["float32", "float64"])
     kernels.set_defaults(run=_kernels)
 
-    gpu = commands.add_parser("gpu", help="what .ci/gpu runs: accuracy, timings, ceilings and the GPU tests, on a GPU")
+    gpu = commands.add_parser("gpu", help="what .ci/gpu runs: ceilings, measure, compare and the GPU tests, on a GPU")
     gpu.add_argument("--dry-run", action="store_true", help="every step at toy sizes, on a CPU")
     gpu.add_argument("--limit", type=float, default=540, help="seconds for all (default: 540)")
-    gpu.add_argument("--resume", action="store_true", help="go on with the records in the folder, after the case that ended it")
     gpu.add_argument("--commit", help="what is measured, where git can't tell")
     gpu.set_defaults(run=_gpu)
 
-    sampling = commands.add_parser("hmm-sampling", help="draw paths of HMMs, ours and dynamax's, against their length; figure")
-    sampling.set_defaults(run=_sampling)
-
-    for command in (demo, bench, kernels, gpu, sampling):
-        command.add_argument("--out", type=Path, default=Path("out"), help="folder for what is written (default: out)")
-
-    crossover = commands.add_parser("crossover", help="measure the best number of chunks here, into fastscan/crossover.json")
-    crossover.add_argument("--families", nargs="+", default=list(_MEASURED), choices=_MEASURED)
-    crossover.set_defaults(run=_crossover)
     fit = commands.add_parser("fit-co2", help="fit the variances of the demo's CO2 model by maximum likelihood")
     fit.set_defaults(run=_fit)
 
+    for command in (demo, report, kernels, gpu):
+        command.add_argument("--out", type=Path, default=Path("out"), help="folder for what is written (default: out)")
     arguments = parser.parse_args()
-    arguments.run(arguments)
+    try:
+        arguments.run(arguments)
+    except ValueError as error:
+        parser.exit(2, f"{error}\n")
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -71,35 +100,88 @@ def _demo(arguments: Namespace) -> None:
     run_demo(arguments.out, tuple(arguments.lengths))
 
 
-def _bench(arguments: Namespace) -> None:
-    from fastscan.profiling.bench import run_bench
+def _measure(arguments: Namespace) -> None:
+    from fastscan.profiling.cases import GROUPS, cases
+    from fastscan.profiling.measure import default_path, measure
+    from fastscan.profiling.tables import RECORDS
 
-    run_bench(arguments.out, arguments.families)
+    unknown = [name for name in arguments.cases if name not in GROUPS]
+    if unknown:
+        raise ValueError(f"--cases: {', '.join(unknown)} given, wanted some of {', '.join(GROUPS)}.")
+    chosen = [case for case in cases(*arguments.cases) if arguments.only in str(case)]
+    path = arguments.record or default_path(RECORDS)
+    problems = measure(chosen, path, names=arguments.implementations, budget=arguments.budget)
+    print("\n".join([*problems, f"record: {path}"]))
+
+
+def _crossover(arguments: Namespace) -> None:
+    from fastscan import crossovers
+    from fastscan.profiling.crossover import changes, fit, merged, write
+
+    path = arguments.table or crossovers.user_table()
+    table = fit(_rows(arguments.records))
+    committed = crossovers.committed_table()
+    print("\n".join(changes(committed, table) or ["as the committed table"]))
+    write(merged(crossovers.read_table(path) if path.exists() else {"devices": {}}, table), path)
+    print(f"table: {path}")
+
+
+def _explain(arguments: Namespace) -> None:
+    from fastscan.profiling.crossover import explain
+
+    if (arguments.D is None) == (arguments.K is None):
+        raise ValueError("Give --D, the state dimensions, or --K, an HMM's number of states.")
+    sizes = {name: getattr(arguments, name) for name in ("T", "B", "m", "dtype")}
+    print(explain(arguments.operation, D=arguments.D or arguments.K, **sizes))
+
+
+def _compare(arguments: Namespace) -> None:
+    from fastscan.profiling.compare import compare, find, markdown, regressed
+    from fastscan.profiling.tables import RECORDS
+
+    findings = compare(find(arguments.old, RECORDS), find(arguments.new, RECORDS))
+    print(markdown(findings, everything=arguments.all))
+    sys.exit(1 if regressed(findings) else 0)
+
+
+def _trial(arguments: Namespace) -> None:
+    from fastscan.profiling.trial import run_trial
+
+    sys.exit(0 if run_trial(arguments.tries) else 1)
+
+
+def _judge(arguments: Namespace) -> None:
+    from fastscan.profiling.judge import judge
+
+    print("\n".join(judge(_rows(arguments.records))))
+
+
+def _report(arguments: Namespace) -> None:
+    from fastscan.profiling.report import write_report
+    from fastscan.profiling.tables import RECORDS
+
+    print(write_report(arguments.out, RECORDS))
+
+
+def _tables(_: Namespace) -> None:
+    from fastscan.profiling.tables import README, generated, rewritten
+
+    README.write_text(rewritten(README.read_text(), generated()))
 
 
 def _kernels(arguments: Namespace) -> None:
-    from fastscan.profiling.kernels import run_report
+    from fastscan.profiling.kernels import FAMILIES, run_report
 
+    unknown = [name for name in arguments.families if name not in FAMILIES]
+    if unknown:
+        raise ValueError(f"--families: {', '.join(unknown)} given, wanted some of {', '.join(FAMILIES)}.")
     run_report(arguments.out, arguments.sizes, arguments.families, arguments.dtype)
 
 
 def _gpu(arguments: Namespace) -> None:
     from fastscan.profiling.gpu import exit_with, run_gpu
 
-    given = (arguments.out, arguments.dry_run, arguments.limit)
-    exit_with(run_gpu(*given, resume=arguments.resume, commit=arguments.commit))
-
-
-def _sampling(arguments: Namespace) -> None:
-    from fastscan.profiling.hmm_sampling import run_sampling
-
-    run_sampling(arguments.out)
-
-
-def _crossover(arguments: Namespace) -> None:
-    from fastscan.profiling.crossover import write
-
-    write(families=arguments.families)
+    exit_with(run_gpu(arguments.out, arguments.dry_run, arguments.limit, commit=arguments.commit))
 
 
 def _fit(_: Namespace) -> None:
@@ -107,6 +189,18 @@ def _fit(_: Namespace) -> None:
 
     variances, loglik = fit_co2_variances()
     print(f"{variances}\nlog-likelihood {loglik:.4f}")
+
+
+def _rows(paths: list[Path]) -> list:
+    """Of the records that were named, or of the newest one of this device."""
+    from fastscan.dispatch import device_kind
+    from fastscan.profiling.records import read
+    from fastscan.profiling.tables import RECORDS, newest
+
+    missing = [str(path) for path in paths if not path.exists()]
+    if missing:
+        raise ValueError(f"{', '.join(missing)}: no such record.")
+    return [row for path in paths for row in read(path)] if paths else newest(RECORDS, device_kind())
 
 
 if __name__ == "__main__":

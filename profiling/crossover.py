@@ -1,118 +1,200 @@
-"""Measures, for grids of problems, how many chunks inference runs fastest with, and writes the table dispatch reads."""
+"""Fits the crossover table to records: what each implementation takes at every length, and from which length on it wins."""
 
-import functools
 import json
+import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
-from rich.progress import track
 
 import fastscan
-from fastscan import hmm_inference, lgssm_inference
-from fastscan.dispatch import FAMILIES, How, choose, chunked_plan, device_kind
-from fastscan.hmm_model import check_hmm
-from fastscan.model import check_model
-from fastscan.profiling.machine import describe
-from fastscan.profiling.models import random_params
-from fastscan.profiling.timing import medians
+from fastscan import crossovers
+from fastscan.dispatch import choose
+from fastscan.profiling.cases import MEASURED_BY
+from fastscan.profiling.records import Row, by_case
 
-TABLE = Path(fastscan.__file__).parent / "crossover.json"
+COMMITTED = Path(fastscan.__file__).parent / "crossover.json"
 
-CANDIDATES = {10: (3,), 30: (3, 6), 100: (5, 10, 20), 300: (8, 16, 32), 1_000: (16, 32, 64)}
-CANDIDATES |= {10_000: (32, 64, 128, 256), 100_000: (64, 128, 192, 256)}
-BATCH_CANDIDATES = {10: (3,), 100: (2, 4, 8), 1_000: (2, 4, 8, 16)}
-HMM_CANDIDATES = {100: (5, 10), 1_000: (16, 32, 64), 10_000: (64, 128, 256), 100_000: (128, 256, 384)}
-HMM_BATCH_CANDIDATES = {100: (2, 4), 1_000: (2, 4, 8)}
-DIMENSIONS = ((1, 1), (2, 1), (4, 2), (6, 1), (8, 4), (16, 8))
-STATES = (2, 5, 16, 32)
-HMM_WORK = 3e7
-"""K^2 T B, at most: larger problems would take minutes each."""
-BATCH = 64
-MARGIN = 1.05
-"""More chunks must be this much faster than fewer to be preferred."""
+FEWER = 1.03
+"""More chunks must be so many times faster than fewer."""
 
 
-class Case(NamedTuple):
-    """One problem: its family, state and emission dimensions, steps, sequences, and chunks to try beside 1."""
+def fit(rows: Iterable[Row]) -> dict:
+    """The table of all devices in some records; of several times of one thing the last counts.
 
-    family: str
-    D: int
-    m: int
-    T: int
-    B: int
-    chunks: tuple[int, ...]
-
-
-def cases(family: str) -> Iterator[Case]:
-    """The grid of one of `dispatch.FAMILIES`; an HMM's D is its K."""
-    if family == "lgssm":
-        for D, m in DIMENSIONS:
-            yield from (Case(family, D, m, T, 1, chunks) for T, chunks in CANDIDATES.items())
-            yield from (Case(family, D, m, T, BATCH, chunks) for T, chunks in BATCH_CANDIDATES.items())
-        return
-    for K in STATES:
-        for B, candidates in ((1, HMM_CANDIDATES), (BATCH, HMM_BATCH_CANDIDATES)):
-            yield from (Case(family, K, 0, T, B, chunks) for T, chunks in candidates.items() if K**2 * T * B <= HMM_WORK)
-
-
-def measure(case: Case, dtype: str = "float32") -> dict:
-    """The fastest number of chunks, and how many times faster than one chunk it is."""
-    run, arguments = _problem(case, dtype)
-    plans = {1: choose("sequential", T=case.T, B=case.B, D=case.D, m=case.m, dtype=dtype, family=case.family).plan}
-    plans |= {C: chunked_plan(case.family, device_kind(), case.T - 1, C) for C in case.chunks}
-    repeats = int(np.clip(2e5 / (case.T * case.B), 5, 30))
-    calls = [functools.partial(run, how=How(plan)) for plan in plans.values()]
-    seconds = dict(zip(plans, medians(calls, *arguments, repeats=repeats), strict=True))
-    best = 1
-    for C in case.chunks:
-        if seconds[C] * MARGIN < seconds[best]:
-            best = C
-    gain = round(max(seconds[1] / seconds[best], 1.0), 2)
-    return {"D": case.D, "m": case.m, "T": case.T, "B": case.B, "dtype": dtype, "chunks": best, "gain": gain}
-
-
-def write(path: Path = TABLE, families: Sequence[str] = FAMILIES) -> dict:
-    """Measures grids on this device and puts them into the table, beside what is there of other devices and families."""
-    table = json.loads(path.read_text()) if path.exists() else {"devices": {}}
-    entry = table["devices"].setdefault(device_kind(), {"families": {}})["families"]
-    for family in families:
-        about = describe(f"python -m fastscan.profiling crossover --families {family}")
-        rows = []
-        for case in track(list(cases(family)), description=family):
-            rows.append(measure(case))
-            entry[family] = about | {"cases": rows}
-            path.write_text(_text(table))
-            jax.clear_caches()
+    A slice's ``wins`` says for each implementation from which T on it is `crossovers.MARGIN` times as fast as the sequential
+    one up to the longest series measured, None if it isn't there; and the band of T in which the spread of the samples
+    (between their 20th and 80th percentiles) leaves open who is faster.
+    """
+    table: dict[str, Any] = {"devices": {}}
+    names = {operation: family for family, operation in MEASURED_BY.items()}
+    groups: dict[tuple, list[Row]] = {}
+    for case, measured in by_case(rows).items():
+        for row in measured.values():
+            ours = row.implementation.split(":")[0] in ("sequential", "associative", "chunked", "pallas")
+            if row.p50 and ours and case.operation in names:
+                groups.setdefault((row.device, names[case.operation], row.dtype, row.D, row.m, row.B), []).append(row)
+    for (device, family, dtype, D, m, B), mine in sorted(groups.items()):
+        entry = table["devices"].setdefault(device, {"measured": _about(mine[-1]), "families": {}})
+        sizes = {"D": D, "m": m, "B": B, "dtype": dtype}
+        entry["families"].setdefault(family, []).append(sizes | _slice(mine))
     return table
 
 
-def _problem(case: Case, dtype: str) -> tuple[Callable, tuple]:
-    """What runs it, and the arguments but ``how``."""
-    r = np.random.default_rng(0)
-    if case.family == "lgssm":
-        model, _ = check_model(random_params(case.D, case.m, dtype), case.T, case.B, np.dtype(dtype))
-        emissions = jax.numpy.asarray(r.normal(size=(case.B, case.T, case.m)).astype(dtype))
-        return functools.partial(lgssm_inference.smooth_states, per_step=True), (model, emissions)
-    K = case.D
-    arrays = r.dirichlet(np.ones(K)), r.dirichlet(np.ones(K), size=K), r.normal(size=(case.B, case.T, K))
-    initial, A, log_likelihoods = (x.astype(dtype) for x in arrays)
-    model, _ = check_hmm(initial, A, log_likelihoods)
-    if case.family == "hmm":
-        return functools.partial(hmm_inference.smooth_states, log_weights=False, counting=False), (model,)
-    if case.family == "hmm_mode":
-        return functools.partial(hmm_inference.most_likely_states, log_weights=False), (model,)
-    uniform = jax.numpy.asarray(r.random((case.B, case.T, 1, 1)).astype(dtype))
-    return functools.partial(hmm_inference.sample_states, log_weights=False), (model, uniform)
+def _about(row: Row) -> dict[str, Any]:
+    return {
+        "machine": f"{row.machine}, {row.cores} cores",
+        "driver": row.driver,
+        "versions": {"python": row.python, "jax": row.jax, "jaxlib": row.jaxlib},
+        "commit": row.commit + ("+" if row.dirty else ""),
+        "date": row.date,
+    }
 
 
-def _text(table: dict) -> str:
-    """JSON with one case a line, so that a new measurement is a readable diff."""
-    text = json.dumps(table, indent=2)
-    return (
-        re.sub(r"\{[^{}]*\}", lambda group: re.sub(r"\s*\n\s*", " ", group[0]).replace("{ ", "{").replace(" }", "}"), text)
-        + "\n"
-    )
+def _slice(rows: Sequence[Row]) -> dict[str, Any]:
+    lengths = sorted({row.T for row in rows})
+    best = {T: _best([row for row in rows if row.T == T]) for T in lengths}
+    names = sorted({name for found in best.values() for name in found})
+    seconds = {name: [_rounded(best[T][name].p50) if name in best[T] else None for T in lengths] for name in names}
+    chunks = [_chunks(best[T].get("chunked")) for T in lengths]
+    wins = {name: _win(best, lengths, name) for name in names if name != "sequential"}
+    return {"T": lengths, "seconds": seconds, "chunks": chunks, "wins": wins}
+
+
+def _best(rows: Sequence[Row]) -> dict[str, Row]:
+    """One row an implementation, of several numbers of chunks the fastest."""
+    found: dict[str, Row] = {}
+    for row in sorted(rows, key=lambda row: _chunks(row) or 0):
+        name = row.implementation.split(":")[0]
+        if name not in found or _p50(row) * FEWER < _p50(found[name]):
+            found[name] = row
+    return found
+
+
+def _chunks(row: Row | None) -> int | None:
+    """How many were asked for; by a name without a number, how many dispatch takes."""
+    if row is None:
+        return None
+    if ":" in row.implementation:
+        return int(row.implementation.split(":")[1])
+    sizes: dict[str, Any] = {"T": row.T, "B": row.B, "D": row.D, "m": row.m, "dtype": row.dtype, "device": row.device}
+    family = next(name for name, operation in MEASURED_BY.items() if operation == row.operation)
+    return choose(row.implementation, **sizes, family=family).plan.chunks if row.implementation == "chunked" else None
+
+
+def _win(best: dict[int, dict[str, Row]], lengths: Sequence[int], name: str) -> dict[str, Any]:
+    """Where the logarithm of the gain over the sequential one crosses that of the margin for the last time."""
+    both = [T for T in lengths if name in best[T] and "sequential" in best[T]]
+    gains = {"from": ("p50", "p50"), "low": ("p80", "p20"), "high": ("p20", "p80")}
+    found = {
+        key: _crossing(both, [math.log(_seconds(best[T]["sequential"], of) / _seconds(best[T][name], mine)) for T in both])
+        for key, (of, mine) in gains.items()
+    }
+    return {"from": found["from"], "band": [found["low"], found["high"]]}
+
+
+def _crossing(lengths: Sequence[int], gains: Sequence[float]) -> float | None:
+    margin = math.log(crossovers.MARGIN)
+    if not gains or gains[-1] < margin:
+        return None
+    below = [i for i, gain in enumerate(gains) if gain < margin]
+    if not below:
+        return lengths[0]
+    i = below[-1]
+    share = (margin - gains[i]) / (gains[i + 1] - gains[i])
+    return _rounded(math.exp(np.interp(share, [0, 1], np.log(lengths[i : i + 2]))))
+
+
+def _p50(row: Row) -> float:
+    return _seconds(row, "p50")
+
+
+def _seconds(row: Row, percentile: str) -> float:
+    return getattr(row, percentile)
+
+
+def _rounded(x: float | None) -> float | None:
+    return None if x is None else float(f"{x:.3g}")
+
+
+def merged(old: dict, new: dict) -> dict:
+    """The old table with the new one's families in place of its own; other devices, families and launches stay."""
+    devices = {name: dict(entry) for name, entry in old["devices"].items()}
+    for name, entry in new["devices"].items():
+        before = devices.get(name, {})
+        devices[name] = before | entry | {"families": before.get("families", {}) | entry["families"]}
+    return {"devices": devices}
+
+
+def changes(old: dict, new: dict) -> list[str]:
+    """What a new table says that the old one does not, a line each: T* of the chunks, or of kernels, slice by slice."""
+    before, after = _lengths(old), _lengths(new)
+    lines = []
+    for key, length in after.items():
+        was = before.get(key, "not measured")
+        if was != length:
+            device, family, dtype, D, B, name = key
+            lines.append(f"{device} {family} {dtype} D={D} B={B}: {name} wins from T = {_text(length)} on (was {_text(was)})")
+    return lines
+
+
+def _lengths(table: dict) -> dict[tuple, Any]:
+    return {
+        (device, family, s["dtype"], s["D"], s["B"], name): win["from"]
+        for device, entry in table["devices"].items()
+        for family, slices in entry.get("families", {}).items()
+        for s in slices
+        for name, win in s["wins"].items()
+        if name != "associative"
+    }
+
+
+def _text(length: Any) -> str:
+    return "never" if length is None else length if isinstance(length, str) else f"{length:,.0f}"
+
+
+def write(table: dict, path: Path) -> None:
+    """As JSON with one slice a line, so that a new measurement is a readable diff."""
+    text = json.dumps(table, indent=1)
+    flat = re.sub(r'\{\s*"D":.*?\n {5}\}', lambda group: re.sub(r"\s*\n\s*", " ", group[0]), text, flags=re.DOTALL)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(flat + "\n")
+
+
+def explain(operation: str, *, D: int, T: int, B: int = 1, m: int | None = None, dtype: str = "float32") -> str:
+    """Which implementation would run here, and the measurements that say so, in words.
+
+    Args:
+        operation: a public function's name, for one "lgssm_smoother".
+        D: state dimensions; of an HMM its number of states.
+        T: time steps.
+        B: sequences.
+        m: emission dimensions; default half of D. They decide only whether a GPU's kernels can run.
+        dtype: "float32" or "float64".
+
+    Raises:
+        ValueError: a function that fastscan does not have.
+    """
+    if not callable(getattr(fastscan, operation, None)) or not operation.removeprefix("parallel_").startswith(("lgssm", "hmm")):
+        raise ValueError(f"{operation!r} given, wanted one of fastscan's functions, as 'lgssm_smoother' or 'hmm_filter'.")
+    bare = operation.removeprefix("parallel_")
+    family = next((f for f, name in MEASURED_BY.items() if name == bare), bare.split("_")[0])
+    m = (m or max(D // 2, 1)) if family == "lgssm" else 0
+    choice = choose(None, T=T, B=B, D=D, m=m, dtype=dtype, family=family)
+    chunks = f", {choice.plan.chunks:,} chunks of {choice.plan.length:,} steps" if choice.plan.chunks > 1 else ""
+    lines = [f"{operation} runs as {choice.implementation!r}{chunks}", choice.reason]
+    device = fastscan.dispatch.device_kind()
+    slices = crossovers.slices_of(device, family, dtype)
+    if slices:
+        near = min(slices, key=lambda s: abs(math.log(s["D"] / D)) + abs(math.log(s["B"] / B)))
+        for name, win in near["wins"].items():
+            low, high = map(_text, win["band"])
+            lines.append(
+                f"nearest measured: D={near['D']}, B={near['B']}, {near['dtype']}: {name} wins from T = {_text(win['from'])} "
+                f"on (open from {low} to {high}; measured from T = {near['T'][0]:,} to {near['T'][-1]:,})"
+            )
+        about = crossovers.of_device(device)["measured"]
+        lines.append("on " + ", ".join(f"{key} {value}" for key, value in about.items() if value))
+    return "\n".join(lines)

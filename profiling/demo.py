@@ -16,16 +16,12 @@ from fastscan import ParamsLGSSM, dispatch, lgssm_smoother
 from fastscan.profiling.earthquakes import PUBLISHED_LOGLIKS, decode, fit_stationary_poisson_hmm, load_earthquakes
 from fastscan.profiling.figures import draw_co2, draw_earthquakes, draw_speedup, missing_runs
 from fastscan.profiling.models import co2_params, load_co2, simulate, tracking_params
-from fastscan.profiling.timing import dynamax_parallel_seconds, median_seconds
+from fastscan.profiling.timing import median_seconds
 
-LONGEST_ASSOCIATIVE = 1_000
+LONGEST_ASSOCIATIVE = 100
 """Time steps; past these the associative implementation compiles for longer than a demonstration should take."""
 
-PARALLEL_LIMIT = 120.0
-"""Seconds that dynamax's parallel smoother gets for compiling and all its calls."""
-
-_DYNAMAX, _DYNAMAX_PARALLEL = "dynamax lgssm_smoother", "dynamax parallel_lgssm_smoother"
-_NOT_INSTALLED = "not installed"
+_DYNAMAX = "dynamax lgssm_smoother"
 
 
 class Timing(NamedTuple):
@@ -108,7 +104,7 @@ def _demonstrate_tracking(out: pathlib.Path, lengths: Sequence[int], console: Co
         with console.status(f"timing T = {T:,}"):
             y = simulate(params, T, seed=0)
             timings += [_time_fastscan(name, params, y) for name in (*dispatch.compiled_implementations(), None)]
-            timings += [_time_dynamax(params, y), _time_dynamax_parallel(T)]
+            timings.append(_time_dynamax(params, y))
     _print_timings(console, timings)
 
     rows = [timing._asdict() for timing in timings]
@@ -132,27 +128,16 @@ def _time_fastscan(name: str | None, params: ParamsLGSSM, emissions: np.ndarray)
 
 
 def _time_dynamax(params: ParamsLGSSM, emissions: np.ndarray, note: str = "") -> Timing:
-    if not _has_dynamax():
-        return Timing(_DYNAMAX, len(emissions), None, _NOT_INSTALLED)
+    if importlib.util.find_spec("dynamax") is None:
+        return Timing(_DYNAMAX, len(emissions), None, "not installed")
     from dynamax.linear_gaussian_ssm import lgssm_smoother as dynamax_smoother
 
     return Timing(_DYNAMAX, len(emissions), _median(dynamax_smoother, params, emissions), note)
 
 
-def _time_dynamax_parallel(T: int) -> Timing:
-    if not _has_dynamax():
-        return Timing(_DYNAMAX_PARALLEL, T, None, _NOT_INSTALLED)
-    seconds = dynamax_parallel_seconds(T, PARALLEL_LIMIT)
-    return Timing(_DYNAMAX_PARALLEL, T, seconds, f"no result in {PARALLEL_LIMIT:.0f} s" if seconds is None else "")
-
-
 def _median(smoother: Callable, params: ParamsLGSSM, emissions: np.ndarray) -> float:
     """Seconds of a compiled call whose arguments are on the device already."""
     return median_seconds(jax.jit(smoother), *jax.device_put((params, emissions)))
-
-
-def _has_dynamax() -> bool:
-    return importlib.util.find_spec("dynamax") is not None
 
 
 def _print_timings(console: Console, timings: Sequence[Timing]) -> None:

@@ -22,17 +22,8 @@ _STYLES: dict[str, dict[str, Any]] = {
     "fastscan chunked": {"color": _GREEN, "marker": "o"},
     "fastscan associative": {"color": _SKY, "marker": "D"},
     "dynamax lgssm_smoother": {"color": VERMILION, "marker": "^", "linestyle": "--"},
-    "dynamax parallel_lgssm_smoother": {"color": _ORANGE, "marker": "v", "linestyle": "--"},
 }
 _STATES = (_SKY, _ORANGE, VERMILION, _GREEN, BLUE)
-_SAMPLER_STYLES: dict[str, dict[str, Any]] = {
-    "fastscan sequential": {"color": BLUE, "marker": "s"},
-    "fastscan chunked": {"color": _GREEN, "marker": "o"},
-    "fastscan associative": {"color": _SKY, "marker": "D"},
-    "fastscan pallas": {"color": INK, "marker": "P"},
-    "dynamax serial": {"color": VERMILION, "marker": "^", "linestyle": "--"},
-    "dynamax parallel": {"color": _ORANGE, "marker": "v", "linestyle": "--"},
-}
 _YEAR = np.timedelta64(365, "D")
 
 
@@ -148,35 +139,6 @@ def draw_speedup(path: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
     axis.grid(which="major", color="#E5E5E5", linewidth=0.8)
     axis.set_axisbelow(True)
     axis.legend(loc="best", frameon=False)
-    figure.savefig(path, dpi=150)
-
-
-def draw_sampling(path: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Time of drawing an HMM's path against its length: warm calls above, first calls below, a column for every K.
-
-    Args:
-        path: a PNG to write.
-        rows: dicts with ``sampler``, a name of the legend, ``K``, ``T``, and ``warm`` and ``first_call``, seconds or None.
-    """
-    states = sorted({row["K"] for row in rows})
-    figure = Figure(figsize=(5.2 * len(states), 7.5), layout="constrained")
-    axes = figure.subplots(2, len(states), sharex=True, sharey="row", squeeze=False)
-    titles = {"warm": "a compiled call", "first_call": "the first call, which compiles"}
-    for line, (field, title) in zip(axes, titles.items(), strict=True):
-        for axis, K in zip(line, states, strict=True):
-            for name, style in _SAMPLER_STYLES.items():
-                points = [
-                    (r["T"], 1e3 * r[field]) for r in rows if (r["sampler"], r["K"]) == (name, K) and r[field] is not None
-                ]
-                if points:
-                    axis.plot(*zip(*sorted(points), strict=True), label=name, **{"linewidth": 1.8, "markersize": 6} | style)
-            axis.set(xscale="log", yscale="log")
-            _title(axis, f"K = {K}: {title}", "time (ms)" if states[0] == K else "")
-            axis.grid(which="major", color="#E5E5E5", linewidth=0.8)
-            axis.set_axisbelow(True)
-    for axis in axes[-1]:
-        axis.set_xlabel("length of the series, T (time steps)")
-    axes[0, 0].legend(loc="best", frameon=False, fontsize=9)
     figure.savefig(path, dpi=150)
 
 

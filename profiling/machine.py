@@ -1,38 +1,76 @@
 """What a figure was measured on."""
 
 import datetime
+import functools
+import importlib.metadata
 import os
 import platform
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import jax
-import jaxlib
-import numpy as np
 
 from fastscan.dispatch import device_kind
 
+PACKAGES = ("jax", "jaxlib", "triton", "dynamax")
 
-def describe(command: str) -> dict:
-    """Machine, versions, commit and date, as every record carries them.
+
+def stamp() -> dict[str, Any]:
+    """Device, machine, driver, versions, commit and date: the last columns of `fastscan.profiling.records.Row`."""
+    commit, dirty = _commit()
+    return {
+        "device": device_kind(),
+        "machine": _processor(),
+        "cores": os.cpu_count() or 1,
+        "driver": _driver(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in PACKAGES},
+        "commit": commit,
+        "dirty": dirty,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+
+
+def describe(command: str) -> dict[str, Any]:
+    """The same for a record whose rows do not hold it, in a few words.
 
     Args:
         command: what was run, as one would type it.
     """
+    on = stamp()
     return {
-        "machine": f"{_processor()}, {os.cpu_count()} cores, device {device_kind()}",
-        "versions": {
-            "python": platform.python_version(),
-            "jax": jax.__version__,
-            "jaxlib": jaxlib.__version__,
-            "numpy": np.__version__,
-        },
-        "commit": _commit(),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "machine": f"{on['machine']}, {on['cores']} cores, device {on['device']}",
+        "versions": {name: on[name] for name in ("python", "jax", "jaxlib")} | {"numpy": version("numpy")},
+        "commit": on["commit"] + ("+" if on["dirty"] else ""),
+        "date": on["date"],
         "command": command,
     }
 
 
+def version(package: str) -> str:
+    """Of an installed package; "" if it is not."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def nvidia_smi(fields: str) -> str:
+    """What NVIDIA's tool says of the first GPU; "" without one."""
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()[0].strip()
+    except (OSError, subprocess.SubprocessError, IndexError):
+        return ""
+
+
+@functools.cache
+def _driver() -> str:
+    return nvidia_smi("driver_version") if jax.default_backend() != "cpu" else ""
+
+
+@functools.cache
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -41,14 +79,15 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def _commit() -> str:
-    """The checkout's commit, with "+" if files that git tracks differ from it."""
-    here = Path(__file__).resolve().parent
+def _commit() -> tuple[str, bool]:
+    """The checkout's commit, and whether files of the code that git tracks differ from it."""
+    root = Path(__file__).resolve().parent.parent
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "*.py", "*.json", "*.toml")
+        return git("rev-parse", "--short=12", "HEAD"), bool(changed)
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return "unknown", False

@@ -1,47 +1,83 @@
-"""Clocks. A timing is a median of warm calls, and means something only beside another from the same process."""
+"""Clocks. A timing means something only beside another from the same process, taken in turns."""
 
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-WARM_SECONDS = 0.03
+WARM_SECONDS = 0.01
+"""Before each sample a function runs for so long, not counted: with memory and caches as it leaves them itself."""
+
+SAMPLE_SECONDS, IN_FLIGHT_SECONDS = 0.002, 0.02
+"""A sample of calls that are waited for lasts at least so long; one of calls in flight."""
+
+MOST_SECONDS = 4.0
+"""Of all samples of one function, unless three take longer."""
 
 
-def median_seconds(function: Callable, *args: Any, repeats: int = 9) -> float:
-    """Median seconds of a call, after one that is not counted, each waited for."""
-    return medians([function], *args, repeats=repeats)[0]
+class Clock(NamedTuple):
+    """Seconds of a call: ``waited`` for each, or ``in_flight`` with others, one number a sample."""
+
+    waited: list[float]
+    in_flight: list[float]
 
 
-def medians(functions: Sequence[Callable], *args: Any, repeats: int = 9) -> list[float]:
-    """Median seconds of several functions of the same arguments, in turns so that all see the same machine.
+def clock(
+    calls: dict[Hashable, Callable[[], Any]],
+    *,
+    repeats: int = 15,
+    in_flight: bool = False,
+    seconds_left: Callable[[], float] = lambda: 1e9,
+) -> dict[Hashable, Clock]:
+    """Times functions that have run before, in turns, so that all see the same machine.
 
-    Before each call that is timed come others that are not, for `WARM_SECONDS`: a function runs warm, not with memory and
-    caches as another one has left them.
+    Args:
+        calls: the functions.
+        repeats: samples of each; fewer of slow ones, but at least 3.
+        in_flight: take samples of calls that are waited for together, too.
+        seconds_left: when this is negative, no further turn begins.
     """
-    jax.block_until_ready([function(*args) for function in functions])
-    seconds: list[list[float]] = [[] for _ in functions]
-    for _ in range(repeats):
-        for function, clock in zip(functions, seconds, strict=True):
-            started = time.perf_counter()
-            while time.perf_counter() < started + WARM_SECONDS:
-                jax.block_until_ready(function(*args))
-            start = time.perf_counter()
-            jax.block_until_ready(function(*args))
-            clock.append(time.perf_counter() - start)
-    return [float(np.median(clock)) for clock in seconds]
+    seconds = {name: min(_sample(call, 1, wait=True) for _ in range(2)) for name, call in calls.items()}
+    found = {name: Clock([], []) for name in calls}
+    for turn in range(repeats):
+        for name, call in calls.items():
+            one = seconds[name]
+            if turn >= max(3, MOST_SECONDS / (one + min(one, WARM_SECONDS))) or (turn and seconds_left() < 0):
+                continue
+            if one < 10 * WARM_SECONDS:
+                _sample(call, _count(WARM_SECONDS, one), wait=True)
+            found[name].waited.append(_sample(call, _count(SAMPLE_SECONDS, one), wait=True))
+            if in_flight:
+                found[name].in_flight.append(_sample(call, _count(IN_FLIGHT_SECONDS, one), wait=False))
+    return found
 
 
-def first_call_seconds(function: Callable, *args: Any) -> float:
-    """Seconds of the first call of a jitted function: trace, compile and run."""
-    jax.clear_caches()
+def _count(seconds: float, one: float) -> int:
+    return int(np.clip(seconds / one, 1, 512))
+
+
+def _sample(call: Callable[[], Any], n: int, *, wait: bool) -> float:
     start = time.perf_counter()
-    jax.block_until_ready(function(*args))
-    return time.perf_counter() - start
+    for _ in range(n):
+        out = call()
+        if wait:
+            jax.block_until_ready(out)
+    jax.block_until_ready(out)
+    return (time.perf_counter() - start) / n
+
+
+def median_seconds(function: Callable, *args: Any) -> float:
+    """Median seconds of a call, after one that is not counted, each waited for."""
+
+    def call() -> Any:
+        return function(*args)
+
+    jax.block_until_ready(call())
+    return float(np.median(clock({0: call}, repeats=9)[0].waited))
 
 
 def in_subprocess(code: str, timeout: float) -> list[float] | None:
@@ -57,36 +93,3 @@ def in_subprocess(code: str, timeout: float) -> list[float] | None:
     if done.returncode:
         raise RuntimeError(f"A subprocess failed: {done.stderr.strip().splitlines()[-1:]}")
     return [float(x) for x in done.stdout.strip().splitlines()[-1].split()]
-
-
-_DYNAMAX_PARALLEL = """
-import jax, jax.numpy as jnp
-from dynamax.linear_gaussian_ssm import parallel_lgssm_smoother
-from fastscan.profiling.models import tracking_params, simulate
-from fastscan.profiling.timing import median_seconds
-from fastscan import make_lgssm_params
-p = tracking_params()
-p = make_lgssm_params(p.initial.mean, p.initial.cov, p.dynamics.weights, p.dynamics.cov, p.emissions.weights, p.emissions.cov)
-y = simulate(p, {T}, 0)
-f = jax.jit(parallel_lgssm_smoother)
-print(median_seconds(f, p, y))
-"""
-
-
-def dynamax_parallel_seconds(T: int, timeout: float) -> float | None:
-    """Seconds of dynamax's parallel smoother on the tracking model, jitted and warm.
-
-    In a process of its own with a time limit: on a CPU it now and then hangs for good.
-
-    Args:
-        T: time steps.
-        timeout: seconds.
-
-    Returns:
-        Seconds; None if it did not end in time.
-
-    Raises:
-        RuntimeError: it failed, for one because dynamax is not installed.
-    """
-    seconds = in_subprocess(_DYNAMAX_PARALLEL.format(T=T), timeout)
-    return None if seconds is None else seconds[0]

@@ -5,10 +5,21 @@ from pathlib import Path
 import jax
 import pytest
 
+from fastscan import crossovers
+
 jax.config.update("jax_enable_x64", True)
 
 MAPPINGS = Path("/proc/self/maps")
 ENOUGH = 20_000  # of the 65,530 that Linux gives a process; every compiled program takes a few
+
+
+@pytest.fixture(autouse=True)
+def committed_crossovers(monkeypatch, tmp_path_factory):
+    """Choices are those of the committed table, whatever this machine's user has measured, or a test has asked for."""
+    monkeypatch.setattr(crossovers, "user_cache_path", lambda _: tmp_path_factory.getbasetemp() / "no-cache")
+    yield
+    if crossovers.given_table() is not None:
+        crossovers.use_crossover_table(None)
 
 
 @pytest.fixture(autouse=True)

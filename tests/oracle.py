@@ -1,7 +1,9 @@
 """Independent float64 references: the textbook recursions, and the dense joint Gaussian of all states and emissions."""
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from fastscan import ParamsLGSSM, ParamsLGSSMDynamics, ParamsLGSSMEmissions, ParamsLGSSMInitial
@@ -66,6 +68,17 @@ def tracking_params(dtype="float64") -> ParamsLGSSM:
     )
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def initial(model, key) -> Any:
+    """Parameters of a dynamax model, in one program: by itself it compiles every operation."""
+    return model.initialize(key)[0]
+
+
+def one_axis(params) -> ParamsLGSSM:
+    """Of a tracking model in the plane."""
+    return jax.tree.map(lambda x: x[(slice(None, None, 2),) * x.ndim], params)
+
+
 def cast(params, dtype) -> ParamsLGSSM:
     def one(part):
         return type(part)(*(None if x is None else np.asarray(x, dtype) for x in part))
@@ -101,14 +114,20 @@ def simulate(params, T: int, seed: int, inputs=None) -> np.ndarray:
     """Emissions (T, m) in float64."""
     r = np.random.default_rng(seed)
     D, m = np.shape(params.initial.mean)[0], np.shape(params.emissions.weights)[-2]
-    z = r.multivariate_normal(np.asarray(params.initial.mean, float), np.asarray(params.initial.cov, float), method="svd")
+    z = draw(r, np.asarray(params.initial.mean, float), params.initial.cov)
     ys = []
     for t in range(T):
         F, b, Q, H, d, R = step_params(params, t, D, m, inputs)
         if t:
-            z = F @ z + b + r.multivariate_normal(np.zeros(D), Q, method="svd")
-        ys.append(H @ z + d + r.multivariate_normal(np.zeros(m), R, method="svd"))
+            z = draw(r, F @ z + b, Q)
+        ys.append(draw(r, H @ z + d, R))
     return np.array(ys)
+
+
+def draw(r, mean, cov):
+    """What NumPy's `multivariate_normal` draws, without its checks, which take most of its time."""
+    u, s, _ = np.linalg.svd(np.asarray(cov, float))
+    return mean + u * np.sqrt(s) @ r.standard_normal(len(mean))
 
 
 def textbook(params, emissions, inputs=None) -> Moments:

@@ -1,8 +1,6 @@
 """Which implementation runs."""
 
 import functools
-import json
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -63,31 +61,17 @@ def test_an_unmeasured_device_gets_the_stated_rule():
     assert "not measured" in choice.reason
 
 
-def test_the_committed_table():
-    table = json.loads((Path(fastscan.__file__).parent / "crossover.json").read_text())
-    assert table == dispatch.crossover_table()
-    families = table["devices"]["cpu"]["families"]
-    assert families.keys() == set(dispatch.FAMILIES)
-    for record in families.values():
-        assert {"machine", "versions", "commit", "date", "command"} <= record.keys()
-    for case in (case for record in families.values() for case in record["cases"]):
-        assert case.keys() == {"D", "m", "T", "B", "dtype", "chunks", "gain"}
-        assert 1 <= case["chunks"] < max(case["T"], 2)
-        assert case["gain"] >= 1
-
-
-def test_the_default_uses_the_table(monkeypatch):
-    case = {"D": 2, "m": 1, "T": 50, "B": 1, "dtype": "float64", "chunks": 7, "gain": 2.0}
-    table = {"devices": {"cpu": {"families": {"lgssm": {"cases": [case]}}}}}
-    monkeypatch.setattr(dispatch, "crossover_table", lambda: table)
-    choice = choose(None, T=50, B=1, D=2, m=1, dtype=np.float64, device="cpu")
-    assert choice.plan.chunks == 7
-    assert "7 chunks, 2.0 times" in choice.reason
+def test_so_many_chunks_as_were_named():
+    plan = choose("chunked:7", T=50, B=1, D=2, m=1, dtype=np.float64, device="cpu").plan
+    assert plan.chunks == 7
+    assert choose("chunked:7", T=3, B=1, D=2, m=1, dtype=np.float64, device="cpu").plan.chunks == 2
     params = random_params(0, 2, 1)
     y = simulate(params, 50, 0)
-    np.testing.assert_allclose(
-        lgssm_smoother(params, y)[1], lgssm_smoother(params, y, implementation="sequential")[1], atol=1e-12
-    )
+    seven, one = (lgssm_smoother(params, y, implementation=name) for name in ("chunked:7", "sequential"))
+    np.testing.assert_allclose(seven.smoothed_means, one.smoothed_means, atol=1e-12)
+    for wrong in ("chunked:", "chunked:0", "chunked:-1", "chunked:x", "sequential:3", "fast", ""):
+        with pytest.raises(ValueError, match=f"'{wrong}' given, wanted None or one of .* or 'chunked:N' for N chunks"):
+            lgssm_smoother(params, y, implementation=wrong)
 
 
 H200 = functools.partial(choose, m=2, dtype=np.float32, device="NVIDIA H200")
@@ -112,9 +96,8 @@ def test_kernels_fill_a_gpu():
     assert H200("pallas", T=1_000, B=40_000, D=4).plan.chunks == 1
 
 
-def test_a_record_says_how_kernels_are_launched(monkeypatch):
-    table = {"devices": {"NVIDIA H200": {"launch": {"group": 16, "rows": 40}}}}
-    monkeypatch.setattr(dispatch, "crossover_table", lambda: table)
+def test_a_table_says_how_kernels_are_launched():
+    fastscan.use_crossover_table({"devices": {"NVIDIA H200": {"launch": {"group": 16, "rows": 40}}}})
     plan = H200("pallas", T=1_001, B=1, D=4).plan
     assert plan.launch == Launch(group=16, rows=40)
     assert plan.chunks == 25

@@ -1,5 +1,7 @@
 """Forecasts and predictive distributions: against dynamax, and one Gaussian over all states and emissions."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,16 +10,16 @@ from dynamax.linear_gaussian_ssm import LinearGaussianSSM
 
 from fastscan import lgssm_forecast, lgssm_posterior_predictive
 from fastscan.learn import priors
-from oracle import random_params, simulate, textbook
+from oracle import initial, random_params, simulate, textbook
 
 
 def test_as_dynamax():
     model = LinearGaussianSSM(2, 3)
-    params, _ = model.initialize(jax.random.key(0))
+    params = initial(model, jax.random.key(0))
     y = jnp.asarray(simulate(random_params(1, 2, 3), 9, 0))
     for given, wanted in (
-        (lgssm_posterior_predictive(params, y), model.posterior_predictive(params, y)),
-        (lgssm_forecast(params, y, 4), model.forecast(params, y, 4)),
+        (lgssm_posterior_predictive(params, y), jax.jit(model.posterior_predictive)(params, y)),
+        (lgssm_forecast(params, y, 4), jax.jit(functools.partial(model.forecast, num_forecast_timesteps=4))(params, y)),
     ):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), given, wanted)
 
@@ -72,12 +74,18 @@ def test_priors():
     np.testing.assert_allclose(priors.inverse_wishart(cov, 4.5, scale), stats.invwishart(4.5, scale).logpdf(cov))
     wanted = stats.matrix_normal(loc, cov, np.linalg.inv(precision)).logpdf(weights)
     np.testing.assert_allclose(priors.matrix_normal(weights, loc, cov, precision), wanted)
-    given = priors.normal_inverse_wishart(weights[:, 0], cov, loc[:, 0], 2.0, 4.5, scale)
-    wanted = NormalInverseWishart(loc[:, 0], 2.0, 4.5, scale).log_prob((cov, weights[:, 0]))
-    np.testing.assert_allclose(given, wanted, rtol=1e-6)
-    given = priors.matrix_normal_inverse_wishart(weights, cov, loc, precision, 4.5, scale)
-    wanted = MatrixNormalInverseWishart(loc, precision, 4.5, scale).log_prob((cov, weights))
-    np.testing.assert_allclose(given, wanted, rtol=1e-6)
+
+    @jax.jit
+    def of_dynamax():
+        normal = NormalInverseWishart(loc[:, 0], 2.0, 4.5, scale)
+        matrix_normal = MatrixNormalInverseWishart(loc, precision, 4.5, scale)
+        return normal.log_prob((cov, weights[:, 0])), matrix_normal.log_prob((cov, weights))
+
+    given = (
+        priors.normal_inverse_wishart(weights[:, 0], cov, loc[:, 0], 2.0, 4.5, scale),
+        priors.matrix_normal_inverse_wishart(weights, cov, loc, precision, 4.5, scale),
+    )
+    np.testing.assert_allclose(given, of_dynamax(), rtol=1e-6)
     variances, probs = r.uniform(0.5, 2, size=3), r.dirichlet(np.ones(3), size=2)
     np.testing.assert_allclose(
         priors.inverse_gamma(variances, 2.5, 0.7), stats.invgamma(2.5, scale=0.7).logpdf(variances).sum()

@@ -10,12 +10,13 @@ from dynamax.linear_gaussian_ssm import LinearGaussianSSM, lgssm_filter
 
 from fastscan import lgssm_forecast, lgssm_marginal_loglik, lgssm_posterior_predictive
 from fastscan.learn import LGSSM, convergence, fit_hmc, priors
-from oracle import cast, random_params, simulate
+from oracle import cast, initial, random_params, simulate
 
 T, D, M = 15, 1, 2
 PARAMS = jax.tree.map(jnp.asarray, cast(random_params(1, D, M), "float64"))
 Y = simulate(random_params(1, D, M), T, 0)
 hmc = functools.partial(fit_hmc, progress=False)
+judged = jax.jit(convergence)
 
 
 def log_prior(params):
@@ -34,7 +35,7 @@ def test_the_same_chain_as_on_the_likelihood_of_dynamax():
         del inputs, missing
         return jax.vmap(lambda y: lgssm_filter(params, y).marginal_loglik)(emissions)
 
-    params, _ = LinearGaussianSSM(D, M).initialize(jax.random.key(0))
+    params = initial(LinearGaussianSSM(D, M), jax.random.key(0))
     params = jax.tree.map(lambda x: x.astype(jnp.float64), params)
     options = {"key": jax.random.key(1), "log_prior": log_prior, "num_samples": 250, "warmup_steps": 20}
     ours = hmc(LGSSM, params, Y, **options)
@@ -48,8 +49,9 @@ def test_the_same_chain_as_on_the_likelihood_of_dynamax():
         numbers = lgssm_marginal_loglik(params, Y)[None], smoothed.ravel(), deviations.ravel(), forecast.ravel(), band.ravel()
         return jnp.concatenate(numbers)
 
-    functions = [jax.jit(jax.vmap(jax.vmap(identifiable)))(draws.params) for draws in (ours, theirs)]
-    error = np.hypot(*(f.std((0, 1)) / np.sqrt(np.maximum(convergence(f).ess, 1)) for f in functions))
+    identify = jax.jit(jax.vmap(jax.vmap(identifiable)))
+    functions = [identify(draws.params) for draws in (ours, theirs)]
+    error = np.hypot(*(f.std((0, 1)) / np.sqrt(np.maximum(judged(f).ess, 1)) for f in functions))
     apart = functions[0].mean((0, 1)) - functions[1].mean((0, 1))
     assert np.all(np.abs(apart) < 5 * error + 1e-6)
     ratio = functions[0].std((0, 1)) / functions[1].std((0, 1))
@@ -63,8 +65,9 @@ def test_a_posterior_that_is_gaussian():
         return lgssm_marginal_loglik(PARAMS._replace(emissions=PARAMS.emissions._replace(bias=bias)), Y)
 
     start = PARAMS.emissions.bias
-    cov = -np.linalg.inv(jax.hessian(loglik)(start))
-    mean = start + cov @ jax.grad(loglik)(start)
+    slope, curvature = jax.jit(lambda bias: (jax.grad(loglik)(bias), jax.hessian(loglik)(bias)))(start)
+    cov = -np.linalg.inv(curvature)
+    mean = start + cov @ slope
     frozen = ["initial", "dynamics", "emissions.weights", "emissions.cov"]
     options = {"num_samples": 600, "num_chains": 4, "warmup_steps": 200, "spread": 0.5}
     draws = hmc(LGSSM, PARAMS, Y, key=jax.random.key(0), frozen=frozen, **options)
@@ -72,7 +75,7 @@ def test_a_posterior_that_is_gaussian():
     bias = np.asarray(draws.params.emissions.bias)
     assert bias.shape == (4, 600, M)
     np.testing.assert_array_equal(draws.params.dynamics.cov[2, 5], PARAMS.dynamics.cov)
-    rhat, ess = convergence(bias)
+    rhat, ess = judged(bias)
     assert np.all(rhat < 1.05)
     assert np.all(ess > 100)
     assert np.all(np.abs(bias.mean((0, 1)) - mean) < 5 * np.sqrt(np.diag(cov) / ess))

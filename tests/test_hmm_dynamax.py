@@ -1,5 +1,7 @@
 """dynamax's functions with one import changed: its conventions, and its faults, which are not ours."""
 
+import functools
+
 import dynamax.hidden_markov_model as dynamax
 import jax
 import jax.numpy as jnp
@@ -54,10 +56,17 @@ def compare(ours, theirs):
 
 def test_parallel_names():
     model = random_model(2, 9, K)
-    compare(fastscan.parallel_hmm_filter(*model), dynamax.parallel_hmm_filter(*model))
-    compare(fastscan.parallel_hmm_smoother(*model), dynamax.parallel_hmm_smoother(*model))
-    loglik, states = fastscan.parallel_hmm_posterior_sample(jax.random.key(0), *model)
-    close(loglik, dynamax.parallel_hmm_posterior_sample(jax.random.key(0), *model)[0], 1e-12)
+    key = jax.random.key(0)
+    theirs = (  # in one program: by themselves they compile every operation
+        dynamax.parallel_hmm_filter,
+        dynamax.parallel_hmm_smoother,
+        functools.partial(dynamax.parallel_hmm_posterior_sample, key),
+    )
+    filtered, posterior, (wanted, _) = jax.jit(lambda *model: [function(*model) for function in theirs])(*model)
+    compare(fastscan.parallel_hmm_filter(*model), filtered)
+    compare(fastscan.parallel_hmm_smoother(*model), posterior)
+    loglik, states = fastscan.parallel_hmm_posterior_sample(key, *model)
+    close(loglik, wanted, 1e-12)
     assert states.shape == (9,)
 
 

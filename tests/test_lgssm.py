@@ -11,9 +11,9 @@ from fastscan import lgssm_filter, lgssm_marginal_loglik, lgssm_smoother
 from fastscan.kernels import passes
 from fastscan.kernels.plan import Plan
 from fastscan.model import check_model, series
-from oracle import assert_moments, close, dense, random_params, simulate, textbook, tracking_params
+from oracle import assert_moments, close, dense, one_axis, random_params, simulate, textbook, tracking_params
 
-SIZES = [(1, 1), (1, 4), (2, 1), (2, 5), (3, 3), (4, 2), (5, 1), (8, 11), (16, 1)]
+SIZES = [(1, 1), (1, 4), (2, 1), (3, 3), (4, 2), (8, 11), (16, 1)]
 
 
 @functools.cache
@@ -39,7 +39,6 @@ LENGTHS = [
     (1, "chunked", BOTH),
     (2, "chunked", BOTH),
     (3, "chunked", ("float64",)),
-    (5, "chunked", ("float32",)),
     (17, "chunked", BOTH),
     (17, "sequential", BOTH),
     (61, "chunked", ("float64",)),
@@ -47,7 +46,7 @@ LENGTHS = [
     (2, "associative", ("float32",)),
     (4, "associative", BOTH),
 ]
-FILTERED = {(1, "chunked"), (3, "chunked"), (5, "chunked"), (17, "sequential"), (4, "associative")}
+FILTERED = {(1, "chunked"), (3, "chunked"), (17, "chunked"), (17, "sequential"), (4, "associative")}
 
 
 @pytest.mark.parametrize(("T", "implementation", "dtypes"), LENGTHS)
@@ -124,7 +123,7 @@ def test_marginal_loglik_keeps_no_moments():
     y = np.zeros((T, 2), np.float32)
 
     def memory(function):
-        usage = jax.jit(functools.partial(function, params)).lower(y).compile().memory_analysis()
+        usage = jax.jit(functools.partial(function, params, missing=False)).lower(y).compile().memory_analysis()
         return usage.temp_size_in_bytes + usage.output_size_in_bytes
 
     assert memory(lgssm_marginal_loglik) < 0.4 * memory(lgssm_filter)
@@ -141,7 +140,7 @@ def test_a_long_series():
 
 @pytest.mark.slow
 def test_a_long_series_associative():
-    params = jax.tree.map(lambda x: x[(slice(None, None, 2),) * x.ndim], tracking_params())  # of the plane, one axis
+    params = one_axis(tracking_params())
     y = simulate(params, 251, 0)
     assert_moments(lgssm_smoother(params, y, implementation="associative"), textbook(params, y), "float64", scale=10)
 

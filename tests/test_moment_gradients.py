@@ -48,7 +48,13 @@ def of_moments(posterior):
 def test_moments(implementation):
     """Filtered, smoothed and cross moments at once, with respect to all parameters and the data, by reverse mode."""
     steps = 3 if implementation == "associative" else T  # which compiles for long
-    given = jax.jit(jax.grad(lambda at: of_moments(lgssm_smoother(*at, implementation=implementation))))((PARAMS, Y[:steps]))
+
+    @jax.jit
+    @jax.grad
+    def gradient(at):
+        return of_moments(lgssm_smoother(*at, implementation=implementation, missing=False))
+
+    given = gradient((PARAMS, Y[:steps]))
     along = sum((g * v[: len(g)]).sum() for g, v in zip(jax.tree.leaves(given), jax.tree.leaves(ALONG), strict=True))
     wanted = central_difference(lambda distance: of_moments(textbook(*moved(distance, steps))))
     np.testing.assert_allclose(along, wanted, rtol=1e-6)
@@ -59,7 +65,8 @@ def test_moments(implementation):
 def test_samples_by_their_noise(implementation):
     @jax.jit
     def drawn(distance):
-        return jnp.sin(lgssm_posterior_sample(jax.random.key(0), *moved(distance), implementation=implementation)).sum()
+        states = lgssm_posterior_sample(jax.random.key(0), *moved(distance), implementation=implementation, missing=False)
+        return jnp.sin(states).sum()
 
     np.testing.assert_allclose(jax.jit(jax.grad(drawn))(0.0), central_difference(drawn), rtol=1e-6)
 

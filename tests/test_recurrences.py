@@ -16,7 +16,7 @@ from fastscan.kernels.kalman import KALMAN_FILTER, FilterInputs
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.smoothing import AFFINE_MAPS, RTS_SMOOTHER, AffineMap, Arrival, SmootherInputs
 
-SHAPES = {"filter": [(1, 1), (3, 2), (2, 4)], "smoother": [(1, 1), (3, 1)], "affine": [(1, 1), (3, 1)]}
+SHAPES = {"filter": [(1, 1), (3, 2), (2, 3)], "smoother": [(1, 1), (3, 1)], "affine": [(1, 1), (3, 1)]}
 
 
 def psd(r, n, rank):

@@ -11,34 +11,48 @@ import pytest
 from fastscan import lgssm_filter, lgssm_marginal_loglik
 from oracle import cast, close, random_params
 
-T, D, M = 14, 2, 2
+T, D, M = 100, 2, 2
 WEIGHTS = jnp.array([1.0, -2.0, 0.5])
 
 
-def gradient(params, y, inputs=None, *, implementation, per_step=False, of_data=False):
-    """With respect to parameters, or the data, too; densities ``per_step`` are differentiated by JAX."""
+@jax.jit
+def reference(params, y, inputs=None):
+    """Derivatives with respect to everything, by JAX, of one sequence's densities per step; tests share what it compiles."""
 
     def loglik(params, y, inputs):
-        out = lgssm_marginal_loglik(params, y, inputs, implementation=implementation, per_step_loglik=per_step)
-        totals = out.sum(-1) if per_step else out
-        return (totals * WEIGHTS[: len(totals)]).sum() if totals.ndim else totals
+        run = {"implementation": "sequential", "per_step_loglik": True, "missing": True}
+        return lgssm_marginal_loglik(params, y, inputs, **run).sum()
 
-    if of_data:
-        return jax.jit(jax.grad(loglik, (0, 1) if inputs is None else (0, 1, 2)))(params, y, inputs)
-    return jax.jit(jax.grad(lambda params: loglik(params, y, inputs)))(params)
+    return jax.grad(loglik, everything(inputs))(params, y, inputs)
 
 
-def check(params, y, inputs=None, implementations=("chunked",), of_data=False):
-    params, y = jax.tree.map(jnp.asarray, (params, y))
-    wanted = gradient(params, y, inputs, implementation="sequential", per_step=True, of_data=of_data)
+def gradient(params, y, inputs=None, implementation="chunked"):
+    """The same by the pass of its own; of batches, of a weighted sum."""
+
+    def loglik(params, y, inputs):
+        total = lgssm_marginal_loglik(params, y, inputs, implementation=implementation, missing=missing)
+        return (total * WEIGHTS).sum() if total.ndim else total
+
+    missing = bool(np.isnan(y).any())
+    return jax.jit(jax.grad(loglik, everything(inputs)))(params, y, inputs)
+
+
+def everything(inputs):
+    return (0, 1) if inputs is None else (0, 1, 2)
+
+
+def compare(given, wanted):
     wanted = dict(jax.tree_util.tree_leaves_with_path(wanted))
-    for implementation in implementations:
-        given = gradient(params, y, inputs, implementation=implementation, of_data=of_data)
-        for path, g in jax.tree_util.tree_leaves_with_path(given):
-            name, w = jax.tree_util.keystr(path), wanted[path]
-            if name.endswith("cov") and w.shape[-1:] == w.shape[-2:-1]:  # JAX tells apart what a covariance has twice
-                w = (w + w.mT) / 2
-            close(g, w, 1e-10, implementation + name)
+    for path, g in jax.tree_util.tree_leaves_with_path(given):
+        name, w = jax.tree_util.keystr(path), wanted[path]
+        if name.endswith("cov") and w.shape[-1:] == w.shape[-2:-1]:  # JAX tells apart what a covariance has twice
+            w = (w + w.mT) / 2
+        close(g, w, 1e-10, name)
+
+
+def check(*arguments, implementation="chunked"):
+    arguments = jax.tree.map(jnp.asarray, arguments)
+    compare(gradient(*arguments, implementation=implementation), reference(*arguments))
 
 
 def emissions(*shape, missing=0.0):
@@ -50,7 +64,7 @@ def emissions(*shape, missing=0.0):
 
 @pytest.mark.parametrize(("T", "D", "m"), [(1, 2, 1), (2, 1, 1), (19, 3, 2)])
 def test_sizes(T, D, m):
-    check(random_params(T, D, m), emissions(T, m), implementations=("sequential",) if T == 2 else ("chunked",))
+    check(random_params(T, D, m), emissions(T, m), implementation="sequential" if T == 2 else "chunked")
 
 
 @pytest.mark.parametrize("correlated", [True, False])
@@ -58,7 +72,7 @@ def test_missing_entries(correlated):
     params = random_params(1, D, M)
     if not correlated:
         params = params._replace(emissions=params.emissions._replace(cov=np.diag(params.emissions.cov)))
-    check(params, emissions(T, M, missing=0.4), of_data=correlated)
+    check(params, emissions(T, M, missing=0.4))
 
 
 def test_what_varies_and_inputs():
@@ -71,21 +85,28 @@ def test_what_varies_and_inputs():
         dynamics=varying.dynamics._replace(input_weights=r.normal(size=(D, 3))),
         emissions=varying.emissions._replace(input_weights=r.normal(size=(T, M, 3))),
     )
-    check(params, emissions(T, M), r.normal(size=(T, 3)), of_data=True)
+    check(params, emissions(T, M), r.normal(size=(T, 3)))
 
 
 def test_batches():
     """Sequences that share parameters, and sequences with their own."""
+
+    def alone(each):
+        gradients = jax.tree.map(lambda *gs: np.stack(gs), *(reference(params, x) for params, x in zip(each, y, strict=True)))
+        return jax.tree.map(lambda g: np.einsum("b,b...->b...", WEIGHTS, g), gradients)
+
+    def without_time(params):
+        dynamics, observed = (jax.tree.map(lambda x: x[:, None], part) for part in (params.dynamics, params.emissions))
+        return params._replace(dynamics=dynamics, emissions=observed)
+
     y = emissions(3, T, M)
-    check(random_params(2, D, M), y)
-    own = jax.tree.map(lambda *xs: np.stack(xs), *(random_params(b, D, M) for b in range(3)))
-    dynamics, observed = own.dynamics, own.emissions
-    own = own._replace(
-        dynamics=dynamics._replace(weights=dynamics.weights[:, None], bias=dynamics.bias[:, None], cov=dynamics.cov[:, None]),
-        emissions=observed._replace(weights=observed.weights[:, None], bias=observed.bias[:, None], cov=observed.cov[:, None]),
-    )
+    shared = random_params(2, D, M)
+    of_params, of_y = alone([shared] * 3)
+    compare(gradient(shared, y), (jax.tree.map(lambda g: g.sum(0), of_params), of_y))
     y[1, 3:5] = np.nan
-    check(own, y)
+    each = [random_params(b, D, M) for b in range(3)]
+    of_params, of_y = alone(each)
+    compare(gradient(without_time(jax.tree.map(lambda *xs: np.stack(xs), *each)), y), (without_time(of_params), of_y))
 
 
 def test_singular_noise():
@@ -98,7 +119,7 @@ def test_singular_noise():
 
 
 def test_kernels_have_them():
-    check(random_params(4, D, 1), emissions(T, 1), implementations=("pallas_interpret",))
+    check(random_params(4, D, 1), emissions(14, 1), implementation="pallas_interpret")
 
 
 def test_filters_have_them():
@@ -133,9 +154,9 @@ def test_forward_mode_and_second_derivatives():
 
 def test_single_precision():
     """Against float64."""
-    params, y = random_params(7, D, M), emissions(300, M)
-    wanted = gradient(jax.tree.map(jnp.asarray, params), jnp.asarray(y), implementation="sequential", per_step=True)
-    given = gradient(cast(params, "float32"), y.astype("float32"), implementation="chunked")
+    params, y = random_params(7, D, M), emissions(T, M)
+    wanted, _ = reference(params, y)
+    given, _ = gradient(cast(params, "float32"), y.astype("float32"))
     close(given.dynamics.weights, wanted.dynamics.weights, 2e-5)
     close(given.dynamics.bias, wanted.dynamics.bias, 2e-5)
     close(given.emissions.weights, wanted.emissions.weights, 2e-5)

@@ -1,5 +1,6 @@
 """Under vmap a batch becomes lanes; under shard_map it is divided among devices."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -38,13 +39,17 @@ def check(function, in_axes, *arguments):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), together, each)
 
 
-@pytest.mark.parametrize("implementation", ["sequential", "chunked"])
+SMOOTHERS = {name: functools.partial(fastscan.lgssm_smoother, implementation=name) for name in ("sequential", "chunked")}
+"""Always the same objects, for which one by one `jax.jit` compiles once."""
+
+
+@pytest.mark.parametrize("implementation", SMOOTHERS)
 @pytest.mark.parametrize("in_axes", [(None, 0), (0, None), (0, 0)])
 def test_smoother(implementation, in_axes):
     arguments = [batch if axis == 0 else one for axis, batch, one in zip(in_axes, (models(), YS), (PARAMS, YS[0]), strict=True)]
     if in_axes == (0, 0):  # one of them with a gap
         arguments[1] = np.where(np.arange(N * T).reshape(N, T, 1) == 4, np.nan, YS)
-    check(lambda p, y: fastscan.lgssm_smoother(p, y, implementation=implementation), in_axes, *arguments)
+    check(SMOOTHERS[implementation], in_axes, *arguments)
 
 
 def test_kernels():
@@ -57,7 +62,7 @@ def test_gradients():
         return jax.value_and_grad(fastscan.lgssm_marginal_loglik)(p, y)
 
     def of_mean(p, y):
-        return jax.grad(lambda y: fastscan.lgssm_filter(p, y).filtered_means[-1, 0])(y)
+        return jax.grad(lambda y: fastscan.lgssm_filter(p, y, missing=False).filtered_means[-1, 0])(y)
 
     check(of_loglik, (0, 0), models(), YS)
     check(of_mean, (None, 0), PARAMS, YS)
@@ -67,8 +72,8 @@ def test_a_gradient_of_a_batch():
     def total(p):
         return jax.vmap(lambda y: fastscan.lgssm_marginal_loglik(p, y))(YS).sum()
 
-    native = jax.grad(lambda p: fastscan.lgssm_marginal_loglik(p, YS).sum())(PARAMS)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), jax.grad(total)(PARAMS), native)
+    given, native = (jax.jit(jax.grad(f))(PARAMS) for f in (total, lambda p: fastscan.lgssm_marginal_loglik(p, YS).sum()))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), given, native)
 
 
 def test_keys():
@@ -141,18 +146,25 @@ def loglik(params, y):
     return fastscan.lgssm_marginal_loglik(params, y, implementation="chunked")
 
 def mean(params, y):
-    return fastscan.lgssm_smoother(params, y).smoothed_means
+    return fastscan.lgssm_smoother(params, y, missing=False).smoothed_means
 
 def probs(A, ll):
     return fastscan.hmm_smoother(A[0], A, ll).smoothed_probs
 
 A = np.full((3, 3), 1 / 3)
-for function, arguments in ((loglik, (params, y)), (mean, (params, y)), (probs, (A, ll))):
+for function, arguments in ((mean, (params, y)), (probs, (A, ll))):
     given = shared(function)(*arguments)
     assert len(given.sharding.device_set) == 8
     np.testing.assert_allclose(given, function(*arguments), rtol=1e-9, atol=1e-12)
-given = jax.grad(lambda params: shared(loglik)(params, y).sum())(params)
-wanted = jax.grad(lambda params: loglik(params, y).sum())(params)
+
+def total(function):
+    def summed(params):
+        logliks = function(params, y)
+        return logliks.sum(), logliks
+    return jax.jit(jax.grad(summed, has_aux=True))
+
+given, wanted = total(shared(loglik))(params), total(loglik)(params)
+assert len(given[1].sharding.device_set) == 8
 jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), given, wanted)
 print("fine")
 """
