@@ -216,7 +216,10 @@ def _missing(emissions: Any, said: bool | None) -> bool | None:
     here = isinstance(emissions, np.ndarray) or (
         not isinstance(emissions, jax.core.Tracer) and all(device.platform == "cpu" for device in emissions.devices())
     )
-    found = bool(np.isnan(np.asarray(emissions)).any()) if here and emissions.dtype.kind == "f" else None
+    found = None
+    if here and emissions.dtype.kind == "f":
+        least = np.minimum.reduce(np.asarray(emissions), axis=None, initial=0)
+        found = bool(least != least)  # NaN if there is one
     if found and said is False:
         raise ValueError("missing: False given, but emissions have NaN entries. Take None, or True.")
     return found if said is None else said

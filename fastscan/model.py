@@ -52,9 +52,12 @@ class Model(NamedTuple):
     u: jax.Array | None
 
 
+_ARRAYS = (jax.Array, np.ndarray)
+
+
 def as_array(x: Any) -> Any:
     """An array of JAX or NumPy as it is, anything else as an array of JAX."""
-    return x if isinstance(x, jax.Array | np.ndarray) else jnp.asarray(x)
+    return x if isinstance(x, _ARRAYS) else jnp.asarray(x)
 
 
 def plain_params(params: Any, T: int) -> ParamsLGSSM:
@@ -63,6 +66,8 @@ def plain_params(params: Any, T: int) -> ParamsLGSSM:
     Raises:
         TypeError: a field that is missing.
     """
+    if isinstance(params, ParamsLGSSM) and all(isinstance(x, _ARRAYS) for x in jax.tree.leaves(params)):
+        return params
 
     def field(part: str, name: str) -> Any:
         try:

@@ -14,7 +14,7 @@ import pytest
 from fastscan import dispatch
 from fastscan.profiling import measure as module
 from fastscan.profiling import operations, records
-from fastscan.profiling.cases import GROUPS, HMM_WORK, MEASURED_BY, Case, cases
+from fastscan.profiling.cases import GROUPS, MEASURED_BY, Case, cases
 from fastscan.profiling.measure import implementations, is_default, measure
 from fastscan.profiling.operations import PUBLIC, SEQUENTIAL
 from fastscan.profiling.timing import clock, in_subprocess
@@ -30,7 +30,6 @@ def test_groups_hold_what_they_say():
     grid = cases("grid")
     assert {module.family(case) for case in grid} == set(dispatch.FAMILIES) == MEASURED_BY.keys()
     assert not set(grid) & set(cases("held-out"))
-    assert all(case.D**2 * case.T * case.B <= HMM_WORK for case in grid if case.operation.startswith("hmm"))
     assert {10, 100_000} <= {case.T for case in grid}
     assert max(case.T for case in cases("others")) == 1_000_000
     assert max(case.T for case in cases("gpu")) == 10_000_000
