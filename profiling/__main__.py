@@ -157,15 +157,19 @@ def _judge(arguments: Namespace) -> None:
 
 
 def _report(arguments: Namespace) -> None:
+    from fastscan import crossovers
     from fastscan.profiling.report import write_report
     from fastscan.profiling.tables import RECORDS
 
+    crossovers.use_crossover_table(crossovers.committed_table())
     print(write_report(arguments.out, RECORDS))
 
 
 def _tables(_: Namespace) -> None:
+    from fastscan import crossovers
     from fastscan.profiling.tables import README, generated, rewritten
 
+    crossovers.use_crossover_table(crossovers.committed_table())
     README.write_text(rewritten(README.read_text(), generated()))
 
 

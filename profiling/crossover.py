@@ -12,17 +12,20 @@ import numpy as np
 import fastscan
 from fastscan import crossovers
 from fastscan.dispatch import choose
-from fastscan.profiling.cases import MEASURED_BY
+from fastscan.profiling.cases import MEASURED_BY, held_out
 from fastscan.profiling.records import Row, by_case
 
 COMMITTED = Path(fastscan.__file__).parent / "crossover.json"
+
+LENGTHS = 3
+"""That a slice has at least: what was measured at one length says nothing of others."""
 
 FEWER = 1.03
 """More chunks must be so many times faster than fewer."""
 
 
 def fit(rows: Iterable[Row]) -> dict:
-    """The table of all devices in some records; of several times of one thing the last counts.
+    """The table of all devices in some records; of several times of one thing the last counts. Held-out cases are left out.
 
     A slice's ``wins`` says for each implementation from which T on it is `crossovers.MARGIN` times as fast as the sequential
     one up to the longest series measured, None if it isn't there; and the band of T in which the spread of the samples
@@ -31,12 +34,17 @@ def fit(rows: Iterable[Row]) -> dict:
     table: dict[str, Any] = {"devices": {}}
     names = {operation: family for family, operation in MEASURED_BY.items()}
     groups: dict[tuple, list[Row]] = {}
+    apart = set(held_out())
     for case, measured in by_case(rows).items():
+        if case in apart:
+            continue
         for row in measured.values():
             ours = row.implementation.split(":")[0] in ("sequential", "associative", "chunked", "pallas")
             if row.p50 and ours and case.operation in names:
                 groups.setdefault((row.device, names[case.operation], row.dtype, row.D, row.m, row.B), []).append(row)
     for (device, family, dtype, D, m, B), mine in sorted(groups.items()):
+        if len({row.T for row in mine}) < LENGTHS:
+            continue
         entry = table["devices"].setdefault(device, {"measured": _about(mine[-1]), "families": {}})
         sizes = {"D": D, "m": m, "B": B, "dtype": dtype}
         entry["families"].setdefault(family, []).append(sizes | _slice(mine))
@@ -158,7 +166,11 @@ def _text(length: Any) -> str:
 def write(table: dict, path: Path) -> None:
     """As JSON with one slice a line, so that a new measurement is a readable diff."""
     text = json.dumps(table, indent=1)
-    flat = re.sub(r'\{\s*"D":.*?\n {5}\}', lambda group: re.sub(r"\s*\n\s*", " ", group[0]), text, flags=re.DOTALL)
+
+    def on_a_line(slice_: re.Match[str]) -> str:
+        return re.sub(r"\s+", " ", slice_[0]).replace("[ ", "[").replace(" ]", "]").replace("{ ", "{").replace(" }", "}")
+
+    flat = re.sub(r'\{\s*"D":.*?\n {5}\}', on_a_line, text, flags=re.DOTALL)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(flat + "\n")
 
@@ -191,10 +203,10 @@ def explain(operation: str, *, D: int, T: int, B: int = 1, m: int | None = None,
         near = min(slices, key=lambda s: abs(math.log(s["D"] / D)) + abs(math.log(s["B"] / B)))
         for name, win in near["wins"].items():
             low, high = map(_text, win["band"])
-            lines.append(
-                f"nearest measured: D={near['D']}, B={near['B']}, {near['dtype']}: {name} wins from T = {_text(win['from'])} "
-                f"on (open from {low} to {high}; measured from T = {near['T'][0]:,} to {near['T'][-1]:,})"
-            )
+            length = f"from T = {win['from']:,.0f} on (open from {low} to {high})" if win["from"] else "nowhere"
+            sizes = f"D={near['D']}, B={near['B']}, {near['dtype']}, T = {near['T'][0]:,} to {near['T'][-1]:,}"
+            lines.append(f"nearest measured, {sizes}: {name} wins {length}")
         about = crossovers.of_device(device)["measured"]
-        lines.append("on " + ", ".join(f"{key} {value}" for key, value in about.items() if value))
+        versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+        lines.append(f"on {about['machine']}, {versions}, commit {about['commit']}, {about['date']}")
     return "\n".join(lines)

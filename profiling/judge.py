@@ -1,6 +1,6 @@
 """Whether the automatic choice was a good one: against the best that was measured, and against dynamax's sequential code."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -25,20 +25,30 @@ class Verdict(NamedTuple):
     open: bool
 
 
+def chosen(measured: Mapping[str, Row]) -> Row | None:
+    """Of one case's rows by implementation: what None takes by the table in force now, or took then, if that is known."""
+    timed = {name: row for name, row in measured.items() if row.status == "ok" and row.p50}
+    ours = [row for name, row in timed.items() if name != PUBLIC and not name.startswith("dynamax")]
+    now = [row for row in ours if is_default(row.case, row.implementation, row.device)]
+    then = [row for row in ours if row.default]
+    return min(now or then, key=_p50, default=None)
+
+
 def verdicts(rows: Iterable[Row]) -> list[Verdict]:
     """Of every case in which what None takes was measured beside others of ours."""
     found = []
     for case, measured in by_case(rows).items():
         timed = {name: row for name, row in measured.items() if row.p50}
         ours = {name: row for name, row in timed.items() if name != PUBLIC and not name.startswith("dynamax")}
-        chosen = next((n for n, row in ours.items() if row.default or is_default(case, n, row.device)), None)
-        if chosen is None or len(ours) < 2:
+        taken = chosen(ours)
+        if taken is None or len(ours) < 2:
             continue
-        best = min(ours, key=lambda name: _p50(ours[name]))
+        best = min(ours.values(), key=_p50)
         theirs = timed.get(SEQUENTIAL)
-        over_dynamax = None if theirs is None else _p50(ours[chosen]) / _p50(theirs)
-        overlap = (ours[chosen].p20 or 0) <= (ours[best].p80 or 0)
-        found.append(Verdict(case, chosen, best, _p50(ours[chosen]) / _p50(ours[best]), over_dynamax, overlap))
+        over_dynamax = None if theirs is None else _p50(taken) / _p50(theirs)
+        overlap = (taken.p20 or 0) <= (best.p80 or 0)
+        over_best = _p50(taken) / _p50(best)
+        found.append(Verdict(case, taken.implementation, best.implementation, over_best, over_dynamax, overlap))
     return found
 
 

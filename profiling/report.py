@@ -10,11 +10,11 @@ import jinja2
 from markupsafe import Markup
 
 from fastscan.profiling import report_figures
+from fastscan.profiling.judge import chosen
 from fastscan.profiling.operations import PARALLEL, SEQUENTIAL
 from fastscan.profiling.records import by_case
 from fastscan.profiling.report_data import (
     Record,
-    chosen,
     gather,
     latest,
     median,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastscan.profiling.cases import Case
-from fastscan.profiling.operations import PUBLIC
+from fastscan.profiling.judge import chosen
 from fastscan.profiling.plots import DEFAULT, STYLES
 from fastscan.profiling.records import Row, all_records, by_case
 
@@ -50,13 +50,6 @@ def timed(row: Row | None) -> bool:
 def time(row: Row) -> float:
     """The median, of a row that is `timed`."""
     return row.p50 or math.nan
-
-
-def chosen(found: Mapping[str, Row]) -> Row | None:
-    """Of one case's rows by implementation: what None chose."""
-    marked = [r for r in found.values() if r.default and r.implementation != PUBLIC and timed(r)]
-    other = found.get("default")
-    return min(marked, key=time) if marked else other if timed(other) else None
 
 
 def best(found: Mapping[str, Row]) -> dict[str, Row]:

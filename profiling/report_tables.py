@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from fastscan.profiling.judge import chosen
 from fastscan.profiling.operations import SEQUENTIAL
 from fastscan.profiling.records import by_case
 from fastscan.profiling.report_data import Record, seconds, significant, time, timed
@@ -85,7 +86,7 @@ def of_rows(key: str, record: Record) -> Table:
     numeric = (False, True, True, True, True, False, False, False, *(True,) * 7, False)
     rows = []
     for case, found in by_case(record.rows).items():
-        base = found.get(SEQUENTIAL)
+        base, taken = found.get(SEQUENTIAL), chosen(found)
         for row in found.values():
             spread = row.p80 / row.p20 if row.p20 and row.p80 else None
             band = f"{seconds(row.p20)} to {seconds(row.p80)}" if row.p20 and row.p80 else ""
@@ -95,7 +96,7 @@ def of_rows(key: str, record: Record) -> Table:
                 [
                     Cell(case.operation),
                     *(Cell(f"{n:,}", n) for n in (case.D, case.m, case.T, case.B)),
-                    *map(Cell, (case.dtype, row.implementation, "default" if row.default else "")),
+                    *map(Cell, (case.dtype, row.implementation, "default" if row is taken else "")),
                     _number(row.p50, seconds),
                     Cell(band, spread),
                     _number(gain, significant),

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastscan.profiling.cases import BATCH, Case
-from fastscan.profiling.operations import PARALLEL, SEQUENTIAL
+from fastscan.profiling.judge import chosen
+from fastscan.profiling.operations import PARALLEL, PUBLIC, SEQUENTIAL
 from fastscan.profiling.records import Row, all_records, by_case
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,6 +71,7 @@ def generated(records: Path = RECORDS) -> dict[str, str]:
         "lgssm": _speed(measured, _LGSSM),
         "hmm": _speed(measured, _HMM),
         "learning": _speed(measured, _LEARNING),
+        "calls": _calls(measured),
         "lgssm-kernels": _kernels(records, _LGSSM_KERNELS, "D, m"),
         "hmm-kernels": _kernels(records, _HMM_KERNELS, "K | function"),
     }
@@ -103,7 +105,7 @@ def _speed(measured: dict[Case, dict[str, Row]], works: dict[str, Case]) -> str:
     lines = ["| work | ours | dynamax | times sooner | dynamax parallel | first call | memory |", "|---|" + "---|" * 6]
     for name, case in works.items():
         rows = measured.get(case, {})
-        ours = next((row for row in rows.values() if row.default and row.p50), None)
+        ours = chosen(rows)
         theirs, parallel = (getattr(rows.get(who), "p50", None) for who in (SEQUENTIAL, PARALLEL))
         if ours is None or ours.p50 is None:
             continue
@@ -111,6 +113,17 @@ def _speed(measured: dict[Case, dict[str, Row]], works: dict[str, Case]) -> str:
         memory = _memory(ours, rows.get(SEQUENTIAL))
         cells = name, _time(ours.p50), _time(theirs), ratio, _time(parallel), _time(ours.first_call), memory
         lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _calls(measured: dict[Case, dict[str, Row]]) -> str:
+    """What calling a function takes beside what it computes: 10 steps, as a user calls it and within one `jax.jit`."""
+    lines = ["| 10 steps of | called | under one `jax.jit` | ratio |", "|---|---|---|---|"]
+    for case, rows in measured.items():
+        called, jitted = rows.get(PUBLIC), chosen(rows)
+        if called and called.p50 and jitted and jitted.p50 and case.T == 10 and case.B == 1:
+            name = str(case).removesuffix(f" T=10 {case.dtype}")
+            lines.append(f"| {name} | {_time(called.p50)} | {_time(jitted.p50)} | {called.p50 / jitted.p50:.2f} |")
     return "\n".join(lines)
 
 

@@ -12,9 +12,7 @@ from fastscan.profiling import records, tables
 from fastscan.profiling.cases import Case
 from fastscan.profiling.compare import compare, find, markdown, regressed
 from fastscan.profiling.operations import SEQUENTIAL
-
-ON = {"device": "cpu", "machine": "abacus", "cores": 2, "driver": "", "python": "3.11", "jax": "1", "jaxlib": "1", "triton": ""}
-ON |= {"dynamax": "1", "commit": "0123456789ab", "dirty": False, "date": "2026-01-01"}
+from made_up import made_up
 
 
 def record(seed=0, noise=0.02, **changes):
@@ -27,12 +25,10 @@ def record(seed=0, noise=0.02, **changes):
             for name in ("sequential", "chunked:8", SEQUENTIAL):
                 p50 = 1e-6 * T * machine * np.exp(noise * r.normal())
                 change = changes if name == "chunked:8" and operation == "hmm_smoother" else {}
-                values = {"p20": 0.9 * p50, "p50": p50 * change.get("time", 1), "p80": 1.1 * p50, "repeats": 15}
-                values |= {"first_call": 2 * machine * change.get("first_call", 1), "error": 3e-6 * change.get("error", 1)}
-                values |= {"temporary_bytes": int(1e6 * change.get("memory", 1)), "status": "ok", "default": False}
-                case = Case(operation, 5, 0, T)._asdict() | {"implementation": name}
-                blank = dict.fromkeys(records.Row._fields) | {"reference": "", "note": ""}
-                rows.append(records.Row(**blank | case | values | ON))
+                values = {"repeats": 15, "first_call": 2 * machine * change.get("first_call", 1)}
+                values |= {"error": 3e-6 * change.get("error", 1), "temporary_bytes": int(1e6 * change.get("memory", 1))}
+                row = made_up(Case(operation, 5, 0, T), name, p50, spread=0.1, device="cpu", **values)
+                rows.append(row._replace(p50=p50 * change.get("time", 1)))
     return rows
 
 
@@ -135,7 +131,7 @@ def test_tables_of_a_record(tmp_path):
     made = tables.generated(tmp_path)
     assert "| `hmm_smoother`, K=5, T=100,000 | 1 ms | 4 ms | 4 | - |" in made["hmm"]
     assert made["lgssm"].count("\n") == 1
-    assert "abacus, 2 cores, Python 3.11" in made["machine"]
+    assert "wood, 2 cores, Python 3.11" in made["machine"]
     assert (
         tables.rewritten("<!-- table: hmm -->\nold\n<!-- end -->", {"hmm": "new"}) == "<!-- table: hmm -->\nnew\n<!-- end -->"
     )

@@ -13,21 +13,11 @@ import fastscan
 from fastscan import crossovers, dispatch
 from fastscan.crossovers import expected, use_crossover_table, winner
 from fastscan.dispatch import choose
-from fastscan.profiling import crossover, records
-from fastscan.profiling.cases import Case
+from fastscan.profiling import crossover
+from fastscan.profiling.cases import Case, held_out
+from made_up import made_up
 from oracle import random_params, simulate
 
-ON = {
-    "device": "abacus",
-    "machine": "wood",
-    "cores": 2,
-    "driver": "",
-    "python": "3.11",
-    "jax": "1",
-    "jaxlib": "1",
-    "triton": "",
-}
-ON |= {"dynamax": "1", "commit": "0123456789ab", "dirty": False, "date": "2026-01-01"}
 LENGTHS = [10, 100, 1_000, 10_000]
 
 
@@ -35,10 +25,7 @@ def rows(D=4, B=1, wins_from=300.0, operation="lgssm_smoother", spread=0.02):
     """The sequential code takes 1 us a step, 8 chunks the same at ``wins_from``, and time as the square root of T."""
     for T in LENGTHS:
         for name, p50 in {"sequential": 1e-6 * T, "chunked:8": 1e-6 * math.sqrt(T * wins_from), "chunked:4": 1.0}.items():
-            values = {"p20": p50 / (1 + spread), "p50": p50, "p80": p50 * (1 + spread), "status": "ok", "default": False}
-            blank = dict.fromkeys(records.Row._fields) | {"reference": "", "note": ""}
-            case = Case(operation, D, 2, T, B)._asdict() | {"implementation": name}
-            yield records.Row(**blank | case | values | ON)
+            yield made_up(Case(operation, D, 2, T, B), name, p50, spread=spread)
 
 
 def slices(*measured):
@@ -56,6 +43,12 @@ def test_the_fit_finds_where_chunks_win():
     low, high = win["band"]
     assert low == pytest.approx(win["from"] / 1.02**4, rel=0.01)
     assert high == pytest.approx(win["from"] * 1.02**4, rel=0.01)
+
+
+def test_what_is_left_out():
+    few = [row._replace(dtype="float64") for row in rows() if row.T in LENGTHS[:2]]
+    apart = [row._replace(**held_out()[0]._asdict()) for row in rows()]
+    assert slices(rows(), few, apart) == slices(rows())
 
 
 def test_what_always_or_never_wins():
@@ -170,7 +163,7 @@ def test_explanations():
     use_crossover_table(crossover.fit([r._replace(device="cpu") for r in rows()]))
     text = crossover.explain("lgssm_smoother", D=4, T=5_000)
     assert "lgssm_smoother runs as 'chunked', 8 chunks" in text
-    assert "chunked wins from T = 331 on" in text
+    assert "chunked wins from T = 331 on (open from" in text
     assert "commit 0123456789ab" in text
     assert "sequential" in crossover.explain("parallel_lgssm_filter", D=4, T=20).splitlines()[0]
     assert "not measured" in crossover.explain("hmm_smoother", D=4, T=20)

@@ -36,7 +36,7 @@ CASES = [
 ]
 PLACES = {
     "cpu": {"device": "cpu", "machine": "Made-up processor", "cores": 2, "driver": ""},
-    "gpu": {"device": "Made-up GPU", "machine": "Made-up host", "cores": 16, "driver": "1.2"},
+    "gpu": {"device": "NVIDIA made-up", "machine": "Made-up host", "cores": 16, "driver": "1.2"},
 }
 ABOUT = {"python": "3.11", "jax": "0.10", "jaxlib": "0.10", "triton": "", "dynamax": "1.0.3"}
 OURS = ("sequential", "chunked:8", "chunked:64", "associative", "public call")
