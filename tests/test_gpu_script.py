@@ -33,7 +33,7 @@ def test_dry_run_of_every_step(tmp_path):
     assert facts.keys() >= {"machine", "device", "python", "jax", "dynamax", "commit", "date", "nvidia_smi", "source_sha256"}
     assert len(facts["ceilings"]) == 5
     assert all(value > 0 for value in facts["ceilings"].values())
-    assert json.loads((out / "crossover.json").read_text())["devices"].keys() == {"cpu"}
+    assert json.loads((out / "crossover.json").read_text()) == {"devices": {}}  # of each size too few lengths to say anything
 
     measured = records.by_case(records.read(out / "measured.csv"))
     assert list(measured) == cases("toy")
