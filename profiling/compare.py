@@ -41,8 +41,8 @@ class Metric(NamedTuple):
 
 
 METRICS = (
-    Metric("time", lambda row: row.p50, True, 1.08, 1.6),
-    Metric("first call", lambda row: row.first_call, True, 1.3, 3.0),
+    Metric("time", lambda row: row.p50, True, 1.08, 2.5),
+    Metric("first call", lambda row: row.first_call, True, 1.3, 6.0),
     Metric("memory", lambda row: None if row.temporary_bytes is None else row.temporary_bytes + 65_536, False, 1.05, 1.2),
     Metric("error", lambda row: None if row.error is None else max(row.error, ROUNDING[row.dtype]), False, 2.0, 4.0),
 )

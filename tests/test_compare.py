@@ -54,7 +54,7 @@ def test_other_regressions(metric, factor):
 def test_one_case_alone():
     new = record(1)
     place = next(i for i, row in enumerate(new) if row.implementation == "chunked:8")
-    new[place] = new[place]._replace(p50=2 * new[place].p50)
+    new[place] = new[place]._replace(p50=3 * new[place].p50)
     (finding,) = [f for f in compare(record(0), new) if f.verdict == "REGRESSION"]
     assert f"{new[place].case} chunked:8" == finding.worst
 
