@@ -68,6 +68,7 @@ def test_errors_are_of_the_largest_entry_and_see_nans():
     assert operations.error(got, wanted) == 0.25
     assert operations.error([wanted[0], np.array([1, 2, 4, 4])], wanted) == 0.25
     assert np.isnan(operations.error([np.full((3, 2), np.nan), wanted[1]], wanted))
+    assert np.isnan(operations.error([wanted[0], np.full(2, np.nan)], [wanted[0], np.ones(2)]))
     with pytest.raises(ValueError, match="wanted"):
         operations.error([np.zeros(2)], wanted)
 
