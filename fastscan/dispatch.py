@@ -3,10 +3,10 @@
 The crossover table says which one that is (`fastscan.crossovers`). A device that is not in it gets `_RULE`, or, if it is an
 NVIDIA GPU, kernels by `_KERNEL_RULE`.
 
-Matrices are arrays under XLA at every D, staged on a CPU; but the few vectors of an HMM's filter in one chunk are not worth
-a stage. Unrolled into `Lanes` they belong in a Pallas kernel: XLA fuses
-the unrolled program into each of its results anew, which is slow to compile and slow to run. A kernel's lane holds a whole
-model in its registers, so kernels are for small ones (`KERNEL_SIZES`).
+Matrices are arrays under XLA at every D, staged on a CPU; but an HMM's few vectors in one chunk are not worth a stage. On a
+CPU, loops over little are compiled to one function (`kernels.plan.Plan`). Unrolled into `Lanes`, matrices belong in a Pallas
+kernel: XLA fuses the unrolled program into each of its results anew, which is slow to compile and slow to run. A kernel's
+lane holds a whole model in its registers, so kernels are for small ones (`KERNEL_SIZES`).
 
 A device's entry may say how kernels are launched on it: "launch", fields of `kernels.plan.Launch` that differ from the default.
 """
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 
 from fastscan import crossovers
+from fastscan.kernels.algebra import UNROLLED_TERMS
 from fastscan.kernels.plan import Launch, Plan
 
 XLA_IMPLEMENTATIONS = ("sequential", "associative", "chunked")
@@ -37,8 +38,9 @@ FORGETTING_ROWS = 64
 VECTOR = 16
 """Numbers in a CPU's widest vector: loops over a multiple of them have no rest."""
 
-STAGED_STATES = 8
-"""Of an HMM in one chunk of one sequence: with more, a stage's own loops cost more than what XLA computes again."""
+ONE_FUNCTION_BYTES = 4096
+"""Of a matrix in every lane, at most, where a loop is compiled to one function. XLA:CPU can't give a part of one to its
+threads or to a library, which it would from some five times as much on, nor a dot, which larger matrices are multiplied by."""
 
 MOST_CHUNKS = 256
 """Of "chunked" on a CPU where nothing was measured."""
@@ -127,9 +129,14 @@ def choose(
         name, reason = _fastest(able, device, family, D, m, dtype, T, B)
     elif name in ("pallas", "pallas_interpret"):
         _check_kernels(name, device, family, D, m, dtype)
+    lanes = one_function_lanes(max(D, m), dtype) if device == "cpu" else 0
     if chunks is None and "chunked" in found:
-        chunks = found["chunked"].chunks
-    return Choice(name, _plan(name, chunks, device, family, D, T - 1, B), reason)
+        chunks = found["chunked"].chunks or 2
+        if lanes >= 2 * B and chunks * B <= lanes * 1.5:  # between what was measured, too, loops are to be one function
+            chunks = min(chunks, lanes // B)
+    plan = _plan(name, chunks, device, family, T - 1, B, lanes)
+    one_function = name in ("sequential", "chunked") and plan.chunks * B <= lanes
+    return Choice(name, plan._replace(one_function=one_function), reason)
 
 
 def _parse(implementation: str | None) -> tuple[str | None, int | None]:
@@ -157,26 +164,34 @@ def _fastest(
     return ("sequential" if T < 64 or B > 16384 else "chunked"), _RULE
 
 
-def _plan(name: str, chunks: int | None, device: str, family: str, D: int, rows: int, B: int) -> Plan:
+def _plan(name: str, chunks: int | None, device: str, family: str, rows: int, B: int, lanes: int) -> Plan:
     algebra = "staged" if device == "cpu" else "stacked"
     if name == "sequential":
-        few = D <= STAGED_STATES if B == 1 else family != "hmm"
-        return Plan(rows, 1, algebra=algebra if few or family == "lgssm" else "stacked")
+        few = family == "hmm" or (family != "lgssm" and B == 1)
+        return Plan(rows, 1, algebra="stacked" if few else algebra)
     if name == "associative":
         return Plan(rows, max(rows, 1), "associative", algebra)
     if name == "chunked":
         most = MOST_CHUNKS if device == "cpu" else rows
-        return chunked_plan(family, device, rows, chunks or max(min(rows // 16, most), 2))
+        return chunked_plan(family, device, rows, chunks or max(min(rows // 16, most), 2), lanes // B)
     return _kernel_plan(name, device, algebra, rows, B)
 
 
-def chunked_plan(family: str, device: str, rows: int, chunks: int) -> Plan:
-    """About as many chunks of rows, under XLA on a device; arguments as `choose` has them."""
+def one_function_lanes(size: int, dtype: Any) -> int:
+    """The most lanes whose loops are compiled to one function on a CPU, of matrices of up to ``size`` rows; 0 if none are."""
+    if size > UNROLLED_TERMS:
+        return 0
+    return ONE_FUNCTION_BYTES // (max(size, 1) ** 2 * jax.numpy.dtype(dtype).itemsize)
+
+
+def chunked_plan(family: str, device: str, rows: int, chunks: int, few: int = 0) -> Plan:
+    """About as many chunks of rows, under XLA on a device, and not more than ``few`` if no more are asked for."""
     if device != "cpu":
         return Plan(rows, _fit(chunks, rows))
+    most = few if chunks <= few else rows
     if family == "lgssm" or rows < chunks * FORGETTING_ROWS:
-        return Plan(rows, _fit(chunks, rows), algebra="staged")
-    return Plan(rows, _fit_lanes(chunks, rows), algebra="staged", forgetting=True)
+        return Plan(rows, _fit(chunks, rows, most), algebra="staged")
+    return Plan(rows, _fit_lanes(chunks, rows, most), algebra="staged", forgetting=True)
 
 
 def _check_kernels(implementation: str, device: str, family: str, D: int, m: int, dtype: str) -> None:
@@ -221,19 +236,19 @@ def device_kind() -> str:
     return "cpu" if platform == "cpu" else getattr(device, "device_kind", str(device))
 
 
-def _fit(chunks: int, rows: int) -> int:
+def _fit(chunks: int, rows: int, most: int | None = None) -> int:
     """About as many chunks, without an empty one, and with no padded row if a near number has none."""
     chunks = max(1, min(chunks, rows))
     if chunks == 1:
         return 1
-    near = range(max(2, math.ceil(chunks * 0.75)), min(rows, int(chunks * 1.25)) + 1)
+    near = range(max(2, math.ceil(chunks * 0.75)), min(rows, int(chunks * 1.25), most or rows) + 1)
     exact = [c for c in near if rows % c == 0]
     if exact:
         return min(exact, key=lambda c: abs(c - chunks))
     return -(-rows // -(-rows // chunks))
 
 
-def _fit_lanes(chunks: int, rows: int) -> int:
+def _fit_lanes(chunks: int, rows: int, most: int) -> int:
     """About as many chunks, whole vectors of them, and of these the number that pads fewest rows."""
-    near = range(VECTOR * math.ceil(chunks * 0.75 / VECTOR), int(chunks * 1.25) + 1, VECTOR)
-    return min(near, key=lambda c: (-rows % c // VECTOR, abs(c - chunks)), default=_fit(chunks, rows))
+    near = range(VECTOR * math.ceil(chunks * 0.75 / VECTOR), min(int(chunks * 1.25), most) + 1, VECTOR)
+    return min(near, key=lambda c: (-rows % c // VECTOR, abs(c - chunks)), default=_fit(chunks, rows, most))

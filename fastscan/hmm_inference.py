@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fastscan.dispatch import STAGED_STATES, How
+from fastscan.dispatch import How
 from fastscan.hmm_model import HMM, Scales, log_series, relative_weights, scaled_series, unscaled_loglik
 from fastscan.kernels import hmm_passes
 from fastscan.kernels.hmm import FilteredStates
@@ -87,8 +87,7 @@ def sample_states(model: HMM, uniform: jax.Array, how: How, log_weights: bool) -
 
 def counts_on_the_way(plan: Plan, model: HMM) -> bool:
     """Whether a smoother should add up transitions as it goes, and not from what it leaves."""
-    B, _, K = model.log_likelihoods.shape
-    return plan.chunks > 1 or plan.launch is not None or (B == 1 and K <= STAGED_STATES)
+    return plan.chunks > 1 or plan.launch is not None or (plan.one_function and len(model.log_likelihoods) == 1)
 
 
 @functools.partial(jax.jit, static_argnames=("summed", "log_weights"))

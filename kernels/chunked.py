@@ -14,6 +14,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental.xla_metadata import set_xla_metadata
 
 from fastscan.kernels.algebra import ALGEBRAS, blank, in_form_of, stable_carry
 from fastscan.kernels.axes import as_lanes, as_rows
@@ -68,7 +69,7 @@ def total(plan: Plan, rows: jax.Array) -> jax.Array:
 
 
 def _sum_in_blocks(numbers: jax.Array, block: int = 32) -> jax.Array:
-    """A sum whose work lies within a loop: see `prepared`."""
+    """A sum whose work lies within a loop: see `sweep`."""
     whole = len(numbers) // block * block
     blocks = numbers[:whole].reshape(-1, block)
     return lax.scan(lambda total, x: (total + x.sum(), None), numbers[whole:].sum(), blocks)[0]
@@ -86,13 +87,12 @@ def summarise(plan: Plan, recurrence: Recurrence, params: Any, state: Any, rows:
         rows: as `split` returns them.
         reverse: fold from a chunk's last row to its first.
     """
-    recurrence, rows = prepared(plan, recurrence, rows)
 
     def fold(summary, row):
         x, present = row
         return where(present, recurrence.append(params, summary, matrices(plan, x)), summary), None
 
-    return loop(plan, fold, recurrence.identity(state), rows, reverse)[0]
+    return loop(plan, fold, recurrence.identity(state), prepared(plan, recurrence, rows), reverse)[0]
 
 
 def entries(plan: Plan, recurrence: Recurrence, state: Any, summaries: Any, *, reverse: bool = False) -> Any:
@@ -127,7 +127,7 @@ def scan_summaries(plan: Plan, recurrence: Recurrence, state: Any, summaries: An
         parts = (empty, covered[..., :-1, :]) if side == "before" else (covered[..., 1:, :], empty)
         return jnp.concatenate(parts, CHUNK_AXIS)
 
-    inclusive = _SCANS[plan.scan](recurrence.combine, summaries, C, sides)
+    inclusive = _SCANS[plan.scan](plan, recurrence.combine, summaries, sides)
     return tuple(
         jax.tree.map(functools.partial(exclusive, side), recurrence.identity(state), covered)
         for side, covered in zip(sides, inclusive, strict=True)
@@ -149,6 +149,9 @@ def sweep(
 ) -> tuple[Any, Any]:
     """The sequential recursion within every chunk.
 
+    Rows of one lane are prepared as they come. A program whose work lies all in loops is run at once by XLA on a CPU, which
+    counts a loop's work once; others are handed to a thread, for longer than a short series takes.
+
     Args:
         plan: as everywhere.
         recurrence: whose `step` is run.
@@ -164,11 +167,16 @@ def sweep(
         The states after every chunk, and the outputs of all rows as `join` takes them.
     """
     del room, exits
-    recurrence, rows = prepared(plan, recurrence, rows)
+    prepare = None
+    if plan.chunks == 1 and all(x.shape[-1] == 1 for x in jax.tree.leaves(rows)):
+        prepare = recurrence.prepare
+    else:
+        rows = prepared(plan, recurrence, rows)
 
     def step(state, row):
         x, present = row
-        after, out = recurrence.step(params, state, matrices(plan, x))
+        x = matrices(plan, x)
+        after, out = recurrence.step(params, state, prepare(x) if prepare else x)
         return where(present, after, state), arrays(plan, out)
 
     state = begin(*entries) if begin else entries[0]
@@ -178,26 +186,19 @@ def sweep(
 def each_row(plan: Plan, name: str, function: Callable, series: tuple) -> Any:
     """A function of matrices, of every row by itself: (B or 1, rows, n, p) in and out; ``name`` is for kernels."""
     del name
-    return as_rows(arrays(plan, function(*matrices(plan, as_lanes(series)))))
+    one_row = all(x.shape[1] == 1 for x in jax.tree.leaves(series))
+
+    def rows(*series: Any) -> Any:
+        return as_rows(arrays(plan, function(*matrices(plan, as_lanes(series)))))
+
+    return compiled(plan._replace(one_function=plan.one_function and one_row), rows)(*series)
 
 
-def prepared(plan: Plan, recurrence: Recurrence, rows: Any) -> tuple[Recurrence, Any]:
-    """The recurrence, and rows as its `append` and `step` take them.
-
-    Rows of one lane are prepared as they come. A program whose work lies all in loops is run at once by XLA on a CPU, which
-    counts a loop's work once; others are handed to a thread, for longer than a short series takes.
-    """
-    prepare = recurrence.prepare
-    if prepare is None:
-        return recurrence, rows
-    if plan.chunks == 1 and all(x.shape[-1] == 1 for x in jax.tree.leaves(rows)):
-        append, step = recurrence.append, recurrence.step
-        return recurrence._replace(
-            append=lambda params, summary, x: append(params, summary, prepare(x)),
-            step=lambda params, state, x: step(params, state, prepare(x)),
-            prepare=None,
-        ), rows
-    return recurrence, jax.vmap(lambda x: arrays(plan, prepare(matrices(plan, x))))(rows)
+def prepared(plan: Plan, recurrence: Recurrence, rows: Any) -> Any:
+    """Rows as the recurrence's `append` takes them, and its `step`."""
+    if recurrence.prepare is None:
+        return rows
+    return jax.vmap(lambda x: arrays(plan, recurrence.prepare(matrices(plan, x))))(rows)
 
 
 def loop(plan: Plan, body: Callable, carry: Any, rows: Any, reverse: bool) -> tuple[Any, Any]:
@@ -211,7 +212,34 @@ def loop(plan: Plan, body: Callable, carry: Any, rows: Any, reverse: bool) -> tu
     if plan.length == 1:
         carry, outs = body(carry, jax.tree.map(lambda x: x[0], rows))
         return carry, jax.tree.map(lambda x: x[None], outs)
-    return lax.scan(jax.checkpoint(body, prevent_cse=False), carry, rows, plan.length, reverse)
+
+    def scan(carry: Any, rows: Any) -> tuple[Any, Any]:
+        return lax.scan(jax.checkpoint(body, prevent_cse=False), carry, rows, plan.length, reverse)
+
+    return compiled(plan, scan)(carry, rows)
+
+
+def compiled(plan: Plan, loop: Callable) -> Callable:
+    """A loop as a function of its arrays, compiled as the plan says.
+
+    XLA:CPU aborts where one function leaves an argument unread, which its own simplifications may make of any. So a function
+    reports a number of each.
+    """
+    if not plan.one_function:
+        return loop
+
+    def call(*args: Any) -> Any:
+        closed, out_shape = jax.make_jaxpr(loop, return_shape=True)(*args)
+
+        def function(given: list[jax.Array]) -> tuple[list[jax.Array], list[jax.Array]]:
+            consts, args = given[: len(closed.consts)], given[len(closed.consts) :]
+            return jax.core.eval_jaxpr(closed.jaxpr, consts, *args), [x.reshape(-1)[:1] for x in given]
+
+        with set_xla_metadata(inlineable="false", xla_cpu_small_call="true"):
+            out, _ = jax.jit(function)([*closed.consts, *jax.tree.leaves(args)])
+        return jax.tree.unflatten(jax.tree.structure(out_shape), out)
+
+    return call
 
 
 def present(plan: Plan, row: Any) -> jax.Array | None:
@@ -226,8 +254,8 @@ def where(present: jax.Array | None, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda n, o: jnp.where(present, n, o), new, in_form_of(old, new))
 
 
-def _associative(combine: Callable, summaries: Any, chunks: int, sides: tuple[Side, ...]) -> list[Any]:
-    del chunks
+def _associative(plan: Plan, combine: Callable, summaries: Any, sides: tuple[Side, ...]) -> list[Any]:
+    del plan
     axis = jax.tree.leaves(summaries)[0].ndim + CHUNK_AXIS
 
     def after(further, nearer):
@@ -239,8 +267,9 @@ def _associative(combine: Callable, summaries: Any, chunks: int, sides: tuple[Si
     ]
 
 
-def _doubling(combine: Callable, summaries: Any, chunks: int, sides: tuple[Side, ...]) -> list[Any]:
+def _doubling(plan: Plan, combine: Callable, summaries: Any, sides: tuple[Side, ...]) -> list[Any]:
     """Hillis & Steele's scan, all sides in one `combine`: after round k, an element covers the 2^k nearest chunks."""
+    chunks = plan.chunks
     index = jnp.arange(chunks)[:, None]
 
     def concatenate(trees: list[Any]) -> Any:
@@ -261,7 +290,8 @@ def _doubling(combine: Callable, summaries: Any, chunks: int, sides: tuple[Side,
         return [where(*args) for args in zip(reaches, parts, covered, strict=True)]
 
     start = stable_carry(lambda c, k: (round_(k, c), None), [summaries] * len(sides), jnp.int32(0))
-    return lax.fori_loop(0, (chunks - 1).bit_length(), round_, start)
+    rounds = (chunks - 1).bit_length()
+    return compiled(plan, lambda start: lax.fori_loop(0, rounds, round_, start))(start)
 
 
 _SCANS = {"associative": _associative, "doubling": _doubling}

@@ -66,7 +66,11 @@ def look_ahead(plan: Plan, recurrence: Recurrence, sweep: InChunks, params: Any,
 
     summary = stable_carry(lambda s, t: (append(t, s), None), recurrence.identity(state), jnp.int32(0))
     start = stable_carry(lambda carry, _: (block(carry), None), (jnp.int32(0), summary, jnp.bool_(False)), None)
-    W, summary, _ = lax.while_loop(lambda carry: (carry[0] < plan.length) & ~carry[2], block, start)
+
+    def until_forgotten(start):
+        return lax.while_loop(lambda carry: (carry[0] < plan.length) & ~carry[2], block, start)
+
+    W, summary, _ = chunked.compiled(plan, until_forgotten)(start)
     further = _further(plan, W, reverse)
     settled, _ = forgetting.settled(summary)
     begun = sweep.begin(settled) if sweep.begin else settled
@@ -104,7 +108,11 @@ def _sweep(plan: Plan, recurrence: Recurrence, params, state, rows, outputs, sta
     if outputs is None:
         shapes = jax.eval_shape(step, 0, state)[1]
         outputs = jax.tree.map(lambda x: blank(x, (plan.length, *x.shape)), shapes)
-    return lax.fori_loop(start, stop, body, (state, outputs))
+
+    def loop(start, stop, carry):
+        return lax.fori_loop(start, stop, body, carry)
+
+    return chunked.compiled(plan, loop)(start, stop, (state, outputs))
 
 
 def _row(plan: Plan, recurrence: Recurrence, rows: Any, t: Any, reverse: bool) -> tuple[Any, jax.Array | None]:

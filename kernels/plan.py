@@ -36,6 +36,9 @@ class Plan(NamedTuple):
         algebra: under XLA, a key of `algebra.ALGEBRAS`.
         forgetting: under XLA, sweep chunks from the row on where they have forgotten their beginnings, if the recurrence says
             how to tell (see the module of that name). Its loops have no fixed length, so no reverse-mode derivative.
+        one_function: under XLA on a CPU, compile every loop to one native function. Otherwise a runtime starts a loop's
+            operations one by one, which for a few numbers takes longer than to compute them. Not for large arrays, nor for
+            programs that are to be differentiated or mapped: XLA can't compile every operation so.
         launch: None for XLA; otherwise GPU kernels.
     """
 
@@ -44,6 +47,7 @@ class Plan(NamedTuple):
     scan: Literal["associative", "doubling"] = "doubling"
     algebra: str = "stacked"
     forgetting: bool = False
+    one_function: bool = False
     launch: Launch | None = None
 
     @property

@@ -6,6 +6,8 @@ has the first ones.
 
 from typing import NamedTuple
 
+from fastscan.dispatch import Choice, choose
+
 
 class Case(NamedTuple):
     """One piece of work.
@@ -25,6 +27,16 @@ class Case(NamedTuple):
     T: int
     B: int = 1
     dtype: str = "float32"
+
+    @property
+    def family(self) -> str:
+        """Which of `fastscan.dispatch.FAMILIES` it is of."""
+        return family_of(self.operation)
+
+    def choice(self, implementation: str | None, *, device: str | None = None, dtype: str | None = None) -> Choice:
+        """What dispatch makes of an implementation's name, or of None; of another dtype if that is given."""
+        sizes = {"T": self.T, "B": self.B, "D": self.D, "m": self.m}
+        return choose(implementation, **sizes, dtype=dtype or self.dtype, family=self.family, device=device)
 
     def __str__(self) -> str:
         sizes = f"K={self.D}" if self.operation.startswith("hmm") else f"D={self.D} m={self.m}"
@@ -48,25 +60,39 @@ MEASURED_BY = {
 """The operation by which each of `fastscan.dispatch.FAMILIES` is measured for the crossover table."""
 
 
+def family_of(operation: str) -> str:
+    """Which of `fastscan.dispatch.FAMILIES` a function's name is of: its own, or that of its kind of model."""
+    own = (family for family, name in MEASURED_BY.items() if name == operation)
+    return next(own, operation.split("_")[0])
+
+
 def grid() -> list[Case]:
     """What the crossover table is fitted to: every second length first, models of middle size before the others."""
     cases = []
-    for lengths, batched in (((1_000, 100, 10_000, 10), (1_000, 100, 10)), ((300, 100_000), ())):
-        sizes = [(length, 1) for length in lengths] + [(length, BATCH) for length in batched]
+    for sizes in _GRID:
         for place in range(len(LGSSM_SIZES)):
-            cases += [Case("lgssm_smoother", *LGSSM_SIZES[place], T, B) for T, B in sizes]
+            both = sizes + _MORE_BATCHES if sizes is _GRID[1] and place in _MORE_BATCHES_AT else sizes
+            cases += [Case("lgssm_smoother", *LGSSM_SIZES[place], T, B) for T, B in both]
             if place < len(STATES):
-                cases += [Case(name, STATES[place], 0, T, B) for name in _HMM_OPERATIONS for T, B in sizes]
+                cases += [Case(name, STATES[place], 0, T, B) for name in _HMM_OPERATIONS for T, B in both]
     return cases
 
 
+_GRID = (
+    ((1_000, 1), (100, 1), (10_000, 1), (10, 1), (1_000, BATCH), (100, BATCH), (10, BATCH)),
+    ((300, 1), (100_000, 1)),
+)
+"""T and B of every size of model, in two rounds."""
+_MORE_BATCHES = ((1_000, 8), (100, 8), (10, 8), (100, 512), (30, 512), (10, 512))
+_MORE_BATCHES_AT = (0, 2)
+"""Of models of middle and of large size only."""
 _HMM_OPERATIONS = tuple(MEASURED_BY[family] for family in ("hmm", "hmm_sample", "hmm_mode"))
 
 
 def held_out() -> list[Case]:
     """Sizes between the grid's, by which the choices that its table makes are judged."""
     return [
-        *(Case("lgssm_smoother", 3, 1, T, B) for T, B in ((50, 1), (200, 1), (2_000, 1), (30_000, 1), (200, 8), (500, 256))),
+        *(Case("lgssm_smoother", 3, 1, T, B) for T, B in ((50, 1), (200, 1), (2_000, 1), (30_000, 1), (200, 4), (500, 256))),
         *(Case("lgssm_smoother", 6, 2, T, B) for T, B in ((50, 1), (2_000, 1), (500, 16))),
         *(Case("lgssm_smoother", 12, 4, T, 1) for T in (200, 5_000)),
         *(Case("hmm_smoother", 3, 0, T, B) for T, B in ((500, 1), (5_000, 1), (50_000, 1), (500, 16))),

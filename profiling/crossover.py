@@ -12,7 +12,7 @@ import numpy as np
 import fastscan
 from fastscan import crossovers
 from fastscan.dispatch import choose
-from fastscan.profiling.cases import MEASURED_BY, held_out
+from fastscan.profiling.cases import MEASURED_BY, family_of, held_out
 from fastscan.profiling.records import Row, by_case
 
 COMMITTED = Path(fastscan.__file__).parent / "crossover.json"
@@ -32,7 +32,6 @@ def fit(rows: Iterable[Row]) -> dict:
     (between their 20th and 80th percentiles) leaves open who is faster.
     """
     table: dict[str, Any] = {"devices": {}}
-    names = {operation: family for family, operation in MEASURED_BY.items()}
     groups: dict[tuple, list[Row]] = {}
     apart = set(held_out())
     for case, measured in by_case(rows).items():
@@ -40,8 +39,8 @@ def fit(rows: Iterable[Row]) -> dict:
             continue
         for row in measured.values():
             ours = row.implementation.split(":")[0] in ("sequential", "associative", "chunked", "pallas")
-            if row.p50 and ours and case.operation in names:
-                groups.setdefault((row.device, names[case.operation], row.dtype, row.D, row.m, row.B), []).append(row)
+            if row.p50 and ours and case.operation in MEASURED_BY.values():
+                groups.setdefault((row.device, case.family, row.dtype, row.D, row.m, row.B), []).append(row)
     for (device, family, dtype, D, m, B), mine in sorted(groups.items()):
         if len({row.T for row in mine}) < LENGTHS:
             continue
@@ -87,9 +86,7 @@ def _chunks(row: Row | None) -> int | None:
         return None
     if ":" in row.implementation:
         return int(row.implementation.split(":")[1])
-    sizes: dict[str, Any] = {"T": row.T, "B": row.B, "D": row.D, "m": row.m, "dtype": row.dtype, "device": row.device}
-    family = next(name for name, operation in MEASURED_BY.items() if operation == row.operation)
-    return choose(row.implementation, **sizes, family=family).plan.chunks if row.implementation == "chunked" else None
+    return row.case.choice("chunked", device=row.device).plan.chunks if row.implementation == "chunked" else None
 
 
 def _win(best: dict[int, dict[str, Row]], lengths: Sequence[int], name: str) -> dict[str, Any]:
@@ -192,7 +189,7 @@ def explain(operation: str, *, D: int, T: int, B: int = 1, m: int | None = None,
     if not callable(getattr(fastscan, operation, None)) or not operation.removeprefix("parallel_").startswith(("lgssm", "hmm")):
         raise ValueError(f"{operation!r} given, wanted one of fastscan's functions, as 'lgssm_smoother' or 'hmm_filter'.")
     bare = operation.removeprefix("parallel_")
-    family = next((f for f, name in MEASURED_BY.items() if name == bare), bare.split("_")[0])
+    family = family_of(bare)
     m = (m or max(D // 2, 1)) if family == "lgssm" else 0
     choice = choose(None, T=T, B=B, D=D, m=m, dtype=dtype, family=family)
     chunks = f", {choice.plan.chunks:,} chunks of {choice.plan.length:,} steps" if choice.plan.chunks > 1 else ""

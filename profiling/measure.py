@@ -17,14 +17,14 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from fastscan.dispatch import KERNEL_SIZES, choose
+from fastscan.dispatch import KERNEL_SIZES, one_function_lanes
 from fastscan.profiling import operations
 from fastscan.profiling.cases import MEASURED_BY, Case, grid, others
 from fastscan.profiling.machine import stamp
 from fastscan.profiling.operations import PARALLEL, PUBLIC, SEQUENTIAL
 from fastscan.profiling.programs import Program, Programs
 from fastscan.profiling.records import Row, append, read
-from fastscan.profiling.timing import clock, in_subprocess
+from fastscan.profiling.timing import Clock, clock, in_subprocess
 
 BOUNDS = {"float32": 1e-3, "float64": 1e-9}
 """Errors above these are wrong; good ones are far below."""
@@ -46,16 +46,20 @@ class DeviceLostError(Exception):
     """Nothing runs on the device any more: this process can measure nothing else, another one may."""
 
 
-def family(case: Case) -> str:
-    """Which of `fastscan.dispatch.FAMILIES` the case is of."""
-    return next((name for name, operation in MEASURED_BY.items() if operation == case.operation), case.operation.split("_")[0])
-
-
-def chunk_counts(T: int, B: int) -> list[int]:
-    """Numbers of chunks to try: about what fills a CPU's vectors and two cores, half of that, and twice as many."""
-    middle = min(10 * T**0.25, T / 5) / math.sqrt(B)
-    factors = (0.5, 1, 2) if T >= 1_000 else (0.75, 1.5) if T >= 30 else (1.5,)
-    return sorted({int(np.clip(round(factor * middle), 2, T // 3)) for factor in factors}) if T >= 6 else []
+def chunk_counts(case: Case) -> list[int]:
+    """Numbers of chunks to try on a CPU: what about fills its vectors and two cores, and what leaves loops one function."""
+    T, most = case.T, one_function_lanes(max(case.D, case.m), case.dtype) // case.B
+    if T < 6:
+        return []
+    middle = min(10 * T**0.25, T / 5) / math.sqrt(case.B)
+    wanted = [middle, 2 * middle] if T >= 1_000 else [] if most >= 2 else [0.75 * middle, 1.5 * middle]
+    if most >= 2:
+        wanted += [min(most, middle), min(most, middle) / 2]
+    counts: list[int] = []
+    for count in sorted(int(np.clip(round(x), 2, T // 3)) for x in wanted):
+        if not counts or count > 1.25 * counts[-1]:
+            counts.append(count)
+    return counts
 
 
 def implementations(case: Case, device: str, *, toy: bool = False) -> list[str]:
@@ -65,11 +69,11 @@ def implementations(case: Case, device: str, *, toy: bool = False) -> list[str]:
         names = ["pallas_interpret", "chunked", "sequential", SEQUENTIAL]
     elif device == "cpu":
         fitted = case.operation in MEASURED_BY.values()
-        names = ["sequential", *(f"chunked:{n}" for n in chunk_counts(case.T, case.B) if fitted)]
+        names = ["sequential", *(f"chunked:{n}" for n in chunk_counts(case) if fitted)]
         names += ["associative"] * (steps <= 30 and fitted)
         names += [PUBLIC] * (case.T <= 10) + [SEQUENTIAL] + [PARALLEL] * _parallel_on_a_cpu(case)
     else:
-        names = ["pallas"] * (case.m <= KERNEL_SIZES[family(case)][case.dtype].get(case.D, -1))
+        names = ["pallas"] * (case.m <= KERNEL_SIZES[case.family][case.dtype].get(case.D, -1))
         names += ["chunked", *["sequential"] * (case.T <= 1_000), *["associative"] * (steps <= 100_000)]
         names += [SEQUENTIAL] * (case.T <= 10_000) + [PARALLEL] * (steps <= 1_100_000)
     on_the_grid = device == "cpu" and case in grid()  # which has what None takes once a table is fitted to it
@@ -79,7 +83,7 @@ def implementations(case: Case, device: str, *, toy: bool = False) -> list[str]:
 
 
 def _parallel_on_a_cpu(case: Case) -> bool:
-    longest = 1_000 if family(case) == "lgssm" else 100_000
+    longest = 1_000 if case.family == "lgssm" else 100_000
     return case.B == 1 and case.dtype == "float32" and case.D in (4, 5) and 10 < case.T <= longest and case in others()
 
 
@@ -87,8 +91,7 @@ def is_default(case: Case, name: str, device: str) -> bool:
     """Whether this is what None chooses."""
     if name in (SEQUENTIAL, PARALLEL, PUBLIC, "default"):
         return name == "default"
-    sizes: dict[str, Any] = {"T": case.T, "B": case.B, "D": case.D, "m": case.m, "dtype": case.dtype, "device": device}
-    return choose(name, **sizes, family=family(case)).plan == choose(None, **sizes, family=family(case)).plan
+    return case.choice(name, device=device).plan == case.choice(None, device=device).plan
 
 
 def measure(
@@ -218,9 +221,7 @@ def _checked(
         else:
             program = programs.get(case, name, 0.1 if programs.background else None)
         call = functools.partial(program.call, *data)
-        start = time.perf_counter()
-        out = jax.block_until_ready(call())
-        first = program.compile_seconds + time.perf_counter() - start
+        out, first = _first_call(program, call)
         ours = not name.startswith("dynamax")
         comparable = ours or operations.OPERATIONS[case.operation].reference is None
         error = operations.error(operations.results(out), wanted) if comparable else None
@@ -236,8 +237,20 @@ def _checked(
     return row(status="ok", error=error, first_call=first, **sizes), call
 
 
-def _timed(row: Row, times: Any) -> Row:
-    p20, p50, p80 = np.percentile(times.waited, [20, 50, 80]).tolist()
+def _first_call(program: Program, call: Callable[[], Any]) -> tuple[Any, float]:
+    """What it returns, and how long that took from tracing on."""
+    start = time.perf_counter()
+    out = jax.block_until_ready(call())
+    return out, program.compile_seconds + time.perf_counter() - start
+
+
+def _percentiles(seconds: list[float]) -> list[float]:
+    """The 20th, the 50th and the 80th."""
+    return np.percentile(seconds, [20, 50, 80]).tolist()
+
+
+def _timed(row: Row, times: Clock) -> Row:
+    p20, p50, p80 = _percentiles(times.waited)
     in_flight = float(np.median(times.in_flight)) if times.in_flight else None
     return row._replace(p20=p20, p50=p50, p80=p80, in_flight=in_flight, repeats=len(times.waited))
 
@@ -267,10 +280,9 @@ def alone(case: Case) -> tuple[float, float, float, float]:
     with jax.enable_x64(case.dtype == "float64"):
         data = jax.device_put(operations.data(case))
         program = Programs().get(case, PARALLEL)
-        start = time.perf_counter()
-        jax.block_until_ready(program.call(*data))
-        first = program.compile_seconds + time.perf_counter() - start
-        p20, p50, p80 = np.percentile(clock({0: functools.partial(program.call, *data)})[0].waited, [20, 50, 80]).tolist()
+        call = functools.partial(program.call, *data)
+        _, first = _first_call(program, call)
+        p20, p50, p80 = _percentiles(clock({0: call})[0].waited)
     return first, p20, p50, p80
 
 

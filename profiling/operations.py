@@ -4,6 +4,7 @@
 """
 
 import functools
+import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 
 import fastscan
 from fastscan import hmm_inference, lgssm_inference
-from fastscan.dispatch import How, choose
+from fastscan.dispatch import How
 from fastscan.hmm_model import check_hmm
 from fastscan.learn import LGSSM, from_unconstrained, log_det_jac_constrain, to_unconstrained
 from fastscan.model import check_model
@@ -36,7 +37,7 @@ class Operation(NamedTuple):
         dynamax: of a case and whether in parallel: the function, without a batch axis; None if dynamax has none.
         mapped: for a batch, along which axes of the arguments `jax.vmap` maps dynamax's.
         reference: of a case: a function of the same arguments in float64, where dynamax's can't be one (it draws other
-            samples); and what it is.
+            samples).
     """
 
     data: Callable[[Case], tuple]
@@ -57,16 +58,12 @@ def _lgssm_data(case: Case, gaps: bool = False) -> tuple:
     return params, y if case.B > 1 else y[0]
 
 
-def random_hmm(K: int, T: int, B: int = 1, dtype: str = "float32") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Initial distribution (K,), transition matrix (K, K) and log-likelihoods (T, K), or (B, T, K) for several."""
-    r = np.random.default_rng(0)
-    arrays = r.dirichlet(np.ones(K)), r.dirichlet(np.ones(K), size=K), r.standard_normal((B, T, K), "float32")
-    initial, A, log_likelihoods = (x.astype("float32").astype(dtype) for x in arrays)
-    return initial, A, log_likelihoods if B > 1 else log_likelihoods[0]
-
-
 def _hmm_data(case: Case) -> tuple:
-    return random_hmm(case.D, case.T, case.B, case.dtype)
+    r = np.random.default_rng(0)
+    K = case.D
+    arrays = r.dirichlet(np.ones(K)), r.dirichlet(np.ones(K), size=K), r.standard_normal((case.B, case.T, K), "float32")
+    initial, A, log_likelihoods = (x.astype("float32").astype(case.dtype) for x in arrays)
+    return initial, A, log_likelihoods if case.B > 1 else log_likelihoods[0]
 
 
 def _keyed(data: Callable[[Case], tuple]) -> Callable[[Case], tuple]:
@@ -87,8 +84,6 @@ def _dynamax(module: str, name: str, *, parallel: bool = True) -> Callable[[Case
     """One of dynamax's functions; ``parallel``: there is a parallel one, too."""
 
     def function(case: Case, wanted: bool) -> Function | None:  # noqa: ARG001
-        import importlib
-
         if wanted and not parallel:
             return None
         return getattr(importlib.import_module(f"dynamax.{module}"), f"parallel_{name}" if wanted else name)
@@ -104,7 +99,7 @@ def _lgssm_sample_reference(case: Case) -> Function:
         y = y.reshape(case.B, case.T, case.m)
         model, _ = check_model(params, case.T, case.B if case.B > 1 else None, y.dtype)
         noise = jax.random.normal(key, (case.B, case.T, case.D), case.dtype).astype(y.dtype)
-        states = lgssm_inference.sample_states(model, y, noise, jnp.zeros((), y.dtype), _reference_how(case, "lgssm"))
+        states = lgssm_inference.sample_states(model, y, noise, jnp.zeros((), y.dtype), _reference_how(case))
         return states.reshape(*y.shape[:2], case.D) if case.B > 1 else states[0, ..., 0]
 
     return sample
@@ -115,14 +110,14 @@ def _hmm_sample_reference(case: Case) -> Function:
         initial, A, log_likelihoods = hmm
         model, batched = check_hmm(initial, A, log_likelihoods)
         uniform = jax.random.uniform(key, (case.B, case.T, 1, 1), case.dtype).astype(log_likelihoods.dtype)
-        out = hmm_inference.sample_states(model, uniform, _reference_how(case, "hmm_sample"), log_weights=False)
+        out = hmm_inference.sample_states(model, uniform, _reference_how(case), log_weights=False)
         return out if batched else jax.tree.map(lambda x: x[0], out)
 
     return sample
 
 
-def _reference_how(case: Case, family: str) -> How:
-    return How(choose("sequential", T=case.T, B=case.B, D=case.D, m=case.m, dtype="float64", family=family).plan)
+def _reference_how(case: Case) -> How:
+    return How(case.choice("sequential", dtype="float64").plan)
 
 
 def _symmetric(gradients: Any) -> Any:
@@ -252,6 +247,7 @@ OPERATIONS: dict[str, Operation] = {
 }
 
 
+@functools.lru_cache(maxsize=1)
 def data(case: Case) -> tuple:
     """The case's arguments."""
     return OPERATIONS[case.operation].data(case)

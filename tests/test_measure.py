@@ -28,7 +28,7 @@ def test_groups_hold_what_they_say():
     assert len(everything) == len(set(everything))
     assert {case.operation for case in everything} <= operations.OPERATIONS.keys()
     grid = cases("grid")
-    assert {module.family(case) for case in grid} == set(dispatch.FAMILIES) == MEASURED_BY.keys()
+    assert {case.family for case in grid} == set(dispatch.FAMILIES) == MEASURED_BY.keys()
     assert not set(grid) & set(cases("held-out"))
     assert {10, 100_000} <= {case.T for case in grid}
     assert max(case.T for case in cases("others")) == 1_000_000

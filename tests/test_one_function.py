@@ -1,0 +1,93 @@
+"""Loops that are compiled to one function: up to their limits they compile, and compute what the same loops do otherwise."""
+
+import jax
+import numpy as np
+import pytest
+
+from fastscan import dispatch, hmm_posterior_sample, lgssm_smoother
+from fastscan.dispatch import choose, one_function_lanes
+from fastscan.profiling import operations
+from fastscan.profiling.cases import Case
+
+MARK = 'xla_cpu_small_call = "true"'
+
+
+def lowered(function, *args):
+    """A new function every time, as compiled ones are kept by their function."""
+    return jax.jit(lambda *args: function(*args)).lower(*args)
+
+
+@pytest.mark.parametrize(
+    ("operation", "D", "m", "T", "B", "dtype"),
+    [
+        ("lgssm_smoother_with_gaps", 16, 16, 11, 4, "float32"),
+        ("lgssm_smoother_with_gaps", 4, 4, 17, 32, "float64"),
+        ("lgssm_posterior_sample", 3, 8, 11, 16, "float32"),
+        ("lgssm_loglik_gradient", 8, 8, 11, 1, "float32"),
+        ("lgssm_mean_gradient", 4, 2, 11, 1, "float64"),
+        ("hmm_smoother", 16, 0, 11, 4, "float32"),
+        ("hmm_smoother", 9, 0, 11, 6, "float64"),
+        ("hmm_posterior_mode", 16, 0, 11, 4, "float32"),
+        ("hmm_posterior_sample", 9, 0, 11, 12, "float32"),
+        ("hmm_posterior_sample", 1, 0, 11, 512, "float64"),
+        ("hmm_loglik_gradient", 16, 0, 11, 1, "float64"),
+    ],
+)
+def test_at_the_limits(operation, D, m, T, B, dtype, monkeypatch):
+    case = Case(operation, D, m, T, B, dtype)
+    data = operations.data(case)
+    gradient = "gradient" in operation
+    assert gradient or one_function_lanes(max(D, m), dtype) == B
+    one = lowered(operations.function(case, "sequential"), *data)
+    assert MARK in one.as_text() or operation == "lgssm_mean_gradient"  # JAX differentiates loops as they are
+    monkeypatch.setattr(dispatch, "ONE_FUNCTION_BYTES", 0)
+    jax.clear_caches()
+    other = lowered(operations.function(case, "sequential"), *data)
+    assert MARK not in other.as_text()
+    got, wanted = (operations.results(program.compile()(*data)) for program in (one, other))
+    assert operations.error(got, wanted) < (1e-5 if dtype == "float32" else 1e-11)
+
+
+@pytest.mark.parametrize("K", [1, 2, 4])
+@pytest.mark.parametrize("chunks", [16, 32])
+def test_arguments_that_nothing_reads(K, chunks):
+    """XLA aborted the process where its simplifications left one, as they do in these loops."""
+    T = chunks * dispatch.FORGETTING_ROWS + 1
+    r = np.random.default_rng(0)
+    hmm = r.dirichlet(np.ones(K)), r.dirichlet(np.ones(K), size=K), r.standard_normal((T, K))
+    key = jax.random.key(0)
+    loglik, states = hmm_posterior_sample(key, *hmm, implementation=f"chunked:{chunks}")
+    assert choose(f"chunked:{chunks}", T=T, B=1, D=K, dtype="float64", family="hmm_sample").plan.one_function
+    wanted = hmm_posterior_sample(key, *hmm, implementation="sequential")
+    np.testing.assert_allclose(loglik, wanted[0], rtol=1e-12)
+    np.testing.assert_array_equal(states, wanted[1])
+
+
+def test_more_sequences_under_vmap_have_their_own_plan():
+    case = Case("lgssm_smoother", 4, 2, 12, 65)
+    params, y = operations.data(case)
+
+    def smooth(y):
+        return lgssm_smoother(params, y, implementation="sequential")
+
+    assert MARK in lowered(jax.vmap(smooth), y[:64]).as_text()
+    assert MARK not in lowered(jax.vmap(smooth), y).as_text()
+    gradient = jax.vmap(jax.grad(lambda y: smooth(y).smoothed_means.sum()))
+    assert MARK not in lowered(gradient, y).as_text()
+
+
+def test_where_loops_are_one_function():
+    sizes = {"T": 1_000, "dtype": np.float32}
+
+    def is_one(name, device="cpu", **more):
+        return choose(name, **sizes, **more, device=device).plan.one_function
+
+    assert is_one("sequential", D=16, m=1, B=4)
+    assert not is_one("sequential", D=16, m=1, B=5)
+    assert not is_one("sequential", D=17, m=1, B=1)
+    assert not is_one("sequential", D=1, m=17, B=1)
+    assert not is_one("sequential", D=4, m=2, B=1, device="NVIDIA H200")
+    assert not is_one("pallas_interpret", D=4, m=2, B=1)
+    assert not is_one("associative", D=1, m=1, B=1)
+    assert is_one("chunked:64", D=4, m=2, B=1)
+    assert not is_one("chunked:100", D=4, m=2, B=1)
