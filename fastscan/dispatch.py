@@ -17,19 +17,24 @@ from typing import Any, NamedTuple
 import jax
 
 from fastscan import crossovers
-from fastscan.kernels.algebra import UNROLLED_TERMS
+from fastscan.kernels.algebra import UNROLLED_ROWS, UNROLLED_TERMS
 from fastscan.kernels.plan import Launch, Plan
 
 XLA_IMPLEMENTATIONS = ("sequential", "associative", "chunked")
 IMPLEMENTATIONS = (*XLA_IMPLEMENTATIONS, "pallas", "pallas_interpret")
 FAMILIES = ("lgssm", "hmm", "hmm_mode", "hmm_sample")
 """What is measured apart: linear-Gaussian models; an HMM's filters and smoothers, its most likely path, its sampler."""
+MEASURED_AS = {"lds": "lgssm"}
+"""Families that are run by another one's measurements: chains of Gaussian potentials."""
 _LGSSM_SIZES = {"float32": {1: 9, 2: 9, 3: 9, 4: 9, 5: 9, 6: 6}, "float64": {1: 4, 2: 4, 3: 4, 4: 4}}
 _HMM_SIZES = {"float32": dict.fromkeys(range(1, 9), 0), "float64": dict.fromkeys(range(1, 5), 0)}
-KERNEL_SIZES = {family: _LGSSM_SIZES if family == "lgssm" else _HMM_SIZES for family in FAMILIES}
+_LDS_SIZES = {"float32": dict.fromkeys(range(1, 5), 0), "float64": dict.fromkeys(range(1, 3), 0)}
+KERNEL_SIZES = dict.fromkeys(FAMILIES[1:], _HMM_SIZES) | {"lgssm": _LGSSM_SIZES, "lds": _LDS_SIZES}
 """For every D that GPU kernels of a family take, the largest m. At (4, 9), (5, 9), (6, 6), and (4, 4) in float64, the kernel
 that needs most registers as m grows, summarise, was compiled for sm_90 and spills none to memory. An HMM's D is its K."""
-INTERPRETED_SIZES = {"lgssm": dict.fromkeys(range(1, 7), 9)} | dict.fromkeys(FAMILIES[1:], dict.fromkeys(range(1, 9), 0))
+INTERPRETED_SIZES = {"lgssm": dict.fromkeys(range(1, 7), 9)} | dict.fromkeys(
+    (*FAMILIES[1:], "lds"), dict.fromkeys(range(1, 9), 0)
+)
 """The same in the interpreter, which has no registers."""
 
 FORGETTING_ROWS = 64
@@ -111,7 +116,7 @@ def choose(
         D: state dimensions; of an HMM its number of states, K.
         m: emission dimensions; of an HMM 0.
         dtype: float32 or float64.
-        family: one of `FAMILIES`.
+        family: one of `FAMILIES`, or of `MEASURED_AS`.
         device: its kind, as in `crossover.json`; default the one that JAX uses.
 
     Raises:
@@ -121,7 +126,8 @@ def choose(
     name, chunks = _parse(implementation)
     device = device_kind() if device is None else device
     dtype = str(jax.numpy.dtype(dtype))
-    slices = crossovers.slices_of(device, family, dtype)
+    measured = MEASURED_AS.get(family, family)
+    slices = crossovers.slices_of(device, measured, dtype)
     found = crossovers.expected(slices, D=D, T=T, B=B) if slices else {}
     reason = "named"
     if name is None:
@@ -129,12 +135,12 @@ def choose(
         name, reason = _fastest(able, device, family, D, m, dtype, T, B)
     elif name in ("pallas", "pallas_interpret"):
         _check_kernels(name, device, family, D, m, dtype)
-    lanes = one_function_lanes(max(D, m), dtype) if device == "cpu" else 0
+    lanes = one_function_lanes(max(D, m), dtype, chunked=name == "chunked") if device == "cpu" else 0
     if chunks is None and "chunked" in found:
         chunks = found["chunked"].chunks or 2
         if lanes >= 2 * B and chunks * B <= lanes * 1.5:  # between what was measured, too, loops are to be one function
             chunks = min(chunks, lanes // B)
-    plan = _plan(name, chunks, device, family, T - 1, B, lanes)
+    plan = _plan(name, chunks, device, measured, T - 1, B, lanes)
     one_function = name in ("sequential", "chunked") and plan.chunks * B <= lanes
     return Choice(name, plan._replace(one_function=one_function), reason)
 
@@ -177,11 +183,15 @@ def _plan(name: str, chunks: int | None, device: str, family: str, rows: int, B:
     return _kernel_plan(name, device, algebra, rows, B)
 
 
-def one_function_lanes(size: int, dtype: Any) -> int:
-    """The most lanes whose loops are compiled to one function on a CPU, of matrices of up to ``size`` rows; 0 if none are."""
+def one_function_lanes(size: int, dtype: Any, *, chunked: bool) -> int:
+    """The most lanes whose loops are compiled to one function on a CPU, of matrices of up to ``size`` rows; 0 if none are.
+
+    Summaries of chunks are scanned from both sides at once, in twice as many lanes.
+    """
     if size > UNROLLED_TERMS:
         return 0
-    return ONE_FUNCTION_BYTES // (max(size, 1) ** 2 * jax.numpy.dtype(dtype).itemsize)
+    lanes = ONE_FUNCTION_BYTES // (max(size, 1) ** 2 * jax.numpy.dtype(dtype).itemsize)
+    return lanes // 2 if chunked and size > UNROLLED_ROWS else lanes
 
 
 def chunked_plan(family: str, device: str, rows: int, chunks: int, few: int = 0) -> Plan:
@@ -199,7 +209,8 @@ def _check_kernels(implementation: str, device: str, family: str, D: int, m: int
     if m > sizes.get(D, -1):
         given, most = f"D = {D}, m = {m}", "m up to " + ", ".join(f"{most_m} for D = {d}" for d, most_m in sizes.items())
         if family != "lgssm":
-            given, most = f"K = {D}", f"K up to {max(sizes)}"
+            letter = "K" if family.startswith("hmm") else "D"
+            given, most = f"{letter} = {D}", f"{letter} up to {max(sizes)}"
         raise ValueError(
             f"implementation: {implementation!r} given for {given}, {dtype}; a thread's registers "
             f"hold {most}. Take 'chunked', or None, which chooses for you."

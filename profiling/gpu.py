@@ -26,8 +26,8 @@ from fastscan.profiling.compare import compare, markdown, regressed
 from fastscan.profiling.machine import nvidia_smi, stamp
 from fastscan.profiling.measure import BAD, DeviceLostError, first_line, measure
 from fastscan.profiling.programs import Programs, workers
-from fastscan.profiling.records import Row, by_case, read
-from fastscan.profiling.tables import RECORDS, ROOT, newest
+from fastscan.profiling.records import RECORDS, Row, by_case, read
+from fastscan.profiling.tables import ROOT, newest
 
 TESTS = Path("tests") / "test_on_gpu.py"
 FAILED, DEVICE_LOST = 1, 75

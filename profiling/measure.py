@@ -48,7 +48,7 @@ class DeviceLostError(Exception):
 
 def chunk_counts(case: Case) -> list[int]:
     """Numbers of chunks to try on a CPU: what about fills its vectors and two cores, and what leaves loops one function."""
-    T, most = case.T, one_function_lanes(max(case.D, case.m), case.dtype) // case.B
+    T, most = case.T, one_function_lanes(max(case.D, case.m), case.dtype, chunked=True) // case.B
     if T < 6:
         return []
     middle = min(10 * T**0.25, T / 5) / math.sqrt(case.B)

@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 
 from fastscan.profiling.cases import Case
 
+RECORDS = Path(__file__).parent / "records"
+"""Those that are committed."""
+
 
 class Row(NamedTuple):
     """One implementation of one case, on one machine at one commit; what was not measured is None.

@@ -1,7 +1,5 @@
 """The report: one page of HTML, complete in itself, from the records of `measure`, of kernels and of crossovers."""
 
-import importlib.resources
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,10 +7,11 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 
+from fastscan import crossovers
 from fastscan.profiling import report_figures
 from fastscan.profiling.judge import chosen
 from fastscan.profiling.operations import PARALLEL, SEQUENTIAL
-from fastscan.profiling.records import by_case
+from fastscan.profiling.records import RECORDS, by_case
 from fastscan.profiling.report_data import (
     Record,
     gather,
@@ -26,8 +25,6 @@ from fastscan.profiling.report_data import (
 )
 from fastscan.profiling.report_figures import BANDWIDTH, ISSUED, Figure
 from fastscan.profiling.report_tables import Table, about, heading, of_kernels, of_rows
-
-RECORDS = Path(__file__).parent / "records"
 
 
 class Group(NamedTuple):
@@ -65,9 +62,7 @@ def write_report(out: Path, records: Path = RECORDS, table: dict | None = None) 
     found = gather(records)
     if not found:
         raise ValueError(f"{records} holds no measured-*.csv with rows: run `python -m fastscan.profiling measure` first.")
-    lengths = (
-        json.loads(importlib.resources.files("fastscan").joinpath("crossover.json").read_text()) if table is None else table
-    )
+    lengths = crossovers.committed_table() if table is None else table
     kernels, source = read_kernels(records)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters["svg"] = Markup

@@ -8,10 +8,10 @@ from pathlib import Path
 from fastscan.profiling.cases import BATCH, Case
 from fastscan.profiling.judge import chosen
 from fastscan.profiling.operations import PARALLEL, PUBLIC, SEQUENTIAL
-from fastscan.profiling.records import Row, all_records, by_case
+from fastscan.profiling.records import RECORDS, Row, all_records, by_case
 
 ROOT = Path(__file__).resolve().parent.parent
-README, RECORDS = ROOT / "README.md", ROOT / "profiling" / "records"
+README = ROOT / "README.md"
 
 _MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -109,7 +109,7 @@ def _speed(measured: dict[Case, dict[str, Row]], works: dict[str, Case]) -> str:
         theirs, parallel = (getattr(rows.get(who), "p50", None) for who in (SEQUENTIAL, PARALLEL))
         if ours is None or ours.p50 is None:
             continue
-        ratio = "-" if theirs is None else f"{theirs / ours.p50:.2g}"
+        ratio = "-" if theirs is None else f"{float(f'{theirs / ours.p50:.2g}'):,g}"
         memory = _memory(ours, rows.get(SEQUENTIAL))
         cells = name, _time(ours.p50), _time(theirs), ratio, _time(parallel), _time(ours.first_call), memory
         lines.append("| " + " | ".join(cells) + " |")

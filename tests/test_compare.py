@@ -126,7 +126,7 @@ def test_tables_of_a_record(tmp_path):
     ]
     rows = [row._replace(T=100_000) for row in rows if row.T == 10_000]
     records.append(tmp_path / "measured-a.csv", rows)
-    for path in tables.RECORDS.glob("*-kernels.csv"):
+    for path in records.RECORDS.glob("*-kernels.csv"):
         (tmp_path / path.name).write_text(path.read_text())
     made = tables.generated(tmp_path)
     assert "| `hmm_smoother`, K=5, T=100,000 | 1 ms | 4 ms | 4 | - |" in made["hmm"]

@@ -37,7 +37,7 @@ def test_at_the_limits(operation, D, m, T, B, dtype, monkeypatch):
     case = Case(operation, D, m, T, B, dtype)
     data = operations.data(case)
     gradient = "gradient" in operation
-    assert gradient or one_function_lanes(max(D, m), dtype) == B
+    assert gradient or one_function_lanes(max(D, m), dtype, chunked=False) == B
     one = lowered(operations.function(case, "sequential"), *data)
     assert MARK in one.as_text() or operation == "lgssm_mean_gradient"  # JAX differentiates loops as they are
     monkeypatch.setattr(dispatch, "ONE_FUNCTION_BYTES", 0)
@@ -46,6 +46,21 @@ def test_at_the_limits(operation, D, m, T, B, dtype, monkeypatch):
     assert MARK not in other.as_text()
     got, wanted = (operations.results(program.compile()(*data)) for program in (one, other))
     assert operations.error(got, wanted) < (1e-5 if dtype == "float32" else 1e-11)
+
+
+@pytest.mark.parametrize(("D", "dtype"), [(4, "float32"), (7, "float64"), (8, "float32"), (9, "float32"), (16, "float32")])
+@pytest.mark.parametrize("operation", ["lgssm_smoother", "hmm_smoother", "hmm_posterior_sample"])
+def test_chunks_at_the_limits(operation, D, dtype):
+    """The scan of summaries has two sides, that is twice as many lanes."""
+    chunks = one_function_lanes(D, dtype, chunked=True)
+    case = Case(operation, D, 0 if operation.startswith("hmm") else D, 4 * chunks + 1, 1, dtype)
+    data = operations.data(case)
+    assert case.choice(f"chunked:{chunks}").plan.chunks == chunks
+    got = lowered(operations.function(case, f"chunked:{chunks}"), *data)
+    assert MARK in got.as_text()
+    wanted = operations.function(case, "sequential")(*data)
+    error = operations.error(*(operations.results(out) for out in (got.compile()(*data), wanted)))
+    assert error < (1e-4 if dtype == "float32" else 1e-11)
 
 
 @pytest.mark.parametrize("K", [1, 2, 4])

@@ -25,6 +25,7 @@ from fastscan.profiling.report_data import (
     seconds,
     significant,
 )
+from made_up import made_up
 
 LENGTHS = {"lgssm_smoother": (10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)}
 LENGTHS["hmm_posterior_sample"] = (1, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
@@ -62,34 +63,23 @@ def made_up_rows(place="cpu", commit="aaaaaaaaaaaa", date="2001-01-01", faster=1
         for name, p50 in times.items():
             skipped = name.startswith("dynamax") and case.T > 500_000
             size = 4 * case.T * case.B * (case.D + 2 * case.D**2)
-            rows.append(
-                records.Row(
-                    *case,
-                    implementation=name,
-                    default=name == fastest,
-                    status="skipped" if skipped else "ok",
-                    error=None
-                    if skipped
-                    else 0.0
-                    if case.operation == "hmm_posterior_sample"
-                    else 1e-7 * (1 + len(name)) * case.D,
-                    reference="dynamax sequential, float64",
-                    first_call=None if skipped else 0.4 + len(name) / 10 + p50,
-                    p20=None if skipped else 0.93 * p50,
-                    p50=None if skipped else p50,
-                    p80=None if skipped else 1.15 * p50,
-                    in_flight=0.8 * p50 if place == "gpu" else None,
-                    repeats=None if skipped else 7,
-                    bytes=size,
-                    temporary_bytes=None if skipped else int(size * (8 if name == "associative" else 0.5)),
-                    note="it would take minutes" if skipped else "",
-                    commit=commit,
-                    dirty=False,
-                    date=date,
-                    **PLACES[place],
-                    **ABOUT,
-                )
-            )
+            error = 0.0 if case.operation == "hmm_posterior_sample" else 1e-7 * (1 + len(name)) * case.D
+            fields = {"default": name == fastest, "commit": commit, "date": date, "bytes": size, **PLACES[place], **ABOUT}
+            if skipped:
+                fields |= {"status": "skipped", "note": "it would take minutes"}
+            else:
+                fields |= {
+                    "error": error,
+                    "first_call": 0.4 + len(name) / 10 + p50,
+                    "p20": 0.93 * p50,
+                    "p80": 1.15 * p50,
+                    "repeats": 7,
+                    "temporary_bytes": int(size * (8 if name == "associative" else 0.5)),
+                }
+            if place == "gpu":
+                fields["in_flight"] = 0.8 * p50
+            row = made_up(case, name, p50, **fields)
+            rows.append(row._replace(p20=None, p50=None, p80=None) if skipped else row)
     return rows
 
 

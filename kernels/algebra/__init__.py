@@ -13,6 +13,7 @@ import numpy as np
 
 from fastscan.kernels.algebra.lanes import Lanes
 from fastscan.kernels.algebra.stacked import (
+    UNROLLED_ROWS,
     UNROLLED_TERMS,
     Stacked,
     Staged,
@@ -33,6 +34,7 @@ ALGEBRAS: dict[str, type] = {"lanes": Lanes, "stacked": Stacked, "staged": Stage
 
 __all__ = [
     "ALGEBRAS",
+    "UNROLLED_ROWS",
     "UNROLLED_TERMS",
     "Lanes",
     "Matrix",
