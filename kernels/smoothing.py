@@ -100,6 +100,24 @@ RTS_SMOOTHER_CENTRAL = RTS_SMOOTHER._replace(name="rts_smoother_central", step=f
 """The same, reporting cross-covariances in place of second moments."""
 
 
+def _moments_step(_: tuple, state: Gaussian, x: BackwardKernel) -> tuple[Gaussian, Smoothed]:
+    G, g, L = x
+    GP, mean = times(G, mirrored(state.cov)), times_plus(G, state.mean, g)
+    cov = symmetrized(times_plus(GP, G.T, L))
+    return Gaussian(mean, cov), Smoothed(mean, cov, times_plus(mean, state.mean.T, GP))
+
+
+BACKWARD_KERNELS = Recurrence(
+    name="backward_kernels",
+    identity=_kernel_identity,
+    append=lambda _, summary, x: _kernel_combine(summary, x),
+    combine=_kernel_combine,
+    enter=_kernel_enter,
+    step=_moments_step,
+)
+"""Moments under kernels that are known, row by row."""
+
+
 class AffineMap(NamedTuple):
     """z <- E z + e, for one realisation of the noise: E (D, D), e (D, 1)."""
 

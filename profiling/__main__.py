@@ -15,7 +15,7 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
 
     demo = commands.add_parser("demo", help="CO2 at Mauna Loa, earthquakes, and the tracking model; table and figures")
-    demo.add_argument("what", nargs="?", default="smoothing", choices=["smoothing", "hmc"], help="hmc: the seed's notebook")
+    demo.add_argument("what", nargs="?", default="smoothing", choices=list(_DEMOS), help="hmc, slds: the seeds' notebooks")
     demo.add_argument("--lengths", type=int, nargs="+", default=[100, 1_000, 10_000, 100_000], help="T of the tracking model")
     demo.set_defaults(run=_demo)
 
@@ -91,19 +91,34 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _demo(arguments: Namespace) -> None:
+    _DEMOS[arguments.what](arguments)
+
+
+def _smoothing(arguments: Namespace) -> None:
     from fastscan.profiling.demo import run_demo
+
+    run_demo(arguments.out, tuple(arguments.lengths))
+
+
+def _hmc(arguments: Namespace) -> None:
     from fastscan.profiling.hmc import run_hmc
 
-    if arguments.what == "hmc":
-        run_hmc(arguments.out)
-        return
-    run_demo(arguments.out, tuple(arguments.lengths))
+    run_hmc(arguments.out)
+
+
+def _slds(arguments: Namespace) -> None:
+    from fastscan.profiling.slds import run_slds
+
+    run_slds(arguments.out)
+
+
+_DEMOS = {"smoothing": _smoothing, "hmc": _hmc, "slds": _slds}
 
 
 def _measure(arguments: Namespace) -> None:
     from fastscan.profiling.cases import GROUPS, cases
     from fastscan.profiling.measure import default_path, measure
-    from fastscan.profiling.tables import RECORDS
+    from fastscan.profiling.records import RECORDS
 
     unknown = [name for name in arguments.cases if name not in GROUPS]
     if unknown:
@@ -137,7 +152,7 @@ def _explain(arguments: Namespace) -> None:
 
 def _compare(arguments: Namespace) -> None:
     from fastscan.profiling.compare import compare, find, markdown, regressed
-    from fastscan.profiling.tables import RECORDS
+    from fastscan.profiling.records import RECORDS
 
     findings = compare(find(arguments.old, RECORDS), find(arguments.new, RECORDS))
     print(markdown(findings, everything=arguments.all))
@@ -158,8 +173,8 @@ def _judge(arguments: Namespace) -> None:
 
 def _report(arguments: Namespace) -> None:
     from fastscan import crossovers
+    from fastscan.profiling.records import RECORDS
     from fastscan.profiling.report import write_report
-    from fastscan.profiling.tables import RECORDS
 
     crossovers.use_crossover_table(crossovers.committed_table())
     print(write_report(arguments.out, RECORDS))
@@ -198,8 +213,8 @@ def _fit(_: Namespace) -> None:
 def _rows(paths: list[Path]) -> list:
     """Of the records that were named, or of the newest one of this device."""
     from fastscan.dispatch import device_kind
-    from fastscan.profiling.records import read
-    from fastscan.profiling.tables import RECORDS, newest
+    from fastscan.profiling.records import RECORDS, read
+    from fastscan.profiling.tables import newest
 
     missing = [str(path) for path in paths if not path.exists()]
     if missing:

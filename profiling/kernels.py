@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fastscan.kernels import hmm_passes, passes
+from fastscan.kernels import hmm_passes, passes, potential_passes, potentials
 from fastscan.kernels.plan import Launch, Plan
 from fastscan.model import Model, check_model, series
 from fastscan.profiling.costs import KernelCost, compile_kernel, floor_seconds, lower_for_gpu, triton_kernels
@@ -23,8 +23,9 @@ from fastscan.profiling.models import random_params
 STEPS, CHUNKS = 8_192, 512
 """Of the series that the kernels are compiled for, whose sizes are constants in them: chunks of 16 steps."""
 FLOOR_STEPS = 1_000_000
-FAMILIES = ("smoother", "likelihood", "sampler", "hmm_smoother", "hmm_mode", "hmm_sampler")
-"""What the report can be of: three programs of a linear-Gaussian model, three of an HMM with time-invariant weights."""
+FAMILIES = ("smoother", "likelihood", "sampler", "lds", "hmm_smoother", "hmm_mode", "hmm_sampler")
+"""What the report can be of: three programs of a linear-Gaussian model, one of a chain of potentials that vary, three of an HMM
+with time-invariant weights."""
 
 
 class Row(NamedTuple):
@@ -65,7 +66,7 @@ def program(family: str, D: int, m: int, dtype: str = "float32", how: Launch | N
     Args:
         family: one of `FAMILIES`.
         D: state dimensions; an HMM's K.
-        m: emission dimensions; 0 for an HMM.
+        m: emission dimensions; 0 for an HMM and for a chain of potentials.
         dtype: "float32" or, with JAX's x64, "float64".
         how: of the kernels' launches; default `Launch()`.
 
@@ -75,6 +76,8 @@ def program(family: str, D: int, m: int, dtype: str = "float32", how: Launch | N
     plan = Plan(STEPS, CHUNKS, launch=how or Launch())
     if family.startswith("hmm"):
         return _hmm_program(family, plan, D, dtype)
+    if family == "lds":
+        return functools.partial(potential_passes.smooth, plan), (_chain(D, dtype),)
     model, _ = check_model(random_params(D, m, dtype), STEPS + 1, None, np.dtype(dtype))
     emissions, noise = (jax.ShapeDtypeStruct((1, STEPS + 1, n), dtype) for n in (m, D))
 
@@ -90,6 +93,16 @@ def program(family: str, D: int, m: int, dtype: str = "float32", how: Launch | N
 
     function = {"smoother": smoother, "likelihood": likelihood, "sampler": sampler}[family]
     return function, (model, emissions, noise) if family == "sampler" else (model, emissions)
+
+
+def _chain(D: int, dtype: str) -> potential_passes.Chain:
+    """Pairs that vary, as in a switching system."""
+
+    def series(steps: int, *fields: str) -> dict[str, Any]:
+        return {f: jax.ShapeDtypeStruct((1, steps, D, D if f[0] in "JR" else 1), dtype) for f in fields}
+
+    rows = potentials.PairInputs(**series(STEPS, *potentials.PairInputs._fields))
+    return potential_passes.Chain(potentials.Potential(**series(1, "h", "J")), potentials.PairInputs(), rows)
 
 
 def _hmm_program(family: str, plan: Plan, K: int, dtype: str) -> tuple[Callable, tuple]:

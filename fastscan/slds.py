@@ -1,0 +1,334 @@
+"""Switching linear dynamical systems: structured mean field, and gradients through its fixed point.
+
+A discrete state k_t says which of K pair potentials joins x_t and x_{t+1}. The posterior of both, given potentials of the x_t
+(observations, or a network's recognition potentials), is approximated by q(x) q(k), each of which keeps its own chain:
+
+* given q(k), q(x) is a linear dynamical system, whose pair potentials are the K ones averaged over q(k_t);
+* given q(x), q(k) is a hidden Markov model, whose log-likelihoods are the K potentials' expected logarithms.
+
+Block coordinate ascent takes them in turns until the objective, a lower bound of the log normaliser of both together, changes
+no more. At the fixed point ``q = F(q, parameters)`` of these turns derivatives follow from one linear system, ``w = v + J'w``
+with J the Jacobian of F, whatever the number of turns was (Bendekgey, Hope & Sudderth, NeurIPS 2023; Johnson & al. 2016).
+
+Everything is a function of arrays: `jax.vmap` takes several sequences, of which those that have converged stop changing.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fastscan.hmm import hmm_posterior_sample, hmm_smoother
+from fastscan.kernels.ranges import ranged
+from fastscan.lds import InitialPotential, LDSStatistics, NodePotential, PairPotential, lds_inference, lds_sample
+
+Gradient = Literal["implicit", "unrolled", "none"]
+Solver = Literal["krylov", "fixed_point"]
+
+
+class SLDSParams(NamedTuple):
+    """A switching linear dynamical system: logarithms of weights, and potentials as `fastscan.lds` has them.
+
+    Averages over what is uncertain of parameters may stand here: weights need not sum to one, and pair potentials need be no
+    conditional densities.
+
+    Attributes:
+        log_initial: of the first discrete state (K,).
+        log_transition: from k_t to k_{t+1} (K, K).
+        init: potential of x_1.
+        pair: potentials of x_t and x_{t+1} under every k_t: h1, h2 (K, D), J11, J12, J22 (K, D, D).
+        log_scale: what the logarithm of each pair potential has besides (K,): the density's, for conditional densities.
+        init_log_scale: the same of the initial potential, ().
+    """
+
+    log_initial: Any
+    log_transition: Any
+    init: InitialPotential
+    pair: PairPotential
+    log_scale: Any
+    init_log_scale: Any = 0.0
+
+
+class SLDSPosterior(NamedTuple):
+    """q(x) q(k), and how it was found.
+
+    Attributes:
+        statistics: of q(x).
+        probs: of q(k) (T - 1, K).
+        pair: the averaged potentials that q(x) is made with, (T - 1, ...).
+        log_likelihoods: that q(k) is made with (T - 1, K).
+        objective: a lower bound of the log normaliser of x and k together, ().
+        trace: the objective after every turn (max_iters,); NaN after the last one.
+        iterations: how many turns were taken.
+        converged: whether the objective's relative change fell to ``tol``. Where it did not, implicit gradients are those of a
+            fixed point that has not been reached: take more turns, or "unrolled".
+    """
+
+    statistics: LDSStatistics
+    probs: jax.Array
+    pair: PairPotential
+    log_likelihoods: jax.Array
+    objective: jax.Array
+    trace: jax.Array
+    iterations: jax.Array
+    converged: jax.Array
+
+
+class _Settings(NamedTuple):
+    """What is static of a call."""
+
+    max_iters: int
+    tol: float
+    solver: Solver
+    solver_iters: int
+    solver_tol: float
+    implementation: str | None
+
+
+def hmm_to_lds_mf(probs: jax.Array, params: SLDSParams) -> PairPotential:
+    """The pair potentials of q(x) (T - 1, ...), given probabilities (T - 1, K) of the discrete states."""
+    return PairPotential(*(jnp.einsum("tk,k...->t...", probs, x, precision="highest") for x in params.pair))
+
+
+def lds_to_hmm_mf(statistics: LDSStatistics, params: SLDSParams) -> jax.Array:
+    """The log-likelihoods of q(k) (T - 1, K), given expected statistics of the x_t."""
+    x, xx, xx_next = statistics
+    contract = functools.partial(jnp.einsum, precision="highest")
+    h1, J11, J12, J22, h2 = params.pair
+    linear = contract("td,kd->tk", x[1:], h2) - contract("td,kd->tk", x[:-1], h1)
+    squares = contract("tij,kij->tk", xx[:-1], J11) + contract("tij,kij->tk", xx[1:], J22)
+    return params.log_scale + linear + contract("tij,kij->tk", xx_next, J12) - squares / 2
+
+
+@ranged
+def slds_inference(
+    recog_potentials: NodePotential,
+    params: SLDSParams,
+    *,
+    key: jax.Array | None = None,
+    initial_probs: jax.typing.ArrayLike | None = None,
+    max_iters: int = 100,
+    tol: float = 1e-5,
+    gradient: Gradient = "implicit",
+    solver: Solver = "krylov",
+    solver_iters: int = 100,
+    solver_tol: float = 1e-7,
+    implementation: str | None = None,
+) -> SLDSPosterior:
+    """Structured mean field by block coordinate ascent.
+
+    Args:
+        recog_potentials: of x_1 to x_T: r (T, D), R (T, D, D); zeros where nothing is known. T is at least 2.
+        params: of the system.
+        key: draws the first q(k_t), uniformly of all distributions; give this or the next.
+        initial_probs: the first q(k_t) (T - 1, K).
+        max_iters: turns at most.
+        tol: the relative change of the objective that ends them; 0 takes all turns.
+        gradient: how derivatives pass the turns. "implicit": as at a fixed point, with memory for one turn. "unrolled": through
+            all turns, of which it keeps what they computed. "none": q(k) counts as constant, as the objective's own derivative
+            allows, which is zero with respect to it, and no other.
+        solver: of the implicit gradient's linear system: "krylov" is JAX's GMRES, "fixed_point" repeats the adjoint turn.
+        solver_iters: products with the Jacobian at most.
+        solver_tol: relative residual that ends them.
+        implementation: of the scans, as in `fastscan.lgssm`.
+
+    Raises:
+        TypeError, ValueError: what was given, what was wanted.
+    """
+    for name, value, wanted in (("gradient", gradient, get_args(Gradient)), ("solver", solver, get_args(Solver))):
+        if value not in wanted:
+            raise ValueError(f"{name}: {value!r} given, wanted one of {', '.join(wanted)}.")
+    if max_iters < 1:
+        raise ValueError(f"max_iters: {max_iters} given, wanted at least 1.")
+    if (key is None) == (initial_probs is None):
+        raise ValueError("key, initial_probs: wanted one of the two.")
+    node, params = _checked(recog_potentials, params)
+    shape = len(node.r) - 1, len(params.log_initial)
+    if key is not None:
+        initial_probs = jax.random.dirichlet(key, jnp.ones(shape[1], node.r.dtype), shape[:1])
+    initial_probs = jnp.asarray(initial_probs, node.r.dtype)
+    if initial_probs.shape != shape:
+        raise ValueError(f"initial_probs: shape {initial_probs.shape} given, wanted {shape}, as T = {shape[0] + 1}.")
+    settings = _Settings(max_iters, tol, solver, solver_iters, solver_tol, implementation)
+    return _inference(settings, gradient, initial_probs, node, params)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _inference(
+    settings: _Settings, gradient: Gradient, probs: jax.Array, node: NodePotential, params: SLDSParams
+) -> SLDSPosterior:
+    run = {"implicit": _implicit, "unrolled": _unrolled, "none": _constant}[gradient]
+    probs, trace, iterations, converged = run(settings, probs, (node, params))
+    after, pair, statistics, log_likelihoods, objective = _turn(settings, probs, (node, params))
+    return SLDSPosterior(statistics, after, pair, log_likelihoods, objective, trace, iterations, converged)
+
+
+Theta = tuple[NodePotential, SLDSParams]
+
+
+def _turn(settings: _Settings, probs: jax.Array, theta: Theta) -> tuple[Any, ...]:
+    """From q(k) to q(x) to q(k): the new probabilities, what they were made of, and the objective, of q(x) and the new q(k)."""
+    node, params = theta
+    pair = hmm_to_lds_mf(probs, params)
+    statistics, log_normalizer = lds_inference(node, params.init, pair, implementation=settings.implementation)
+    log_likelihoods = lds_to_hmm_mf(statistics, params)
+    hmm = hmm_smoother(
+        params.log_initial,
+        params.log_transition,
+        log_likelihoods,
+        compute_trans_probs=False,
+        implementation=settings.implementation,
+        log_weights=True,
+    )
+    entropy_less_energy = log_normalizer - (probs * (log_likelihoods - params.log_scale)).sum()
+    objective = hmm.marginal_loglik + entropy_less_energy + params.init_log_scale
+    return hmm.smoothed_probs, pair, statistics, log_likelihoods, objective
+
+
+class _State(NamedTuple):
+    """Of the turns: q(k), the objective of the last one, all of them, how many there were, and whether they have converged."""
+
+    probs: jax.Array
+    objective: jax.Array
+    trace: jax.Array
+    iterations: jax.Array
+    converged: jax.Array
+
+
+def _begin(settings: _Settings, probs: jax.Array) -> _State:
+    trace = jnp.full(settings.max_iters, jnp.nan, probs.dtype)
+    return _State(probs, jnp.array(-jnp.inf, probs.dtype), trace, jnp.int32(0), jnp.bool_(False))
+
+
+def _advance(settings: _Settings, theta: Theta, state: _State) -> _State:
+    probs, *_, objective = _turn(settings, state.probs, theta)
+    trace = state.trace.at[state.iterations].set(lax.stop_gradient(objective))
+    converged = jnp.abs(objective - state.objective) <= settings.tol * jnp.abs(objective)
+    return _State(probs, objective, trace, state.iterations + 1, converged & (settings.tol > 0))
+
+
+def _constant(settings: _Settings, probs: jax.Array, theta: Theta) -> tuple[jax.Array, ...]:
+    theta = lax.stop_gradient(theta)
+
+    def goes_on(state: _State) -> jax.Array:
+        return (state.iterations < settings.max_iters) & ~state.converged
+
+    first = _begin(settings, lax.stop_gradient(probs))
+    probs, _, *how = lax.while_loop(goes_on, functools.partial(_advance, settings, theta), first)
+    return probs, *how
+
+
+def _unrolled(settings: _Settings, probs: jax.Array, theta: Theta) -> tuple[jax.Array, ...]:
+    def turn(state: _State, _: None) -> tuple[_State, None]:
+        after = _advance(settings, theta, state)
+        return jax.tree.map(lambda a, b: jnp.where(state.converged, a, b), state, after), None
+
+    (probs, _, *how), _ = lax.scan(turn, _begin(settings, probs), None, settings.max_iters)
+    return probs, *how
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _implicit(settings: _Settings, probs: jax.Array, theta: Theta) -> tuple[jax.Array, ...]:
+    return _constant(settings, probs, theta)
+
+
+def _implicit_forward(settings: _Settings, probs: jax.Array, theta: Theta) -> tuple[Any, Any]:
+    out = _implicit(settings, probs, theta)
+    return out, (out[0], theta)
+
+
+def _implicit_backward(settings: _Settings, kept: Any, cotangents: Any) -> tuple[jax.Array, Theta]:
+    probs, theta = kept
+    _, pull = jax.vjp(lambda probs, theta: _turn(settings, probs, theta)[0], probs, theta)
+    w = _SOLVERS[settings.solver](settings, lambda w: pull(w)[0], cotangents[0])
+    return jnp.zeros_like(probs), pull(w)[1]
+
+
+_implicit.defvjp(_implicit_forward, _implicit_backward)
+
+
+def _krylov(settings: _Settings, transposed: Callable, v: jax.Array) -> jax.Array:
+    restart = min(20, settings.solver_iters)
+    w, _ = jax.scipy.sparse.linalg.gmres(
+        lambda w: w - transposed(w),
+        v,
+        tol=settings.solver_tol,
+        restart=restart,
+        maxiter=-(-settings.solver_iters // restart),
+        solve_method="incremental",
+    )
+    return w
+
+
+def _fixed_point(settings: _Settings, transposed: Callable, v: jax.Array) -> jax.Array:
+    def goes_on(state: tuple) -> jax.Array:
+        n, _, change = state
+        return (n < settings.solver_iters) & (change > settings.solver_tol * jnp.linalg.norm(v))
+
+    def again(state: tuple) -> tuple:
+        n, w, _ = state
+        after = v + transposed(w)
+        return n + 1, after, jnp.linalg.norm(after - w)
+
+    _, w, _ = lax.while_loop(goes_on, again, (0, v, jnp.array(jnp.inf, v.dtype)))
+    return w
+
+
+_SOLVERS = {"krylov": _krylov, "fixed_point": _fixed_point}
+
+
+def slds_kl(recog_potentials: NodePotential, posterior: SLDSPosterior) -> jax.Array:
+    """KL(q(x) q(k) || p(x, k)), for a posterior under these potentials; p is that of its parameters without them."""
+    r, R = recog_potentials
+    x, xx, _ = posterior.statistics
+    return (r * x).sum() - (R * xx).sum() / 2 - posterior.objective
+
+
+@ranged
+def slds_sample(
+    key: jax.Array,
+    recog_potentials: NodePotential,
+    params: SLDSParams,
+    posterior: SLDSPosterior,
+    *,
+    implementation: str | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """One draw from q(x) q(k): states x (T, D), and discrete states (T - 1,), int32. Arguments as `slds_inference`."""
+    of_x, of_k = jax.random.split(key)
+    x = lds_sample(of_x, recog_potentials, params.init, posterior.pair, implementation=implementation)
+    _, k = hmm_posterior_sample(
+        of_k,
+        params.log_initial,
+        params.log_transition,
+        posterior.log_likelihoods,
+        implementation=implementation,
+        log_weights=True,
+    )
+    return x, k
+
+
+def _checked(node: Any, params: Any) -> Theta:
+    """Arrays of one dtype, of shapes that agree; potentials themselves are checked by `lds_inference`."""
+    node, params = NodePotential(*map(jnp.asarray, node)), SLDSParams(*params)
+    dtype = node.r.dtype
+    if node.r.ndim != 2 or len(node.r) < 2:
+        raise ValueError(f"recog_potentials: r of shape {node.r.shape} given, wanted (T, D) with T at least 2.")
+    D, K = node.r.shape[1], jnp.shape(params.log_initial)[0] if jnp.ndim(params.log_initial) == 1 else 0
+    if K == 0:
+        raise ValueError(f"log_initial: shape {jnp.shape(params.log_initial)} given, wanted (K,).")
+    init, pair = InitialPotential(*params.init), PairPotential(*params.pair)
+    given = {"log_transition": params.log_transition, "log_scale": params.log_scale, "init_log_scale": params.init_log_scale}
+    given |= {f"pair.{name}": x for name, x in pair._asdict().items()}
+    vector, matrix = (K, D), (K, D, D)
+    shapes = [(K, K), (K,), (), vector, matrix, matrix, matrix, vector]
+    for (name, x), shape in zip(given.items(), shapes, strict=True):
+        if jnp.shape(x) != shape:
+            raise ValueError(f"{name}: shape {jnp.shape(x)} given, wanted {shape}, as K = {K} and D = {D}.")
+    every = params._replace(init=init, pair=pair)
+    for x in jax.tree.leaves(every):
+        if hasattr(x, "dtype") and x.dtype != dtype:
+            raise TypeError(f"params: {x.dtype} given, wanted {dtype}, which the recognition potentials have.")
+    return node, jax.tree.map(lambda x: jnp.asarray(x, dtype), every)

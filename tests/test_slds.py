@@ -1,0 +1,220 @@
+"""Structured mean field of switching systems: bounds and fixed points by enumeration, and gradients by three ways."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import lds_oracle
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+from slds_oracle import bound, log_normalizer, random_slds
+
+from fastscan.lds import LDSStatistics, PairPotential
+from fastscan.slds import hmm_to_lds_mf, lds_to_hmm_mf, slds_inference, slds_kl, slds_sample
+
+T, D, K = 6, 2, 3
+
+
+def close(got, wanted, rounding=1e-10):
+    np.testing.assert_allclose(got, wanted, rtol=rounding, atol=rounding)
+
+
+def first_probs(T=T, K=K, seed=0):
+    return np.random.default_rng(seed).dirichlet(np.ones(K), T - 1)
+
+
+def test_each_side_averages_over_the_other():
+    _, params = random_slds(0, T, D, K)
+    probs = first_probs()
+    pair = hmm_to_lds_mf(probs, params)
+    for got, every in zip(pair, params.pair, strict=True):
+        close(got[2], sum(probs[2, k] * every[k] for k in range(K)))
+    chain = lds_oracle.random_chain(0, T, D)
+    x, xx, xx_next, _ = lds_oracle.textbook(*chain)
+    logs = lds_to_hmm_mf(LDSStatistics(x, xx, xx_next), params)
+    for k in range(K):
+        h1, J11, J12, J22, h2 = (block[k] for block in params.pair)
+        for t in range(T - 1):
+            wanted = -h1 @ x[t] - np.trace(J11 @ xx[t]) / 2 + (J12 * xx_next[t]).sum() - np.trace(J22 @ xx[t + 1]) / 2
+            close(logs[t, k], wanted + h2 @ x[t + 1] + params.log_scale[k])
+
+
+@pytest.mark.parametrize("implementation", ["sequential", "chunked:2", "associative"])
+def test_the_objective_is_the_bound_that_it_says(implementation):
+    node, params = random_slds(1, T, D, K)
+    for max_iters in (1, 3, 50):
+        settings = {"max_iters": max_iters, "tol": 0, "implementation": implementation}
+        posterior = slds_inference(node, params, initial_probs=first_probs(), **settings)
+        close(posterior.objective, bound(node, params, posterior.pair, posterior.log_likelihoods))
+        assert posterior.objective < log_normalizer(node, params)
+        close(slds_kl(node, posterior) + posterior.objective, (node.r * posterior.statistics.x).sum()
+              - (node.R * posterior.statistics.xx).sum() / 2)  # fmt: skip
+
+
+def test_one_state_is_exact():
+    node, params = random_slds(2, 5, D, 1)
+    posterior = slds_inference(node, params, key=jax.random.key(0), tol=1e-12)
+    close(posterior.objective, log_normalizer(node, params))
+    x, xx, xx_next, _ = lds_oracle.textbook(node, params.init, PairPotential(*(np.repeat(p, 4, 0) for p in params.pair)))
+    for got, wanted in zip(posterior.statistics, (x, xx, xx_next), strict=True):
+        close(got, wanted)
+    assert posterior.converged
+    assert posterior.iterations == 2
+
+
+def test_the_kl_divergence_is_one():
+    """Under conditional densities: p(x, k) is a distribution, of which q is no better an approximation than itself."""
+    node, params = random_slds(3, T, D, K, spread=0.0)
+    log_initial, log_transition = (x - np.logaddexp.reduce(x, -1, keepdims=True) for x in params[:2])
+    params = params._replace(log_initial=log_initial, log_transition=log_transition)
+    posterior = slds_inference(node, params, initial_probs=first_probs())
+    assert slds_kl(node, posterior) > 0
+    nothing = jax.tree.map(np.zeros_like, node)
+    alike = params._replace(
+        pair=jax.tree.map(lambda x: np.repeat(x[:1], K, 0), params.pair), log_scale=params.log_scale[[0] * K]
+    )
+    close(slds_kl(nothing, slds_inference(nothing, alike, initial_probs=first_probs())), 0)
+
+
+def test_the_objective_never_falls():
+    problems = [random_slds(seed, 12, D, K) for seed in range(100)]
+    nodes, params = jax.tree.map(lambda *xs: np.stack(xs), *problems)
+    probs = np.stack([first_probs(12, K, seed) for seed in range(100)])
+    run = functools.partial(slds_inference, max_iters=40, tol=0)
+    trace = jax.jit(jax.vmap(lambda node, params, probs: run(node, params, initial_probs=probs).trace))(nodes, params, probs)
+    assert np.isfinite(trace).all()
+    assert (np.diff(trace) >= -1e-11 * np.abs(trace[:, 1:])).all()
+    assert np.median(trace[:, -1] - trace[:, 0]) > 0.1
+
+
+def test_sequences_that_have_converged_stop():
+    problems = [random_slds(seed, 10, D, K) for seed in range(4)]
+    nodes, params = jax.tree.map(lambda *xs: np.stack(xs), *problems)
+    run = functools.partial(slds_inference, initial_probs=first_probs(10), max_iters=200, tol=1e-6)
+    together = jax.vmap(lambda node, params: run(node, params))(nodes, params)
+    assert together.converged.all()
+    assert len(set(together.iterations.tolist())) > 1
+    for b, problem in enumerate(problems):
+        alone = run(*problem)
+        assert alone.iterations == together.iterations[b]
+        jax.tree.map(lambda x, y: close(x[b], y, 1e-9), together, alone)  # noqa: B023
+        assert np.isnan(alone.trace[alone.iterations :]).all()
+        assert np.isfinite(alone.trace[: alone.iterations]).all()
+
+
+def test_too_few_turns_are_reported():
+    posterior = slds_inference(*random_slds(1, 10, D, K), initial_probs=first_probs(10), max_iters=2, tol=1e-12)
+    assert not posterior.converged
+    assert posterior.iterations == 2
+
+
+NODE, PARAMS = random_slds(4, 20, 3, K)
+PROBS = first_probs(20)
+R = np.random.default_rng(5)
+WEIGHTS = R.standard_normal((20, 3)), R.standard_normal((19, K))
+
+
+def loss(theta, gradient, max_iters=200, **settings):
+    """Something that the objective's own derivative says nothing of."""
+    posterior = slds_inference(*theta, initial_probs=PROBS, max_iters=max_iters, tol=0, gradient=gradient, **settings)
+    x, xx, _ = posterior.statistics
+    return (WEIGHTS[0] * jnp.tanh(x)).sum() + (WEIGHTS[1] * posterior.probs).sum() + slds_kl(theta[0], posterior) + xx[3].sum()
+
+
+def apart(got, wanted):
+    """The largest relative norm of the differences, over blocks of parameters."""
+    errors = jax.tree.map(lambda g, w: np.linalg.norm(g - w) / np.linalg.norm(w), got, wanted)
+    return max(jax.tree.leaves(errors))
+
+
+@functools.cache
+def unrolled():
+    return jax.jit(jax.value_and_grad(functools.partial(loss, gradient="unrolled")))((NODE, PARAMS))
+
+
+@pytest.mark.parametrize(("solver", "most"), [("krylov", 1e-5), ("fixed_point", 1e-4)])
+def test_implicit_gradients_are_unrolled_ones(solver, most):
+    function = functools.partial(loss, gradient="implicit", solver=solver, solver_iters=200)
+    value, gradient = jax.jit(jax.value_and_grad(function))((NODE, PARAMS))
+    close(value, unrolled()[0], 1e-8)
+    assert apart(gradient, unrolled()[1]) < most
+
+
+def test_gradients_against_central_differences():
+    flat, unravel = ravel_pytree((NODE, PARAMS))
+    direction = np.random.default_rng(6).standard_normal(len(flat))
+    value = jax.jit(lambda s: loss(unravel(flat + s * direction), "none"))
+    step = 1e-5
+    difference = (value(step) - value(-step)) / (2 * step)
+    for _, gradient in (unrolled(), (0, jax.grad(functools.partial(loss, gradient="implicit"))((NODE, PARAMS)))):
+        close(ravel_pytree(gradient)[0] @ direction, difference, 1e-5)
+
+
+def test_what_no_gradient_means():
+    """The objective's derivative is right; others are not."""
+
+    def objective(theta, gradient):
+        return slds_inference(*theta, initial_probs=PROBS, max_iters=200, tol=0, gradient=gradient).objective
+
+    gradients = [
+        jax.jit(jax.grad(functools.partial(objective, gradient=name)))((NODE, PARAMS)) for name in ("none", "implicit")
+    ]
+    assert apart(*gradients) < 1e-6
+    wrong = jax.jit(jax.grad(functools.partial(loss, gradient="none")))((NODE, PARAMS))
+    assert apart(wrong, unrolled()[1]) > 0.01
+
+
+def test_memory_of_implicit_gradients_does_not_grow():
+    def temporary(gradient, max_iters):
+        program = jax.jit(jax.grad(functools.partial(loss, gradient=gradient, max_iters=max_iters))).lower((NODE, PARAMS))
+        return program.compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary("implicit", 200) < 1.1 * temporary("implicit", 10)
+    assert temporary("unrolled", 200) > 5 * temporary("unrolled", 10)
+
+
+def test_implicit_gradients_under_vmap():
+    thetas = [random_slds(seed, 20, 3, K) for seed in (4, 7)]
+    stacked = jax.tree.map(lambda *xs: np.stack(xs), *thetas)
+    gradient = jax.grad(functools.partial(loss, gradient="implicit", max_iters=50))
+    together = jax.jit(jax.vmap(gradient))(stacked)
+    for b, theta in enumerate(thetas):
+        assert apart(jax.tree.map(lambda x: x[b], together), gradient(theta)) < 1e-6  # noqa: B023
+
+
+def test_samples():
+    posterior = slds_inference(NODE, PARAMS, initial_probs=PROBS)
+    keys = jax.random.split(jax.random.key(1), 4_000)
+    x, k = jax.vmap(lambda key: slds_sample(key, NODE, PARAMS, posterior))(keys)
+    sd = np.sqrt(np.array([np.diag(s) for s in posterior.statistics.xx]) - posterior.statistics.x**2)
+    assert np.abs((np.asarray(x).mean(0) - posterior.statistics.x) / sd).max() < 5 / np.sqrt(len(keys))
+    shares = np.stack([(np.asarray(k) == i).mean(0) for i in range(K)], -1)
+    assert np.abs(shares - posterior.probs).max() < 5 * 0.5 / np.sqrt(len(keys))
+
+
+def test_float32():
+    theta = jax.tree.map(lambda x: np.asarray(x, "float32"), (NODE, PARAMS))
+    posterior = slds_inference(*theta, initial_probs=PROBS, max_iters=20, tol=0)
+    wanted = slds_inference(NODE, PARAMS, initial_probs=PROBS, max_iters=20, tol=0)
+    assert posterior.objective.dtype == np.float32
+    np.testing.assert_allclose(posterior.statistics.x, wanted.statistics.x, atol=1e-3)
+    np.testing.assert_allclose(posterior.probs, wanted.probs, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        ({"gradient": "magic"}, ValueError, "gradient: 'magic' given, wanted one of implicit, unrolled, none"),
+        ({"solver": "lu"}, ValueError, "solver: 'lu' given, wanted one of krylov, fixed_point"),
+        ({"max_iters": 0}, ValueError, "max_iters: 0 given"),
+        ({"key": jax.random.key(0)}, ValueError, "key, initial_probs: wanted one of the two"),
+        ({"initial_probs": PROBS[1:]}, ValueError, r"initial_probs: shape \(18, 3\) given, wanted \(19, 3\), as T = 20"),
+        ({"params": PARAMS._replace(log_scale=np.zeros(2))}, ValueError, r"log_scale: shape \(2,\) given, wanted \(3,\), as K"),
+        ({"params": PARAMS._replace(log_scale=np.zeros(3, "float32"))}, TypeError, "params: float32 given, wanted float64"),
+        ({"recog_potentials": jax.tree.map(lambda x: x[:1], NODE)}, ValueError, r"recog_potentials: .* with T at least 2"),
+    ],
+)
+def test_errors(given, error, words):
+    with pytest.raises(error, match=words):
+        slds_inference(**{"recog_potentials": NODE, "params": PARAMS, "initial_probs": PROBS} | given)
