@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 
 from fastscan import crossovers
-from fastscan.kernels.algebra import UNROLLED_ROWS, UNROLLED_TERMS
+from fastscan.kernels.algebra import UNROLLED_TERMS
 from fastscan.kernels.plan import Launch, Plan
 
 XLA_IMPLEMENTATIONS = ("sequential", "associative", "chunked")
@@ -31,7 +31,8 @@ _HMM_SIZES = {"float32": dict.fromkeys(range(1, 9), 0), "float64": dict.fromkeys
 _LDS_SIZES = {"float32": dict.fromkeys(range(1, 5), 0), "float64": dict.fromkeys(range(1, 3), 0)}
 KERNEL_SIZES = dict.fromkeys(FAMILIES[1:], _HMM_SIZES) | {"lgssm": _LGSSM_SIZES, "lds": _LDS_SIZES}
 """For every D that GPU kernels of a family take, the largest m. At (4, 9), (5, 9), (6, 6), and (4, 4) in float64, the kernel
-that needs most registers as m grows, summarise, was compiled for sm_90 and spills none to memory. An HMM's D is its K."""
+that needs most registers as m grows, summarise, was compiled for sm_90 and spills none to memory. An HMM's D is its K; its m
+and that of a chain of potentials is 0."""
 INTERPRETED_SIZES = {"lgssm": dict.fromkeys(range(1, 7), 9)} | dict.fromkeys(
     (*FAMILIES[1:], "lds"), dict.fromkeys(range(1, 9), 0)
 )
@@ -46,6 +47,9 @@ VECTOR = 16
 ONE_FUNCTION_BYTES = 4096
 """Of a matrix in every lane, at most, where a loop is compiled to one function. XLA:CPU can't give a part of one to its
 threads or to a library, which it would from some five times as much on, nor a dot, which larger matrices are multiplied by."""
+
+FEWER_LANES = 2
+"""A number of chunks between those that were measured is cut by up to so much where that makes loops one function."""
 
 MOST_CHUNKS = 256
 """Of "chunked" on a CPU where nothing was measured."""
@@ -136,12 +140,14 @@ def choose(
     elif name in ("pallas", "pallas_interpret"):
         _check_kernels(name, device, family, D, m, dtype)
     lanes = one_function_lanes(max(D, m), dtype, chunked=name == "chunked") if device == "cpu" else 0
+    if measured != "lgssm" and D == 1:  # all that is found of one state is known, and nothing of a loop would be read
+        lanes = 0
     if chunks is None and "chunked" in found:
         chunks = found["chunked"].chunks or 2
-        if lanes >= 2 * B and chunks * B <= lanes * 1.5:  # between what was measured, too, loops are to be one function
+        if lanes >= 2 * B and chunks * B <= lanes * FEWER_LANES:
             chunks = min(chunks, lanes // B)
     plan = _plan(name, chunks, device, measured, T - 1, B, lanes)
-    one_function = name in ("sequential", "chunked") and plan.chunks * B <= lanes
+    one_function = name in ("sequential", "chunked") and T > 1 and plan.chunks * B <= lanes
     return Choice(name, plan._replace(one_function=one_function), reason)
 
 
@@ -164,7 +170,8 @@ def _fastest(
     if found:
         name = crossovers.winner(found)
         times = ", ".join(f"{n} {1e3 * x.seconds:.3g} ms" for n, x in sorted(found.items(), key=lambda x: x[1].seconds))
-        return name, f"measured on {device} around D={D}, T={T:,}, B={B:,}, {dtype}: {times}"
+        what = f" ({MEASURED_AS[family]})" if family in MEASURED_AS else ""
+        return name, f"measured on {device}{what} around D={D}, T={T:,}, B={B:,}, {dtype}: {times}"
     if _has_kernels(device) and m <= KERNEL_SIZES[family][dtype].get(D, -1):
         return "pallas", _KERNEL_RULE
     return ("sequential" if T < 64 or B > 16384 else "chunked"), _RULE
@@ -191,7 +198,7 @@ def one_function_lanes(size: int, dtype: Any, *, chunked: bool) -> int:
     if size > UNROLLED_TERMS:
         return 0
     lanes = ONE_FUNCTION_BYTES // (max(size, 1) ** 2 * jax.numpy.dtype(dtype).itemsize)
-    return lanes // 2 if chunked and size > UNROLLED_ROWS else lanes
+    return lanes // 2 if chunked else lanes
 
 
 def chunked_plan(family: str, device: str, rows: int, chunks: int, few: int = 0) -> Plan:

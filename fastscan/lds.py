@@ -82,7 +82,7 @@ def lds_inference(
         node: potentials of every state.
         init: of the first one.
         pair: of neighbours.
-        implementation: None, or a name as `fastscan.lgssm` has them.
+        implementation: None, or a name as `fastscan.lgssm` has them; kernels take D up to 4 in float32, up to 2 in float64.
 
     Returns:
         `LDSPosterior`; NaN if the potentials' product has no integral.
@@ -113,6 +113,12 @@ def lds_sample(
         init: as `lds_inference`.
         pair: as `lds_inference`.
         implementation: as `lds_inference`.
+
+    Returns:
+        NaN if the potentials' product has no integral.
+
+    Raises:
+        TypeError, ValueError: what was given, what was wanted.
     """
     return _sample(key, node, init, pair, implementation)
 
@@ -183,6 +189,9 @@ def _chain(node: NodePotential, init: InitialPotential, pair: PairPotential) -> 
     return Chain(first, PairInputs(), PairInputs(*columns, own.r, own.R))
 
 
+_PRECISIONS = "NodePotential.R", "InitialPotential.J", "PairPotential.J11", "PairPotential.J22"
+
+
 def _checked(node: Any, init: Any, pair: Any, implementation: str | None) -> tuple[Given, How]:
     """What was given, with a batch axis, and how to run it."""
     node, init, pair = NodePotential(*node), InitialPotential(*init), PairPotential(*pair)
@@ -206,8 +215,7 @@ def _checked(node: Any, init: Any, pair: Any, implementation: str | None) -> tup
             raise TypeError(f"{name}: {x.dtype} given, wanted {r.dtype}, which NodePotential.r has.")
         if x.shape != shape:
             raise ValueError(f"{name}: shape {x.shape} given, wanted {shape}, as T = {T} and D = {D}.")
-    precisions = [name for name in arrays if name[-1] == "R" or name[-1] == "J" or name[-3:] in ("J11", "J22")]
-    arrays |= {name: (arrays[name] + arrays[name].mT) / 2 for name in precisions}
+    arrays |= {name: (arrays[name] + arrays[name].mT) / 2 for name in _PRECISIONS}
     r, R, h, J, *blocks = (x[None] for x in arrays.values())
     blocks = [x[:, None] if static else x for x in blocks]
     problem = Problem(implementation, T, D, 0, str(r.dtype), "lds")

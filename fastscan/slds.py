@@ -60,11 +60,13 @@ class SLDSPosterior(NamedTuple):
         probs: of q(k) (T - 1, K).
         pair: the averaged potentials that q(x) is made with, (T - 1, ...).
         log_likelihoods: that q(k) is made with (T - 1, K).
-        objective: a lower bound of the log normaliser of x and k together, ().
-        trace: the objective after every turn (max_iters,); NaN after the last one.
-        iterations: how many turns were taken.
+        objective: a lower bound of the log normaliser of x and k together, (), after one turn more, which made all this.
+        trace: the objective after every turn (max_iters,), without derivative; NaN after the last one.
+        iterations: how many turns were taken, but for that one.
         converged: whether the objective's relative change fell to ``tol``. Where it did not, implicit gradients are those of a
             fixed point that has not been reached: take more turns, or "unrolled".
+
+    Where q(x) has no integral, the turns end, and all is NaN.
     """
 
     statistics: LDSStatistics
@@ -84,7 +86,7 @@ class _Settings(NamedTuple):
     tol: float
     solver: Solver
     solver_iters: int
-    solver_tol: float
+    solver_tol: float | None
     implementation: str | None
 
 
@@ -115,7 +117,7 @@ def slds_inference(
     gradient: Gradient = "implicit",
     solver: Solver = "krylov",
     solver_iters: int = 100,
-    solver_tol: float = 1e-7,
+    solver_tol: float | None = None,
     implementation: str | None = None,
 ) -> SLDSPosterior:
     """Structured mean field by block coordinate ascent.
@@ -127,13 +129,18 @@ def slds_inference(
         initial_probs: the first q(k_t) (T - 1, K).
         max_iters: turns at most.
         tol: the relative change of the objective that ends them; 0 takes all turns.
-        gradient: how derivatives pass the turns. "implicit": as at a fixed point, with memory for one turn. "unrolled": through
-            all turns, of which it keeps what they computed. "none": q(k) counts as constant, as the objective's own derivative
-            allows, which is zero with respect to it, and no other.
-        solver: of the implicit gradient's linear system: "krylov" is JAX's GMRES, "fixed_point" repeats the adjoint turn.
-        solver_iters: products with the Jacobian at most.
-        solver_tol: relative residual that ends them.
+        gradient: how derivatives pass the turns. "implicit": as at a fixed point, with memory for one turn; in reverse mode
+            only, and none with respect to ``initial_probs``. "unrolled": through ``max_iters`` turns, which are all taken and
+            kept, those after convergence without effect. "none": q(k) counts as constant. Once it has converged, that is right
+            for the objective, which is largest there, and for nothing else.
+        solver: of the implicit gradient's linear system: "krylov" is JAX's GMRES, "fixed_point" repeats the adjoint turn, and
+            can't be differentiated again.
+        solver_iters: products with the Jacobian, about, and at most. Nothing reports a gradient that would need more.
+        solver_tol: relative residual that ends them; default the dtype's epsilon to the power 2/3.
         implementation: of the scans, as in `fastscan.lgssm`.
+
+    Returns:
+        `SLDSPosterior`.
 
     Raises:
         TypeError, ValueError: what was given, what was wanted.
@@ -141,15 +148,21 @@ def slds_inference(
     for name, value, wanted in (("gradient", gradient, get_args(Gradient)), ("solver", solver, get_args(Solver))):
         if value not in wanted:
             raise ValueError(f"{name}: {value!r} given, wanted one of {', '.join(wanted)}.")
-    if max_iters < 1:
-        raise ValueError(f"max_iters: {max_iters} given, wanted at least 1.")
+    for name, count in (("max_iters", max_iters), ("solver_iters", solver_iters)):
+        if count < 1:
+            raise ValueError(f"{name}: {count} given, wanted at least 1.")
+    for name, bound in (("tol", tol), ("solver_tol", solver_tol or 0.0)):
+        if not bound >= 0:
+            raise ValueError(f"{name}: {bound} given, wanted a number that is not negative.")
     if (key is None) == (initial_probs is None):
         raise ValueError("key, initial_probs: wanted one of the two.")
     node, params = _checked(recog_potentials, params)
     shape = len(node.r) - 1, len(params.log_initial)
     if key is not None:
         initial_probs = jax.random.dirichlet(key, jnp.ones(shape[1], node.r.dtype), shape[:1])
-    initial_probs = jnp.asarray(initial_probs, node.r.dtype)
+    initial_probs = jnp.asarray(initial_probs)
+    if initial_probs.dtype != node.r.dtype:
+        raise TypeError(f"initial_probs: {initial_probs.dtype} given, wanted {node.r.dtype}, which the potentials have.")
     if initial_probs.shape != shape:
         raise ValueError(f"initial_probs: shape {initial_probs.shape} given, wanted {shape}, as T = {shape[0] + 1}.")
     settings = _Settings(max_iters, tol, solver, solver_iters, solver_tol, implementation)
@@ -185,7 +198,8 @@ def _turn(settings: _Settings, probs: jax.Array, theta: Theta) -> tuple[Any, ...
     )
     entropy_less_energy = log_normalizer - (probs * (log_likelihoods - params.log_scale)).sum()
     objective = hmm.marginal_loglik + entropy_less_energy + params.init_log_scale
-    return hmm.smoothed_probs, pair, statistics, log_likelihoods, objective
+    after = jnp.where(jnp.isnan(log_normalizer), jnp.nan, hmm.smoothed_probs)  # to an HMM, NaN is what was not observed
+    return after, pair, statistics, log_likelihoods, objective
 
 
 class _State(NamedTuple):
@@ -214,7 +228,7 @@ def _constant(settings: _Settings, probs: jax.Array, theta: Theta) -> tuple[jax.
     theta = lax.stop_gradient(theta)
 
     def goes_on(state: _State) -> jax.Array:
-        return (state.iterations < settings.max_iters) & ~state.converged
+        return (state.iterations < settings.max_iters) & ~state.converged & ~jnp.isnan(state.objective)
 
     first = _begin(settings, lax.stop_gradient(probs))
     probs, _, *how = lax.while_loop(goes_on, functools.partial(_advance, settings, theta), first)
@@ -236,7 +250,7 @@ def _implicit(settings: _Settings, probs: jax.Array, theta: Theta) -> tuple[jax.
 
 
 def _implicit_forward(settings: _Settings, probs: jax.Array, theta: Theta) -> tuple[Any, Any]:
-    out = _implicit(settings, probs, theta)
+    out: Any = _implicit(settings, probs, theta)
     return out, (out[0], theta)
 
 
@@ -251,22 +265,26 @@ _implicit.defvjp(_implicit_forward, _implicit_backward)
 
 
 def _krylov(settings: _Settings, transposed: Callable, v: jax.Array) -> jax.Array:
-    restart = min(20, settings.solver_iters)
+    starts = -(-settings.solver_iters // 20)
     w, _ = jax.scipy.sparse.linalg.gmres(
         lambda w: w - transposed(w),
         v,
-        tol=settings.solver_tol,
-        restart=restart,
-        maxiter=-(-settings.solver_iters // restart),
+        tol=_solver_tol(settings, v),
+        restart=-(-settings.solver_iters // starts),
+        maxiter=starts,
         solve_method="incremental",
     )
     return w
 
 
+def _solver_tol(settings: _Settings, v: jax.Array) -> float:
+    return float(jnp.finfo(v.dtype).eps) ** (2 / 3) if settings.solver_tol is None else settings.solver_tol
+
+
 def _fixed_point(settings: _Settings, transposed: Callable, v: jax.Array) -> jax.Array:
     def goes_on(state: tuple) -> jax.Array:
         n, _, change = state
-        return (n < settings.solver_iters) & (change > settings.solver_tol * jnp.linalg.norm(v))
+        return (n < settings.solver_iters) & (change > _solver_tol(settings, v) * jnp.linalg.norm(v))
 
     def again(state: tuple) -> tuple:
         n, w, _ = state
@@ -281,7 +299,7 @@ _SOLVERS = {"krylov": _krylov, "fixed_point": _fixed_point}
 
 
 def slds_kl(recog_potentials: NodePotential, posterior: SLDSPosterior) -> jax.Array:
-    """KL(q(x) q(k) || p(x, k)), for a posterior under these potentials; p is that of its parameters without them."""
+    """KL(q(x) q(k) || p(x, k)), a scalar, for a posterior under these potentials; p is that of its parameters without them."""
     r, R = recog_potentials
     x, xx, _ = posterior.statistics
     return (r * x).sum() - (R * xx).sum() / 2 - posterior.objective
@@ -319,16 +337,22 @@ def _checked(node: Any, params: Any) -> Theta:
     D, K = node.r.shape[1], jnp.shape(params.log_initial)[0] if jnp.ndim(params.log_initial) == 1 else 0
     if K == 0:
         raise ValueError(f"log_initial: shape {jnp.shape(params.log_initial)} given, wanted (K,).")
+    if dtype not in (jnp.float32, jnp.float64):
+        raise TypeError(f"recog_potentials: {dtype} given, wanted float32 or float64.")
     init, pair = InitialPotential(*params.init), PairPotential(*params.pair)
-    given = {"log_transition": params.log_transition, "log_scale": params.log_scale, "init_log_scale": params.init_log_scale}
-    given |= {f"pair.{name}": x for name, x in pair._asdict().items()}
     vector, matrix = (K, D), (K, D, D)
-    shapes = [(K, K), (K,), (), vector, matrix, matrix, matrix, vector]
-    for (name, x), shape in zip(given.items(), shapes, strict=True):
-        if jnp.shape(x) != shape:
-            raise ValueError(f"{name}: shape {jnp.shape(x)} given, wanted {shape}, as K = {K} and D = {D}.")
-    every = params._replace(init=init, pair=pair)
-    for x in jax.tree.leaves(every):
+    wanted = {"log_initial": (K,), "log_transition": (K, K), "log_scale": (K,), "init_log_scale": ()}
+    given = {name: getattr(params, name) for name in wanted}
+    for name, part, shapes in (
+        ("init", init, ((D,), (D, D))),
+        ("pair", pair, (vector, matrix, matrix, matrix, vector)),
+    ):
+        given |= {f"{name}.{field}": x for field, x in part._asdict().items()}
+        wanted |= {f"{name}.{field}": shape for field, shape in zip(part._fields, shapes, strict=True)}
+    for name, x in given.items():
+        if jnp.shape(x) != wanted[name]:
+            raise ValueError(f"{name}: shape {jnp.shape(x)} given, wanted {wanted[name]}, as K = {K} and D = {D}.")
         if hasattr(x, "dtype") and x.dtype != dtype:
-            raise TypeError(f"params: {x.dtype} given, wanted {dtype}, which the recognition potentials have.")
+            raise TypeError(f"{name}: {x.dtype} given, wanted {dtype}, which the recognition potentials have.")
+    every = params._replace(init=init, pair=pair)
     return node, jax.tree.map(lambda x: jnp.asarray(x, dtype), every)

@@ -220,26 +220,36 @@ def loop(plan: Plan, body: Callable, carry: Any, rows: Any, reverse: bool) -> tu
 
 
 def compiled(plan: Plan, loop: Callable) -> Callable:
-    """A loop as a function of its arrays, compiled as the plan says.
-
-    XLA:CPU aborts where one function leaves an argument unread, which its own simplifications may make of any. So a function
-    reports a number of each.
-    """
+    """A loop as a function of its arrays, compiled as the plan says."""
     if not plan.one_function:
         return loop
 
     def call(*args: Any) -> Any:
         closed, out_shape = jax.make_jaxpr(loop, return_shape=True)(*args)
 
-        def function(given: list[jax.Array]) -> tuple[list[jax.Array], list[jax.Array]]:
+        def function(given: list[jax.Array]) -> list[jax.Array]:
+            given = _all_read(given)
             consts, args = given[: len(closed.consts)], given[len(closed.consts) :]
-            return jax.core.eval_jaxpr(closed.jaxpr, consts, *args), [x.reshape(-1)[:1] for x in given]
+            return jax.core.eval_jaxpr(closed.jaxpr, consts, *args)
 
+        given = lax.optimization_barrier([*closed.consts, *jax.tree.leaves(args)])
         with set_xla_metadata(inlineable="false", xla_cpu_small_call="true"):
-            out, _ = jax.jit(function)([*closed.consts, *jax.tree.leaves(args)])
+            out = jax.jit(function)(given)
         return jax.tree.unflatten(jax.tree.structure(out_shape), out)
 
     return call
+
+
+def _all_read(given: list[jax.Array], small: int = 4096) -> list[jax.Array]:
+    """The same arrays, of which the small ones, states among them, seem to depend on an entry of every one.
+
+    XLA:CPU aborts where one function leaves an argument unread, as its own simplifications may, of what no result needs; and of
+    constants, which it therefore must not see through a barrier. No result needs no state.
+    """
+    first = [x.reshape(-1)[0] for x in given if x.size]
+    odd = [x if x.dtype == bool else x != x if jnp.issubdtype(x.dtype, jnp.floating) else x == 7 for x in first]
+    impossible = sum(x.astype(jnp.int32) for x in odd) > len(odd)
+    return [lax.select(jnp.broadcast_to(impossible, x.shape), blank(x, x.shape), x) if x.size <= small else x for x in given]
 
 
 def present(plan: Plan, row: Any) -> jax.Array | None:

@@ -223,10 +223,9 @@ def _less(a, b):
     return mirrored(symmetrized(_minus(a, b)))
 
 
-@stage
 def _regular(P, empty):
-    """With the identity added where there is nothing to invert."""
-    return mirrored(P + eye(P, P.shape[0]) * empty)
+    """The identity where there is nothing to invert: what is not taken must have a derivative, too."""
+    return mirrored(_or(empty, mirrored(eye(P, P.shape[0])), P))
 
 
 @stage

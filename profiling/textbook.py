@@ -62,7 +62,7 @@ def hmm(log_initial: jax.Array, log_transition: jax.Array, log_likelihoods: jax.
 
 
 def slds(node: NodePotential, params: SLDSParams, probs: jax.Array, turns: int) -> tuple[Any, jax.Array, jax.Array]:
-    """Statistics, probabilities and objective after so many turns, as `fastscan.slds.slds_inference` has them."""
+    """Statistics, probabilities and objective after so many turns and one more, as `fastscan.slds.slds_inference` has them."""
 
     def turn(probs: jax.Array) -> tuple[jax.Array, LDSStatistics, jax.Array]:
         statistics, log_normalizer = lds(node, params.init, hmm_to_lds_mf(probs, params))

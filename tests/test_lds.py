@@ -132,6 +132,23 @@ def test_reverse_mode_of_the_statistics():
 
 
 @pytest.mark.parametrize("implementation", ALL)
+@pytest.mark.parametrize("implementation", ["chunked:3", "associative"])
+def test_pairs_that_are_densities_only_together_with_nodes(implementation):
+    """By themselves they are not even bounded; their derivatives are no less those of the sequential code."""
+    node, init, pair = random_chain(11, 7, 2)
+    more = 4 * np.eye(2) * (np.arange(7) < 6)[:, None, None]
+    chain = node._replace(R=node.R + more), init, pair._replace(J11=pair.J11 - more[:-1])
+    assert np.linalg.eigvalsh(chain[2].J11).min() < -1
+    check(lds_inference(*chain, implementation=implementation), textbook(*chain))
+
+    def loss(chain, implementation):
+        statistics = lds_inference(*chain, implementation=implementation).statistics
+        return jnp.sin(statistics.xx).sum() + (statistics.x**2).sum()
+
+    gradients = [jax.grad(loss)(chain, name) for name in (implementation, "sequential")]
+    jax.tree.map(functools.partial(close, rounding=1e-8), *gradients)
+
+
 def test_samples_are_a_linear_map_of_their_noise(implementation):
     """All implementations draw the same; moments are those of the density (4 standard errors of 20,000 draws)."""
     chain = random_chain(6, 5, 2)

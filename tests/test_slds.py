@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 from slds_oracle import bound, log_normalizer, random_slds
 
 from fastscan.lds import LDSStatistics, PairPotential
+from fastscan.profiling import textbook
 from fastscan.slds import hmm_to_lds_mf, lds_to_hmm_mf, slds_inference, slds_kl, slds_sample
 
 T, D, K = 6, 2, 3
@@ -183,6 +184,26 @@ def test_implicit_gradients_under_vmap():
         assert apart(jax.tree.map(lambda x: x[b], together), gradient(theta)) < 1e-6  # noqa: B023
 
 
+def test_what_has_no_integral_ends_the_turns():
+    node = NODE._replace(R=NODE.R - 1000 * np.eye(3))
+    posterior = slds_inference(node, PARAMS, initial_probs=PROBS)
+    assert posterior.iterations == 1
+    assert not posterior.converged
+    assert np.isnan(posterior.objective)
+    assert np.isnan(posterior.probs).all()
+
+
+@pytest.mark.parametrize("implementation", ["sequential", "chunked:4", "pallas_interpret"])
+def test_against_lax_scan(implementation):
+    """The yardstick of the demonstration, in every implementation."""
+    settings = {"max_iters": 5, "tol": 0, "implementation": implementation}
+    posterior = slds_inference(NODE, PARAMS, initial_probs=PROBS, **settings)
+    statistics, probs, objective = textbook.slds(NODE, PARAMS, jnp.asarray(PROBS), 5)
+    close(posterior.probs, probs)
+    close(posterior.objective, objective)
+    jax.tree.map(close, posterior.statistics, statistics)
+
+
 def test_samples():
     posterior = slds_inference(NODE, PARAMS, initial_probs=PROBS)
     keys = jax.random.split(jax.random.key(1), 4_000)
@@ -195,7 +216,7 @@ def test_samples():
 
 def test_float32():
     theta = jax.tree.map(lambda x: np.asarray(x, "float32"), (NODE, PARAMS))
-    posterior = slds_inference(*theta, initial_probs=PROBS, max_iters=20, tol=0)
+    posterior = slds_inference(*theta, initial_probs=np.asarray(PROBS, "float32"), max_iters=20, tol=0)
     wanted = slds_inference(NODE, PARAMS, initial_probs=PROBS, max_iters=20, tol=0)
     assert posterior.objective.dtype == np.float32
     np.testing.assert_allclose(posterior.statistics.x, wanted.statistics.x, atol=1e-3)
@@ -208,10 +229,13 @@ def test_float32():
         ({"gradient": "magic"}, ValueError, "gradient: 'magic' given, wanted one of implicit, unrolled, none"),
         ({"solver": "lu"}, ValueError, "solver: 'lu' given, wanted one of krylov, fixed_point"),
         ({"max_iters": 0}, ValueError, "max_iters: 0 given"),
+        ({"solver_iters": 0}, ValueError, "solver_iters: 0 given"),
+        ({"tol": -1.0}, ValueError, "tol: -1.0 given, wanted a number that is not negative"),
+        ({"initial_probs": PROBS.astype("float32")}, TypeError, "initial_probs: float32 given, wanted float64"),
         ({"key": jax.random.key(0)}, ValueError, "key, initial_probs: wanted one of the two"),
         ({"initial_probs": PROBS[1:]}, ValueError, r"initial_probs: shape \(18, 3\) given, wanted \(19, 3\), as T = 20"),
         ({"params": PARAMS._replace(log_scale=np.zeros(2))}, ValueError, r"log_scale: shape \(2,\) given, wanted \(3,\), as K"),
-        ({"params": PARAMS._replace(log_scale=np.zeros(3, "float32"))}, TypeError, "params: float32 given, wanted float64"),
+        ({"params": PARAMS._replace(log_scale=np.zeros(3, "float32"))}, TypeError, "log_scale: float32 given, wanted float64"),
         ({"recog_potentials": jax.tree.map(lambda x: x[:1], NODE)}, ValueError, r"recog_potentials: .* with T at least 2"),
     ],
 )

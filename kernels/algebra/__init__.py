@@ -13,7 +13,6 @@ import numpy as np
 
 from fastscan.kernels.algebra.lanes import Lanes
 from fastscan.kernels.algebra.stacked import (
-    UNROLLED_ROWS,
     UNROLLED_TERMS,
     Stacked,
     Staged,
@@ -34,7 +33,6 @@ ALGEBRAS: dict[str, type] = {"lanes": Lanes, "stacked": Stacked, "staged": Stage
 
 __all__ = [
     "ALGEBRAS",
-    "UNROLLED_ROWS",
     "UNROLLED_TERMS",
     "Lanes",
     "Matrix",
