@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 
-from fastscan.kernels.algebra import ALGEBRAS, blank, in_form_of, stable_carry
+from fastscan.kernels.algebra import ALGEBRAS, blank, in_form_of, stable_carry, varying
 from fastscan.kernels.axes import as_lanes, as_rows
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.ranges import phase
@@ -232,7 +232,10 @@ def compiled(plan: Plan, loop: Callable) -> Callable:
             consts, args = given[: len(closed.consts)], given[len(closed.consts) :]
             return jax.core.eval_jaxpr(closed.jaxpr, consts, *args)
 
-        given = lax.optimization_barrier([*closed.consts, *jax.tree.leaves(args)])
+        given = [*closed.consts, *jax.tree.leaves(args)]
+        if any(map(varying, given)):  # under shard_map
+            return loop(*args)
+        given = lax.optimization_barrier(given)
         with set_xla_metadata(inlineable="false", xla_cpu_small_call="true"):
             out = jax.jit(function)(given)
         return jax.tree.unflatten(jax.tree.structure(out_shape), out)

@@ -131,7 +131,6 @@ def test_reverse_mode_of_the_statistics():
     close((gradients[0][0].r * direction).sum(), difference, 1e-7)
 
 
-@pytest.mark.parametrize("implementation", ALL)
 @pytest.mark.parametrize("implementation", ["chunked:3", "associative"])
 def test_pairs_that_are_densities_only_together_with_nodes(implementation):
     """By themselves they are not even bounded; their derivatives are no less those of the sequential code."""
@@ -149,6 +148,7 @@ def test_pairs_that_are_densities_only_together_with_nodes(implementation):
     jax.tree.map(functools.partial(close, rounding=1e-8), *gradients)
 
 
+@pytest.mark.parametrize("implementation", ALL)
 def test_samples_are_a_linear_map_of_their_noise(implementation):
     """All implementations draw the same; moments are those of the density (4 standard errors of 20,000 draws)."""
     chain = random_chain(6, 5, 2)
