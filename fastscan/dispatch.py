@@ -3,10 +3,11 @@
 The crossover table says which one that is (`fastscan.crossovers`). A device that is not in it gets `_RULE`, or, if it is an
 NVIDIA GPU, kernels by `_KERNEL_RULE`.
 
-Matrices are arrays under XLA at every D, staged on a CPU; but an HMM's few vectors in one chunk are not worth a stage. On a
-CPU, loops over little are compiled to one function (`kernels.plan.Plan`). Unrolled into `Lanes`, matrices belong in a Pallas
-kernel: XLA fuses the unrolled program into each of its results anew, which is slow to compile and slow to run. A kernel's
-lane holds a whole model in its registers, so kernels are for small ones (`KERNEL_SIZES`).
+Matrices are arrays under XLA at every D, staged on a CPU; but an HMM's vectors in one chunk are not worth a stage where they
+are large, or few and no one function. On a CPU, loops over little are compiled to one function (`kernels.plan.Plan`).
+Unrolled into `Lanes`, matrices belong in a Pallas kernel: XLA fuses the unrolled program into each of its results anew, which
+is slow to compile and slow to run. A kernel's lane holds a whole model in its registers, so kernels are for small ones
+(`KERNEL_SIZES`).
 
 A device's entry may say how kernels are launched on it: "launch", fields of `kernels.plan.Launch` that differ from the default.
 """
@@ -45,8 +46,13 @@ VECTOR = 16
 """Numbers in a CPU's widest vector: loops over a multiple of them have no rest."""
 
 ONE_FUNCTION_BYTES = 4096
-"""Of a matrix in every lane, at most, where a loop is compiled to one function. XLA:CPU can't give a part of one to its
-threads or to a library, which it would from some five times as much on, nor a dot, which larger matrices are multiplied by."""
+"""Of a matrix in every lane, at most, where a loop is compiled to one function; of a vector, if the matrices of which products
+are made are the same in all lanes. XLA:CPU can't give a part of one to its threads or to a library. It would where an operation
+computes more than it moves, and moves some five times as much as this, or else moves half a megabyte; and it would a dot, by
+which larger matrices are multiplied."""
+
+STAGED_LANES = 32
+"""From how many sequences on it pays to stage an HMM's vectors in one chunk that are no one function."""
 
 FEWER_LANES = 2
 """A number of chunks between those that were measured is cut by up to so much where that makes loops one function."""
@@ -75,6 +81,7 @@ class Problem(NamedTuple):
     m: int
     dtype: str
     family: str = "lgssm"
+    shared: bool = False
 
     def plan(self, B: int) -> Plan:
         """What runs B sequences."""
@@ -95,8 +102,8 @@ class How(NamedTuple):
     missing: bool | None = None
 
     def of_batch(self, B: int) -> "How":
-        """The same for B sequences."""
-        return self if self.problem is None else self._replace(plan=self.problem.plan(B))
+        """The same for B sequences, whose matrices may differ."""
+        return self if self.problem is None else self._replace(plan=self.problem._replace(shared=False).plan(B))
 
 
 def choose(
@@ -108,6 +115,7 @@ def choose(
     m: int = 0,
     dtype: Any,
     family: str = "lgssm",
+    shared: bool = False,
     device: str | None = None,
 ) -> Choice:
     """What runs a series of T steps in B sequences.
@@ -121,6 +129,7 @@ def choose(
         m: emission dimensions; of an HMM 0.
         dtype: float32 or float64.
         family: one of `FAMILIES`, or of `MEASURED_AS`.
+        shared: whether all sequences have the same matrices, and only vectors are their own.
         device: its kind, as in `crossover.json`; default the one that JAX uses.
 
     Raises:
@@ -139,14 +148,14 @@ def choose(
         name, reason = _fastest(able, device, family, D, m, dtype, T, B)
     elif name in ("pallas", "pallas_interpret"):
         _check_kernels(name, device, family, D, m, dtype)
-    lanes = one_function_lanes(max(D, m), dtype, chunked=name == "chunked") if device == "cpu" else 0
+    lanes = one_function_lanes(max(D, m), dtype, chunked=name == "chunked", shared=shared) if device == "cpu" else 0
     if measured != "lgssm" and D == 1:  # all that is found of one state is known, and nothing of a loop would be read
         lanes = 0
     if chunks is None and "chunked" in found:
         chunks = found["chunked"].chunks or 2
         if lanes >= 2 * B and chunks * B <= lanes * FEWER_LANES:
             chunks = min(chunks, lanes // B)
-    plan = _plan(name, chunks, device, measured, T - 1, B, lanes)
+    plan = _plan(name, chunks, device, measured, T - 1, B, D, lanes)
     one_function = name in ("sequential", "chunked") and T > 1 and plan.chunks * B <= lanes
     return Choice(name, plan._replace(one_function=one_function), reason)
 
@@ -177,11 +186,11 @@ def _fastest(
     return ("sequential" if T < 64 or B > 16384 else "chunked"), _RULE
 
 
-def _plan(name: str, chunks: int | None, device: str, family: str, rows: int, B: int, lanes: int) -> Plan:
+def _plan(name: str, chunks: int | None, device: str, family: str, rows: int, B: int, D: int, lanes: int) -> Plan:
     algebra = "staged" if device == "cpu" else "stacked"
     if name == "sequential":
-        few = family == "hmm" or (family != "lgssm" and B == 1)
-        return Plan(rows, 1, algebra="stacked" if few else algebra)
+        unstaged = family != "lgssm" and (D > UNROLLED_TERMS or lanes < B < STAGED_LANES)
+        return Plan(rows, 1, algebra="stacked" if unstaged else algebra)
     if name == "associative":
         return Plan(rows, max(rows, 1), "associative", algebra)
     if name == "chunked":
@@ -190,14 +199,17 @@ def _plan(name: str, chunks: int | None, device: str, family: str, rows: int, B:
     return _kernel_plan(name, device, algebra, rows, B)
 
 
-def one_function_lanes(size: int, dtype: Any, *, chunked: bool) -> int:
+def one_function_lanes(size: int, dtype: Any, *, chunked: bool, shared: bool = False) -> int:
     """The most lanes whose loops are compiled to one function on a CPU, of matrices of up to ``size`` rows; 0 if none are.
 
-    Summaries of chunks are scanned from both sides at once, in twice as many lanes.
+    Every chunk has a summary of its own, and these are scanned from both sides at once, in twice as many lanes.
     """
     if size > UNROLLED_TERMS:
         return 0
-    lanes = ONE_FUNCTION_BYTES // (max(size, 1) ** 2 * jax.numpy.dtype(dtype).itemsize)
+    column = max(size, 1) * jax.numpy.dtype(dtype).itemsize
+    if shared and not chunked:
+        return ONE_FUNCTION_BYTES // column // VECTOR * VECTOR
+    lanes = ONE_FUNCTION_BYTES // (column * max(size, 1))
     return lanes // 2 if chunked else lanes
 
 

@@ -278,7 +278,7 @@ def _prepare(
     """The checked model, whether it has a batch axis, and how to run it."""
     model, batched = check_hmm(initial, matrix, ll, called)
     B, T, K = model.log_likelihoods.shape
-    problem = Problem(implementation, T, K, 0, str(ll.dtype), family)
+    problem = Problem(implementation, T, K, 0, str(ll.dtype), family, shared=len(model.A) == 1)
     return model, batched, How(problem.plan(B), problem)
 
 

@@ -73,7 +73,7 @@ def filter_backward(model: HMM, how: How, log_weights: bool) -> tuple[jax.Array,
 def most_likely_states(model: HMM, how: How, log_weights: bool) -> jax.Array:
     """(B, T)."""
     states, score = _run(how, hmm_passes.most_likely_states, log_series(model, log_weights))
-    return _unless_impossible(states, score[:, 0, 0, 0])
+    return _unless_impossible(how.plan, states, score[:, 0, 0, 0])
 
 
 @functools.partial(jax.jit, static_argnames=("how", "log_weights"))
@@ -82,7 +82,7 @@ def sample_states(model: HMM, uniform: jax.Array, how: How, log_weights: bool) -
     series, scales = scaled_series(model, log_weights)
     states, density = _run(how, hmm_passes.sample_states, series, uniform)
     loglik = unscaled_loglik(density, scales, how.plan.steps + 1)
-    return loglik, _unless_impossible(states, loglik)
+    return loglik, _unless_impossible(how.plan, states, loglik)
 
 
 def counts_on_the_way(plan: Plan, model: HMM) -> bool:
@@ -108,8 +108,8 @@ def transition_probs(A: jax.Array, posterior: Any, summed: bool, log_weights: bo
 
 
 def _scored(how: How, series: HMMSeries, density: jax.Array) -> jax.Array:
-    """The log density (B,), with its derivative."""
-    return scored(functools.partial(_run, how, hmm_passes.score), density, series)
+    """The log density (B,), with its derivative, which every sequence has matrices of."""
+    return scored(functools.partial(_run, how.of_batch(len(density)), hmm_passes.score), density, series)
 
 
 def _filtered(how: How, series: HMMSeries, states: FilteredStates, scales: Scales, log_weights: bool) -> HMMPosteriorFiltered:
@@ -121,9 +121,17 @@ def _filtered(how: How, series: HMMSeries, states: FilteredStates, scales: Scale
     return HMMPosteriorFiltered(loglik, states.filtered[..., 0], predicted)
 
 
-def _unless_impossible(states: jax.Array, loglik: jax.Array) -> jax.Array:
-    """States (B, T), or -1 where the data of a sequence are impossible, or no numbers."""
+def _unless_impossible(plan: Plan, states: jax.Array, loglik: jax.Array) -> jax.Array:
+    """States (B, T), or -1 where the data of a sequence are impossible, or no numbers.
+
+    Where loops are one function, on conditions and in a loop: XLA:CPU hands programs that compute more than a little outside of
+    loops to a thread, which takes longer than they do.
+    """
     states, possible = states[..., 0, 0], loglik > -jnp.inf
-    if len(states) == 1:
-        return jax.lax.cond(possible[0], lambda: states, lambda: jnp.full_like(states, -1))
-    return jnp.where(possible[:, None], states, -1)
+    if not plan.one_function:
+        return jnp.where(possible[:, None], states, -1)
+
+    def marked() -> jax.Array:
+        return jax.lax.map(lambda x: jax.lax.cond(x[0], lambda: x[1], lambda: jnp.full_like(x[1], -1)), (possible, states))
+
+    return jax.lax.cond(possible.all(), lambda: states, marked)

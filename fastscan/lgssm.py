@@ -213,13 +213,14 @@ def _given(params: Any, emissions: Any, inputs: Any, missing: bool | None) -> tu
 
 def _missing(emissions: Any, said: bool | None) -> bool | None:
     """Whether entries are missing, if it was said, or where looking costs little; that halves what is compiled."""
-    here = isinstance(emissions, np.ndarray) or (
+    seen = isinstance(emissions, np.ndarray) or (
         not isinstance(emissions, jax.core.Tracer) and all(device.platform == "cpu" for device in emissions.devices())
     )
     found = None
-    if here and emissions.dtype.kind == "f":
-        least = np.minimum.reduce(np.asarray(emissions), axis=None, initial=0)
-        found = bool(least != least)  # NaN if there is one
+    if seen and emissions.dtype.kind == "f":
+        here = np.asarray(emissions)
+        squares = np.vdot(here, here)
+        found = bool(squares != squares)  # NaN if there is one
     if found and said is False:
         raise ValueError("missing: False given, but emissions have NaN entries. Take None, or True.")
     return found if said is None else said
@@ -233,7 +234,9 @@ def _prepare(
     batch = emissions.shape[0] if emissions.ndim == 3 else None
     model, sizes = check_model(params, emissions.shape[-2], batch, emissions.dtype, inputs)
     check_emission_dim(emissions, sizes.m)
-    problem = Problem(implementation, sizes.T, sizes.D, sizes.m, str(emissions.dtype))
+    matrices = model.initial_cov, model.F, model.Q, model.H, model.R
+    shared = missing is False and all(len(x) == 1 for x in matrices)
+    problem = Problem(implementation, sizes.T, sizes.D, sizes.m, str(emissions.dtype), shared=shared)
     plan = problem.plan(batch or 1)
     if plan.launch is not None and model.R.shape[-1] == 1:
         missing = True  # which costs kernels nothing then

@@ -81,7 +81,7 @@ def _reported(model: Model, emissions: jax.Array, how: How, densities: jax.Array
     def score(plan: Plan, given: tuple[Model, jax.Array]) -> tuple[jax.Array, tuple[Model, jax.Array]]:
         return _with_gaps_or_without(how, given[1], lambda missing: _score(under_xla(plan), missing, *given))
 
-    return scored(transformable(how, score), densities.sum(-1), (model, emissions))
+    return scored(transformable(how.of_batch(len(densities)), score), densities.sum(-1), (model, emissions))
 
 
 def _score(plan: Plan, missing: bool, model: Model, emissions: jax.Array) -> tuple[jax.Array, tuple[Model, jax.Array]]:

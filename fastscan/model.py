@@ -60,13 +60,19 @@ def as_array(x: Any) -> Any:
     return x if isinstance(x, _ARRAYS) else jnp.asarray(x)
 
 
+@functools.cache
+def _of_arrays(kind: type) -> bool:
+    """Whether all objects of a type are arrays: what takes longer to ask of each of a small model's."""
+    return issubclass(kind, _ARRAYS)
+
+
 def plain_params(params: Any, T: int) -> ParamsLGSSM:
     """Parameters as arrays, of functions of time at 0 to T - 1; from any object with the fields of a `ParamsLGSSM`.
 
     Raises:
         TypeError: a field that is missing.
     """
-    if isinstance(params, ParamsLGSSM) and all(isinstance(x, _ARRAYS) for x in jax.tree.leaves(params)):
+    if isinstance(params, ParamsLGSSM) and all(map(_of_arrays, map(type, jax.tree.leaves(params)))):
         return params
 
     def field(part: str, name: str) -> Any:

@@ -90,13 +90,31 @@ class _Settings(NamedTuple):
     implementation: str | None
 
 
+@ranged
 def hmm_to_lds_mf(probs: jax.Array, params: SLDSParams) -> PairPotential:
-    """The pair potentials of q(x) (T - 1, ...), given probabilities (T - 1, K) of the discrete states."""
+    """The pair potentials of q(x), given q(k): averages of the K ones.
+
+    Args:
+        probs: of the discrete states (T - 1, K).
+        params: of the system, in the same dtype.
+
+    Returns:
+        h1, h2 (T - 1, D), J11, J12, J22 (T - 1, D, D), as `lds_inference` takes them.
+    """
     return PairPotential(*(jnp.einsum("tk,k...->t...", probs, x, precision="highest") for x in params.pair))
 
 
+@ranged
 def lds_to_hmm_mf(statistics: LDSStatistics, params: SLDSParams) -> jax.Array:
-    """The log-likelihoods of q(k) (T - 1, K), given expected statistics of the x_t."""
+    """The log-likelihoods of q(k), given q(x): expected logarithms of the K pair potentials.
+
+    Args:
+        statistics: of the x_t, as `lds_inference` returns them.
+        params: of the system, in the same dtype.
+
+    Returns:
+        (T - 1, K), as `hmm_smoother` takes them.
+    """
     x, xx, xx_next = statistics
     contract = functools.partial(jnp.einsum, precision="highest")
     h1, J11, J12, J22, h2 = params.pair
@@ -298,8 +316,19 @@ def _fixed_point(settings: _Settings, transposed: Callable, v: jax.Array) -> jax
 _SOLVERS = {"krylov": _krylov, "fixed_point": _fixed_point}
 
 
+@ranged
 def slds_kl(recog_potentials: NodePotential, posterior: SLDSPosterior) -> jax.Array:
-    """KL(q(x) q(k) || p(x, k)), a scalar, for a posterior under these potentials; p is that of its parameters without them."""
+    """KL(q(x) q(k) || p(x, k)), p being what its parameters say without potentials of the x_t.
+
+    That is a divergence, and not negative, where weights sum to one and potentials are densities.
+
+    Args:
+        recog_potentials: those that the posterior was inferred with, as `slds_inference`.
+        posterior: what `slds_inference` returned.
+
+    Returns:
+        A scalar.
+    """
     r, R = recog_potentials
     x, xx, _ = posterior.statistics
     return (r * x).sum() - (R * xx).sum() / 2 - posterior.objective

@@ -50,6 +50,13 @@ def split(plan: Plan, series: Any) -> Any:
 
 def join(plan: Plan, rows: jax.Array, last: jax.Array | None = None) -> jax.Array:
     """(L, n, p, C, B or 1) to (B or 1, T, n, p), as `split` had it; and one row more, ``last`` (n, p, 1, B or 1)."""
+    if plan.algebra != "staged":
+        return _joined(plan, rows, last)
+    with set_xla_metadata(inlineable="false"):  # or XLA:CPU puts them together anew for all that is made of them
+        return jax.jit(_joined, static_argnums=0)(plan, rows, last)
+
+
+def _joined(plan: Plan, rows: jax.Array, last: jax.Array | None) -> jax.Array:
     L, n, p, _, B = rows.shape
     x = jnp.broadcast_to(rows, (L, n, p, plan.chunks, B))
     x = x.transpose(4, 3, 0, 1, 2).reshape(B, L * plan.chunks, n, p)[:, : plan.steps]
@@ -149,8 +156,9 @@ def sweep(
 ) -> tuple[Any, Any]:
     """The sequential recursion within every chunk.
 
-    Rows of one lane are prepared as they come. A program whose work lies all in loops is run at once by XLA on a CPU, which
-    counts a loop's work once; others are handed to a thread, for longer than a short series takes.
+    Rows of one lane, or of a loop that is one function, are prepared as they come. A program whose work lies all in loops is
+    run at once by XLA on a CPU, which counts a loop's work once; others are handed to a thread, for longer than a short series
+    takes.
 
     Args:
         plan: as everywhere.
@@ -168,7 +176,7 @@ def sweep(
     """
     del room, exits
     prepare = None
-    if plan.chunks == 1 and all(x.shape[-1] == 1 for x in jax.tree.leaves(rows)):
+    if plan.chunks == 1 and (plan.one_function or all(x.shape[-1] == 1 for x in jax.tree.leaves(rows))):
         prepare = recurrence.prepare
     else:
         rows = prepared(plan, recurrence, rows)
@@ -188,10 +196,10 @@ def each_row(plan: Plan, name: str, function: Callable, series: tuple) -> Any:
     del name
     one_row = all(x.shape[1] == 1 for x in jax.tree.leaves(series))
 
-    def rows(*series: Any) -> Any:
+    def rows(series: tuple) -> Any:
         return as_rows(arrays(plan, function(*matrices(plan, as_lanes(series)))))
 
-    return compiled(plan._replace(one_function=plan.one_function and one_row), rows)(*series)
+    return compiled(plan._replace(one_function=plan.one_function and one_row), rows)(series)
 
 
 def prepared(plan: Plan, recurrence: Recurrence, rows: Any) -> Any:
@@ -220,39 +228,39 @@ def loop(plan: Plan, body: Callable, carry: Any, rows: Any, reverse: bool) -> tu
 
 
 def compiled(plan: Plan, loop: Callable) -> Callable:
-    """A loop as a function of its arrays, compiled as the plan says."""
+    """A loop as a function of its state and more arrays, compiled as the plan says."""
     if not plan.one_function:
         return loop
 
-    def call(*args: Any) -> Any:
-        closed, out_shape = jax.make_jaxpr(loop, return_shape=True)(*args)
+    def call(state: Any, *args: Any) -> Any:
+        closed, out_shape = jax.make_jaxpr(loop, return_shape=True)(state, *args)
+        states = len(jax.tree.leaves(state))
 
-        def function(given: list[jax.Array]) -> list[jax.Array]:
-            given = _all_read(given)
-            consts, args = given[: len(closed.consts)], given[len(closed.consts) :]
-            return jax.core.eval_jaxpr(closed.jaxpr, consts, *args)
+        def function(given: list[jax.Array], consts: list[jax.Array]) -> list[jax.Array]:
+            read = _reading([*given, *consts], given[:states])
+            return jax.core.eval_jaxpr(closed.jaxpr, consts, *read, *given[states:])
 
-        given = [*closed.consts, *jax.tree.leaves(args)]
-        if any(map(varying, given)):  # under shard_map
-            return loop(*args)
-        given = lax.optimization_barrier(given)
+        given = jax.tree.leaves((state, args)), closed.consts
+        if any(map(varying, jax.tree.leaves(given))):  # under shard_map
+            return loop(state, *args)
         with set_xla_metadata(inlineable="false", xla_cpu_small_call="true"):
-            out = jax.jit(function)(given)
+            out = jax.jit(function)(*lax.optimization_barrier(given))
         return jax.tree.unflatten(jax.tree.structure(out_shape), out)
 
     return call
 
 
-def _all_read(given: list[jax.Array], small: int = 4096) -> list[jax.Array]:
-    """The same arrays, of which the small ones, states among them, seem to depend on an entry of every one.
+def _reading(given: list[jax.Array], state: list[jax.Array]) -> list[jax.Array]:
+    """The same state, which seems to depend on an entry of everything given.
 
     XLA:CPU aborts where one function leaves an argument unread, as its own simplifications may, of what no result needs; and of
-    constants, which it therefore must not see through a barrier. No result needs no state.
+    constants, which it therefore must not see through a barrier. Every result needs some of the state. Nothing else is made
+    dependent, as XLA hands a program of more than a thousand operations, which it believes that takes, to a thread.
     """
     first = [x.reshape(-1)[0] for x in given if x.size]
     odd = [x if x.dtype == bool else x != x if jnp.issubdtype(x.dtype, jnp.floating) else x == 7 for x in first]
     impossible = sum(x.astype(jnp.int32) for x in odd) > len(odd)
-    return [lax.select(jnp.broadcast_to(impossible, x.shape), blank(x, x.shape), x) if x.size <= small else x for x in given]
+    return [lax.select(jnp.broadcast_to(impossible, x.shape), blank(x, x.shape), x) for x in state]
 
 
 def present(plan: Plan, row: Any) -> jax.Array | None:

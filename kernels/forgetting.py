@@ -109,10 +109,10 @@ def _sweep(plan: Plan, recurrence: Recurrence, params, state, rows, outputs, sta
         shapes = jax.eval_shape(step, 0, state)[1]
         outputs = jax.tree.map(lambda x: blank(x, (plan.length, *x.shape)), shapes)
 
-    def loop(start, stop, carry):
-        return lax.fori_loop(start, stop, body, carry)
+    def loop(state, outputs, start, stop):
+        return lax.fori_loop(start, stop, body, (state, outputs))
 
-    return chunked.compiled(plan, loop)(start, stop, (state, outputs))
+    return chunked.compiled(plan, loop)(state, outputs, start, stop)
 
 
 def _row(plan: Plan, recurrence: Recurrence, rows: Any, t: Any, reverse: bool) -> tuple[Any, jax.Array | None]:

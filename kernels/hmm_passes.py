@@ -4,6 +4,7 @@ All arrays are as `driver.run` has them: series (B or 1, T, rows, columns), the 
 of T observations has T - 1 rows, the transitions and what is observed after each.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -22,9 +23,7 @@ from fastscan.kernels.hmm import (
     first_observation,
 )
 from fastscan.kernels.hmm_smoothing import (
-    HMM_SAMPLER,
-    HMM_SAMPLER_IN_CHUNKS,
-    HMM_SAMPLER_PLAIN,
+    HMM_SAMPLER_PATH,
     HMM_SMOOTHER,
     HMM_SMOOTHER_WITH_COUNTS,
     BackwardInputs,
@@ -32,10 +31,10 @@ from fastscan.kernels.hmm_smoothing import (
     begin_counting,
     condition_on_future,
 )
+from fastscan.kernels.maps import Choosing
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.probability import draw, quotient, relative
-from fastscan.kernels.recurrence import InChunks, Recurrence
-from fastscan.kernels.viterbi import VITERBI, VITERBI_IN_CHUNKS, VITERBI_PLAIN, ViterbiInputs, best
+from fastscan.kernels.viterbi import VITERBI_PATH, ViterbiInputs, best
 
 
 class HMMSeries(NamedTuple):
@@ -129,12 +128,10 @@ def most_likely_states(plan: Plan, series: HMMSeries) -> tuple[jax.Array, jax.Ar
     same, varying = _divided(series.A)
     params, rows = ViterbiInputs(same), ViterbiInputs(varying, series.log_likelihood[:, 1:])
     end = as_lanes(jnp.zeros_like(series.log_likelihood[:, -1:]))
-    recurrences = VITERBI, VITERBI_IN_CHUNKS, VITERBI_PLAIN
-    scores, choices, composed = _choose(plan, *recurrences, params, end, rows, reverse=True)
+    scores, _, follow = _choose(plan, VITERBI_PATH, params, end, rows, reverse=True)
     args = (series.initial, series.log_likelihood[:, :1], as_rows(scores))
     score, first = by.each_row(plan, "first_state", _best_first_state, args)
-    _, states = _follow(plan, scores.shape[0], as_lanes(first), choices, composed, reverse=False)
-    return prepend(first.astype(jnp.int32), by.join(plan, states)), score
+    return prepend(first.astype(jnp.int32), by.join(plan, follow(as_lanes(first)))), score
 
 
 def sample_states(plan: Plan, series: HMMSeries, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -149,55 +146,49 @@ def sample_states(plan: Plan, series: HMMSeries, uniform: jax.Array) -> tuple[ja
     state, density = _first(plan, series.initial, series.log_likelihood[:, :1])
     params, state, inputs = _inputs(series, state)
     rows = SamplerRow(inputs, uniform[:, :-1])
-    recurrences = HMM_SAMPLER, HMM_SAMPLER_IN_CHUNKS, HMM_SAMPLER_PLAIN
-    last, (choices, densities), composed = _choose(plan, *recurrences, params, state, rows, reverse=False)
+    last, (densities,), follow = _choose(plan, HMM_SAMPLER_PATH, params, state, rows, reverse=False)
     end = as_lanes(by.each_row(plan, "last_state", draw, (as_rows(last), uniform[:, -1:])))
-    _, states = _follow(plan, last.shape[0], end, choices, composed, reverse=True)
-    return by.join(plan, states, end.astype(jnp.int32)), _total(plan, density, densities)
+    return by.join(plan, follow(end), end.astype(jnp.int32)), _total(plan, density, densities)
 
 
 def _choose(
-    plan: Plan,
-    recurrence: Recurrence,
-    in_chunks: InChunks,
-    plain: Recurrence,
-    params: Any,
-    state: Any,
-    series: Any,
-    *,
-    reverse: bool,
-) -> tuple[Any, Any, Any]:
-    """`driver.run` of a recurrence that reports choices, and what a whole chunk's come to: maps that `_follow` takes.
+    plan: Plan, model: Choosing, params: Any, state: Any, series: Any, *, reverse: bool
+) -> tuple[Any, list, Callable[[jax.Array], Any]]:
+    """`driver.run` of a model that makes choices.
 
     Args:
         plan: how.
-        recurrence: for a whole series.
-        in_chunks: for chunks whose entry states are known; its state is one and what a chunk's choices come to.
-        plain: for one chunk under XLA, whose choices are not packed.
+        model: what.
         params: as `driver.run` has it.
         state: likewise.
         series: likewise.
         reverse: likewise.
+
+    Returns:
+        The last state, what is reported beside the choices, and a function that goes back by them: from the state it begins
+        with (1, 1, 1, B) to those of all rows, for `join`.
     """
     by = driver.phases(plan)
-    params, state, rows = by.matrices(plan, params), by.matrices(plan, state), by.split(plan, series)
-    if plan.chunks == 1:
-        exits, out = by.sweep(plan, plain if by is chunked else recurrence, params, (state,), rows, reverse=reverse)
-        return driver.last(plan, exits, reverse=reverse), out, None
-    summaries, ahead = driver.summarise(plan, recurrence, in_chunks, params, state, rows, reverse=reverse)
-    entries = by.entries(plan, recurrence, state, summaries, reverse=reverse)
-    (exits, composed), out = driver.sweep(plan, in_chunks, params, entries, rows, ahead, reverse=reverse)
-    return driver.last(plan, exits, reverse=reverse), out, composed
+    back, back_params = maps.paths(state.shape[0]), None
+    params, entries, rows = by.matrices(plan, params), by.matrices(plan, state), by.split(plan, series)
+    if plan.chunks > 1:
+        summaries, swept = driver.summarise(plan, model.recurrence, model.in_chunks, params, entries, rows, reverse=reverse)
+        entries = by.entries(plan, model.recurrence, entries, summaries, reverse=reverse)
+        (exits, composed), out = driver.sweep(plan, model.in_chunks, params, entries, rows, swept, reverse=reverse)
+        choices, *more = out
+    else:
+        composed, recurrence = None, model.ahead if by is chunked else model.recurrence
+        exits, (choices, *more) = by.sweep(plan, recurrence, params, (entries,), rows, reverse=reverse)
+        if by is chunked:
+            back, back_params, choices = model.back, params, model.rows(rows, choices)
 
+    def follow(state: jax.Array) -> Any:
+        entries = by.matrices(plan, state)
+        if composed is not None:
+            entries = by.entries(plan, back, entries, composed, reverse=not reverse)
+        return by.sweep(plan, back, back_params, (entries,), choices, reverse=not reverse, room=not reverse, exits=False)[1]
 
-def _follow(plan: Plan, K: int, state: jax.Array, choices: Any, composed: Any, *, reverse: bool) -> tuple[Any, Any]:
-    """States under choices, the other way through time, from the first or last one (1, 1, 1, B)."""
-    by = driver.phases(plan)
-    entries = by.matrices(plan, state)
-    paths = maps.plain_paths(K) if composed is None and by is chunked else maps.paths(K)
-    if composed is not None:
-        entries = by.entries(plan, paths, entries, composed, reverse=reverse)
-    return by.sweep(plan, paths, None, (entries,), choices, reverse=reverse, room=reverse, exits=False)
+    return driver.last(plan, exits, reverse=reverse), more, follow
 
 
 _FILTERED_ROOM = FilteredStates(filtered=True, predicted=False, log_density=False)

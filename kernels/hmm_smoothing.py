@@ -79,17 +79,29 @@ class SamplerRow(NamedTuple):
     uniform: Any
 
 
-def plain_sampler_step(params: HMMInputs, state, x: SamplerRow) -> tuple[Any, tuple[Any, Any]]:
-    """The filter, reporting the state at t that follows from every state at t+1 (K, 1), and the log density."""
+def sampler_step(params: HMMInputs, state, x: SamplerRow) -> tuple[Any, tuple[Any, Any]]:
+    """The filter, reporting the map to the state at t that follows from every state at t+1, and the log density."""
     states = draw(times(weights(params, x.model), state), x.uniform)
     after, density = likelihood_step(params, state, x.model)
-    return after, (states.T, density)
+    return after, (maps.pack(states.T), density)
 
 
-def sampler_step(params: HMMInputs, state, x: SamplerRow) -> tuple[Any, tuple[Any, Any]]:
-    """`plain_sampler_step`, its states as a map."""
-    after, (states, density) = plain_sampler_step(params, state, x)
-    return after, (maps.pack(states), density)
+class DrawnRow(NamedTuple):
+    """What a path at t+1 needs to go to t: a row's own A, filtered probabilities (K, 1), a uniform number (1, 1)."""
+
+    A: Any
+    filtered: Any
+    uniform: Any
+
+
+def _reporting_filtered(params: HMMInputs, state, x: SamplerRow) -> tuple[Any, tuple[Any, Any]]:
+    after, density = likelihood_step(params, state, x.model)
+    return after, (state, density)
+
+
+def _draw_previous(params: HMMInputs, state, x: DrawnRow) -> Any:
+    """The state at t that follows from one at t+1 (1, 1)."""
+    return draw(times(weights(params, x).column(state), x.filtered), x.uniform)
 
 
 HMM_SAMPLER = HMM_FILTER._replace(
@@ -98,10 +110,13 @@ HMM_SAMPLER = HMM_FILTER._replace(
     step=sampler_step,
     prepare=lambda x: x._replace(model=prepare(x.model)),
 )
-HMM_SAMPLER_PLAIN = HMM_SAMPLER._replace(name="hmm_sampler_plain", step=plain_sampler_step)
-"""For one chunk under XLA, where no maps are composed."""
-HMM_SAMPLER_IN_CHUNKS = maps.composing(HMM_SAMPLER, lambda out: out[0])
-"""For chunks whose entry states are known: it tells what the choices of a whole chunk come to."""
+HMM_SAMPLER_PATH = maps.Choosing(
+    HMM_SAMPLER,
+    in_chunks=maps.composing(HMM_SAMPLER),
+    ahead=HMM_SAMPLER._replace(name="hmm_sampler_filter", step=_reporting_filtered),
+    back=maps.sequential_path("hmm_sampler_path", _draw_previous),
+    rows=lambda rows, filtered: DrawnRow(rows.model.A, filtered, rows.uniform),
+)
 
 
 def _smoothed(params: HMMInputs, x: BackwardInputs, change) -> Any:

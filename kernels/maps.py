@@ -95,17 +95,34 @@ class Composed(NamedTuple):
     path: Any
 
 
-def composing(recurrence: Recurrence, reported: Callable[[Any], Any]) -> InChunks:
+class Choosing(NamedTuple):
+    """A model whose way through time makes a path's choices, which are followed the other way.
+
+    Attributes:
+        recurrence: reports a map (W, 1) of K states in every row, and may report more: a tuple.
+        in_chunks: the same, see `composing`.
+        ahead: for one chunk under XLA, where no maps are composed: reports what a choice needs in a map's place.
+        back: likewise; its state is the path's (1, 1), and so is its output, as `signed` has it.
+        rows: ``(rows, needed) -> rows`` of ``back``, from those of ``ahead`` and what it reports.
+    """
+
+    recurrence: Recurrence
+    in_chunks: InChunks
+    ahead: Recurrence
+    back: Recurrence
+    rows: Callable[[Any, Any], Any]
+
+
+def composing(recurrence: Recurrence) -> InChunks:
     """A recurrence over chunks that also tells what a chunk's maps come to.
 
     Args:
-        recurrence: whose state has a row for each of K states, and which reports a map (W, 1) of them in every row.
-        reported: takes the map from a row's outputs.
+        recurrence: whose state has a row for each of K states, and which reports a tuple of a map (W, 1) of them and more.
     """
 
     def step(params: Any, state: Composed, x: Any) -> tuple[Composed, Any]:
         after, out = recurrence.step(params, state.state, x)
-        return Composed(after, paths(after.shape[0]).combine(reported(out), state.path)), out
+        return Composed(after, paths(after.shape[0]).combine(out[0], state.path)), out
 
     def begin(state: Any) -> Composed:
         return Composed(state, identity(state.shape[0], state))
@@ -116,23 +133,22 @@ def composing(recurrence: Recurrence, reported: Callable[[Any], Any]) -> InChunk
     return InChunks(recurrence._replace(name=f"{recurrence.name}_in_chunks", step=step), begin, merge)
 
 
-def _next(_: Any, state: Any, choices: Any) -> tuple[Any, Any]:
-    """The choice (K, 1) of a state (1, 1)."""
-    kind = type(choices)
-    states = choices.constant(np.arange(choices.shape[0])[:, None])
-    chosen = kind.elementwise(lambda x, k, state: select(k == state, x, 0), choices, states, state)
-    state = chosen.T.reduce(jnp.bitwise_or)
-    return state, signed(state)
-
-
 def signed(states) -> Any:
     """States as users have them, int32."""
     return type(states).elementwise(lambda x: jnp.asarray(x).astype(np.int32), states)
 
 
-def plain_paths(K: int) -> Recurrence:
-    """`paths` under maps that are plain values (K, 1): in one chunk none are composed."""
-    return paths(K)._replace(name=f"plain_paths_of_{K}", step=_next)
+def sequential_path(name: str, choose: Callable[[Any, Any, Any], Any]) -> Recurrence:
+    """A path (1, 1) of which ``choose(params, state, x)`` makes the next state. It has no summaries and runs in one chunk."""
+
+    def step(params: Any, state: Any, x: Any) -> tuple[Any, Any]:
+        state = choose(params, state, x)
+        return state, signed(state)
+
+    def none(*_: Any) -> Any:
+        raise NotImplementedError(f"{name} runs in one chunk.")
+
+    return Recurrence(name, identity=none, append=none, combine=none, enter=none, step=step)
 
 
 @functools.cache

@@ -28,7 +28,7 @@ class ViterbiInputs(NamedTuple):
     log_likelihood: Any = None
 
 
-def _log_weights(params: ViterbiInputs, x: ViterbiInputs) -> Any:
+def _log_weights(params: ViterbiInputs, x: Any) -> Any:
     return params.log_a if x.log_a is None else x.log_a
 
 
@@ -49,16 +49,29 @@ def _enter(state, summary):
     return _relative(max_plus(summary, state))
 
 
-def _plain_step(params: ViterbiInputs, state, x: ViterbiInputs) -> tuple[Any, Any]:
-    """The score of the best continuation from every state, and the state it goes to next, both (K, 1)."""
+def _step(params: ViterbiInputs, state, x: ViterbiInputs) -> tuple[Any, tuple[Any]]:
+    """The score of the best continuation from every state (K, 1), and the map of the states that these go to next."""
     scores, choices = best(_log_weights(params, x).T, _plus(x.log_likelihood, state))
-    return _relative(scores.T), choices.T
+    return _relative(scores.T), (maps.pack(choices.T),)
 
 
-def _step(params: ViterbiInputs, state, x: ViterbiInputs) -> tuple[Any, Any]:
-    """`_plain_step`, its choices as a map."""
-    scores, choices = _plain_step(params, state, x)
-    return scores, maps.pack(choices)
+class Continuation(NamedTuple):
+    """Logarithms of a row's own transition weights, if it has some, and what the states it leads to score (K, 1)."""
+
+    log_a: Any
+    scores: Any
+
+
+def _scores_step(params: ViterbiInputs, state, x: ViterbiInputs) -> tuple[Any, tuple[Any]]:
+    """The same scores, and what the states that are gone to score with their observations (K, 1)."""
+    scores = _plus(x.log_likelihood, state)
+    return _relative(_best_sums(_log_weights(params, x), scores)), (scores,)
+
+
+def _choose(params: ViterbiInputs, state, x: Continuation) -> Any:
+    """The state that a path at a state (1, 1) goes to next."""
+    _, choice = best(_log_weights(params, x).T.column(state), x.scores)
+    return choice
 
 
 def _prepare(x: ViterbiInputs) -> ViterbiInputs:
@@ -92,10 +105,19 @@ def _best_of_columns(summary):
 
 
 VITERBI = Recurrence("viterbi", _identity, _append, _combine, _enter, _step, _prepare, Forgetting(_settled, _extend))
-VITERBI_PLAIN = VITERBI._replace(name="viterbi_plain", step=_plain_step)
-"""For one chunk under XLA, where no maps are composed."""
-VITERBI_IN_CHUNKS = maps.composing(VITERBI, lambda choices: choices)
-"""For chunks whose entry states are known: it tells what the choices of a whole chunk come to."""
+VITERBI_PATH = maps.Choosing(
+    VITERBI,
+    in_chunks=maps.composing(VITERBI),
+    ahead=VITERBI._replace(name="viterbi_scores", step=_scores_step),
+    back=maps.sequential_path("viterbi_path", _choose),
+    rows=lambda rows, scores: Continuation(rows.log_a, scores),
+)
+
+
+@stage
+def _best_sums(log_a, scores):
+    """The largest entry of every row of ``log_a + scores.T`` (K, 1)."""
+    return log_a.max_plus(scores)
 
 
 @stage

@@ -34,9 +34,13 @@ class Case(NamedTuple):
         return family_of(self.operation)
 
     def choice(self, implementation: str | None, *, device: str | None = None, dtype: str | None = None) -> Choice:
-        """What dispatch makes of an implementation's name, or of None; of another dtype if that is given."""
-        sizes = {"T": self.T, "B": self.B, "D": self.D, "m": self.m}
-        return choose(implementation, **sizes, dtype=dtype or self.dtype, family=self.family, device=device)
+        """What dispatch makes of an implementation's name, or of None; of another dtype if that is given.
+
+        Its plan is for sequences that may differ in all; those of a case have the same parameters, so more of its loops are one
+        function.
+        """
+        dtype = dtype or self.dtype
+        return choose(implementation, T=self.T, B=self.B, D=self.D, m=self.m, dtype=dtype, family=self.family, device=device)
 
     def __str__(self) -> str:
         sizes = f"K={self.D}" if self.operation.startswith("hmm") else f"D={self.D} m={self.m}"

@@ -3,10 +3,10 @@
 import itertools
 
 import numpy as np
-from lds_oracle import dense
 
 from fastscan.lds import InitialPotential, NodePotential, PairPotential
 from fastscan.slds import SLDSParams
+from lds_oracle import dense
 
 
 def random_slds(seed, T, D, K, N=None, *, spread=0.1):
@@ -77,12 +77,18 @@ def log_normalizer(node, params):
     return np.logaddexp.reduce(logs)
 
 
+def path_probs(params, log_likelihoods):
+    """Every path, and what q(k) says of it."""
+    steps = len(log_likelihoods)
+    every = paths(steps + 1, len(params.log_initial))
+    logs = path_weights(params, every) + log_likelihoods[np.arange(steps), every].sum(1)
+    return every, np.exp(logs - np.logaddexp.reduce(logs))
+
+
 def bound(node, params, pair, log_likelihoods):
     """E_q[log potentials and weights] and the entropies of q(x), made with ``pair``, and of q(k), made with log-likelihoods."""
     T, D = node.r.shape
-    every = paths(T, len(params.log_initial))
-    logs = path_weights(params, every) + log_likelihoods[np.arange(T - 1), every].sum(1)
-    q = np.exp(logs - np.logaddexp.reduce(logs))
+    every, q = path_probs(params, log_likelihoods)
     Lambda, eta = dense(node, params.init, pair)
     cov = np.linalg.inv(Lambda)
     mean, second = cov @ eta, cov + np.outer(cov @ eta, cov @ eta)

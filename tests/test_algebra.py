@@ -128,6 +128,17 @@ def test_products_too_long_to_unroll(lanes):
     np.testing.assert_allclose(given, wanted, rtol=1e-12)
 
 
+@pytest.mark.parametrize("lanes", [(1, 1), LANES])
+@pytest.mark.parametrize("kind", [algebra.Stacked, algebra.Staged])
+def test_the_column_of_a_number(kind, lanes):
+    r = np.random.default_rng(0)
+    a, number = r.normal(size=(4, 5, *lanes)), r.integers(5, size=(1, 1, *LANES)).astype(np.uint32)
+    given = kind(jnp.asarray(a)).column(kind(jnp.asarray(number))).array
+    each = np.broadcast_to(a, (4, 5, *LANES))
+    for lane in np.ndindex(LANES):
+        np.testing.assert_array_equal(given[:, 0, *lane], each[:, number[0, 0, *lane], *lane])
+
+
 def test_a_stage_is_a_unit_of_its_own_only_for_staged_matrices():
     @stage
     def square(a):

@@ -14,7 +14,7 @@ from fastscan.kernels import driver, forgetting, hmm_passes
 from fastscan.kernels.hmm import HMM_FILTER
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.recurrence import InChunks
-from fastscan.kernels.viterbi import VITERBI, VITERBI_IN_CHUNKS, ViterbiInputs
+from fastscan.kernels.viterbi import VITERBI_PATH, ViterbiInputs
 from hmm_oracle import random_model, textbook, viterbi
 from oracle import close
 
@@ -88,7 +88,7 @@ def test_rows_looked_at(dtype):
         if decoding:
             series = log_series(checked, False)
             inputs = ViterbiInputs(series.A[0, 0, :, :, None, None]), ViterbiInputs(None, series.log_likelihood[:, 1:])
-            recurrence, in_chunks = VITERBI, VITERBI_IN_CHUNKS
+            recurrence, in_chunks = VITERBI_PATH.recurrence, VITERBI_PATH.in_chunks
         else:
             series, _ = scaled_series(checked, False)
             recurrence, in_chunks = HMM_FILTER, InChunks(HMM_FILTER)

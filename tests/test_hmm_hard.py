@@ -1,5 +1,7 @@
 """HMMs that break naive code: huge log-likelihoods, impossible states, missing data, weights that are no distributions."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,6 +85,24 @@ def test_impossible_data(implementation):
     loglik, states = hmm_posterior_sample(jax.random.key(0), initial, A, ll, implementation=implementation)
     assert loglik == -np.inf
     assert (states == -1).all()
+
+
+@EACH
+def test_the_impossible_sequences_of_a_batch_alone_have_no_states(implementation):
+    initial, A, ll = random_model(2, T, K)
+    batch = np.stack([ll, np.where(np.arange(T)[:, None] == 7, -np.inf, ll), ll + 1, ll])
+    batch[3, 5, 0] = np.nan
+    decode = functools.partial(hmm_posterior_mode, initial, A, implementation=implementation)
+    states = np.asarray(decode(batch))
+    alone = [decode(ll) for ll in batch]
+    np.testing.assert_array_equal(states, alone)
+    np.testing.assert_array_equal(jax.vmap(decode)(batch), alone)
+    np.testing.assert_array_equal(jax.vmap(decode)(np.stack([batch, batch[::-1]])), [alone, alone[::-1]])
+    assert (states[1] == -1).all()
+    assert (states[[0, 2]] >= 0).all()
+    drawn = np.asarray(hmm_posterior_sample(jax.random.key(0), initial, A, batch, implementation=implementation)[1])
+    assert (drawn[1] == -1).all()
+    assert (drawn[[0, 2]] >= 0).all()
 
 
 @EACH

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from lds_oracle import dense, random_chain, textbook
 
 from fastscan.kernels import driver
 from fastscan.kernels import potential_passes as passes
@@ -24,6 +23,7 @@ from fastscan.lds import (
     lds_sample,
 )
 from fastscan.profiling.kernels import report
+from lds_oracle import dense, random_chain, textbook
 
 ALL = ("sequential", "chunked:3", "associative", "pallas_interpret")
 
@@ -55,9 +55,9 @@ def test_larger_ones(D):
         check(lds_inference(*chain, implementation=implementation), textbook(*chain), 1e-9)
 
 
-@pytest.mark.parametrize("implementation", ALL[:2])
+@pytest.mark.parametrize("implementation", ALL)
 def test_float32(implementation):
-    chain = random_chain(1, 40, 3, dtype="float32")
+    chain = random_chain(1, 8 if implementation == "pallas_interpret" else 40, 2, dtype="float32")
     posterior = lds_inference(*chain, implementation=implementation)
     assert posterior.statistics.x.dtype == np.float32
     check(posterior, textbook(*(type(part)(*(x.astype("float64") for x in part)) for part in chain)), 1e-5)
@@ -195,12 +195,17 @@ def test_combining_is_associative_and_the_empty_stretch_its_identity(chunks):
     assert all(np.array_equal(a.array, b.array) for a, b in zip(both, empty, strict=True))
 
 
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
-    ("D", "capability"), [(2, 80), pytest.param(4, 80, marks=pytest.mark.slow), pytest.param(4, 90, marks=pytest.mark.slow)]
+    ("D", "dtype", "capability"),
+    [(2, "float32", 80), slow(1, "float32", 90), slow(2, "float64", 90), slow(4, "float32", 80), slow(4, "float32", 90)],
 )
-def test_kernels_compile_without_spills(D, capability):
+def test_kernels_compile_without_spills(D, dtype, capability):
     pytest.importorskip("triton", reason="Triton's compiler, which pip has for Linux only")
-    rows = list(report("lds", D, 0, capabilities=[capability]))
+    rows = list(report("lds", D, 0, dtype=dtype, capabilities=[capability]))
     assert {"pair_filter_summarise", "pair_filter_sweep", "backward_kernels_sweep"} <= {
         row.kernel for row in rows if row.per_step
     }
@@ -232,3 +237,10 @@ def test_what_has_no_integral_is_nan():
 def test_errors(change, error, words):
     with pytest.raises(error, match=words):
         lds_inference(*change(*random_chain(9, 5, 2)))
+
+
+def test_kernels_where_there_are_none():
+    with pytest.raises(RuntimeError, match="implementation: 'pallas' given, which wants an NVIDIA GPU"):
+        lds_inference(*random_chain(9, 5, 2), implementation="pallas")
+    with pytest.raises(ValueError, match=r"implementation: 'pallas_interpret' given for D = 9, float64; .* D up to 8"):
+        lds_inference(*random_chain(9, 5, 9), implementation="pallas_interpret")

@@ -15,7 +15,9 @@ from fastscan import (
     lgssm_smoother,
 )
 from fastscan.dispatch import choose, compiled_implementations
+from fastscan.lds import lds_inference
 from hmm_oracle import random_model
+from lds_oracle import random_chain
 from oracle import SMOOTHER_KERNELS, cast, random_params, tracking_params
 
 pytestmark = pytest.mark.skipif("pallas" not in compiled_implementations(), reason="needs an NVIDIA GPU")
@@ -96,3 +98,14 @@ def test_hmm_kernels(T, K):
     for decode in (hmm_posterior_mode, lambda *m, **how: hmm_posterior_sample(key, *m, **how)[1]):
         given, chunked = (np.asarray(decode(*single, implementation=i)) for i in ("pallas", "chunked"))
         assert np.mean(given != chunked) <= 1e-4
+
+
+@pytest.mark.parametrize(("T", "D"), [(2, 1), (31, 2), (4_099, 3), (99_991, 4)])
+@pytest.mark.parametrize("static", [True, False])
+def test_chains_of_potentials(T, D, static):
+    chain = random_chain(T, T, D, static=static)
+    single = jax.tree.map(lambda x: x.astype("float32"), chain)
+    wanted = lds_inference(*chain, implementation="chunked")
+    given = lds_inference(*single, implementation="pallas")
+    assert_same(given.statistics, wanted.statistics, TOLERANCE["float32"])
+    np.testing.assert_allclose(given.log_normalizer, wanted.log_normalizer, rtol=1e-4)

@@ -1,10 +1,12 @@
 """Loops that are compiled to one function: up to their limits they compile, and compute what the same loops do otherwise."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
 
-from fastscan import dispatch, hmm_posterior_sample, hmm_smoother, lgssm_smoother
+from fastscan import dispatch, hmm_posterior_mode, hmm_posterior_sample, hmm_smoother, lgssm_smoother
 from fastscan.dispatch import choose, one_function_lanes
 from fastscan.profiling import operations
 from fastscan.profiling.cases import Case
@@ -22,22 +24,24 @@ def lowered(function, *args):
     [
         ("lgssm_smoother_with_gaps", 16, 16, 11, 4, "float32"),
         ("lgssm_smoother_with_gaps", 4, 4, 17, 32, "float64"),
-        ("lgssm_posterior_sample", 3, 8, 11, 16, "float32"),
+        ("lgssm_smoother", 16, 16, 11, 64, "float32"),
+        ("lgssm_smoother", 4, 2, 11, 128, "float64"),
+        ("lgssm_posterior_sample", 3, 8, 11, 128, "float32"),
         ("lgssm_loglik_gradient", 8, 8, 11, 1, "float32"),
         ("lgssm_mean_gradient", 4, 2, 11, 1, "float64"),
-        ("hmm_smoother", 16, 0, 11, 4, "float32"),
-        ("hmm_smoother", 9, 0, 11, 6, "float64"),
-        ("hmm_posterior_mode", 16, 0, 11, 4, "float32"),
-        ("hmm_posterior_sample", 9, 0, 11, 12, "float32"),
-        ("hmm_posterior_sample", 2, 0, 11, 128, "float64"),
+        ("hmm_smoother", 16, 0, 11, 64, "float32"),
+        ("hmm_smoother", 9, 0, 11, 48, "float64"),
+        ("hmm_posterior_mode", 16, 0, 11, 64, "float32"),
+        ("hmm_posterior_sample", 9, 0, 11, 112, "float32"),
+        ("hmm_posterior_sample", 2, 0, 11, 256, "float64"),
         ("hmm_loglik_gradient", 16, 0, 11, 1, "float64"),
     ],
 )
 def test_at_the_limits(operation, D, m, T, B, dtype, monkeypatch):
     case = Case(operation, D, m, T, B, dtype)
     data = operations.data(case)
-    gradient = "gradient" in operation
-    assert gradient or one_function_lanes(max(D, m), dtype, chunked=False) == B
+    own_matrices = "gradient" in operation or "gaps" in operation
+    assert B == 1 or one_function_lanes(max(D, m), dtype, chunked=False, shared=not own_matrices) == B
     one = lowered(operations.function(case, "sequential"), *data)
     assert MARK in one.as_text() or operation == "lgssm_mean_gradient"  # JAX differentiates loops as they are
     monkeypatch.setattr(dispatch, "ONE_FUNCTION_BYTES", 0)
@@ -46,6 +50,30 @@ def test_at_the_limits(operation, D, m, T, B, dtype, monkeypatch):
     assert MARK not in other.as_text()
     got, wanted = (operations.results(program.compile()(*data)) for program in (one, other))
     assert operations.error(got, wanted) < (1e-5 if dtype == "float32" else 1e-11)
+
+
+@pytest.mark.parametrize("K", [5, 16])
+@pytest.mark.parametrize("name", ["smoother", "decoder", "sampler"])
+def test_weights_that_vary_at_the_limit(name, K, monkeypatch):
+    """By step and sequence."""
+    B, T = one_function_lanes(K, "float32", chunked=False), 7
+    r = np.random.default_rng(K)
+    hmm = r.dirichlet(np.ones(K), size=B), r.dirichlet(np.ones(K), size=(B, T - 1, K)), r.standard_normal((B, T, K))
+    hmm = [x.astype("float32") for x in hmm]
+
+    run = {
+        "smoother": lambda *hmm: hmm_smoother(*hmm, implementation="sequential").smoothed_probs,
+        "decoder": functools.partial(hmm_posterior_mode, implementation="sequential"),
+        "sampler": functools.partial(hmm_posterior_sample, jax.random.key(0), implementation="sequential"),
+    }[name]
+    one = lowered(run, *hmm)
+    assert MARK in one.as_text()
+    monkeypatch.setattr(dispatch, "ONE_FUNCTION_BYTES", 0)
+    jax.clear_caches()
+    other = lowered(run, *hmm)
+    assert MARK not in other.as_text()
+    wanted = other.compile()(*hmm)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one.compile()(*hmm), wanted)
 
 
 @pytest.mark.parametrize(("D", "dtype"), [(4, "float32"), (7, "float64"), (8, "float32"), (9, "float32"), (16, "float32")])
@@ -107,6 +135,14 @@ def test_more_sequences_under_vmap_have_their_own_plan():
     assert MARK not in lowered(gradient, y).as_text()
 
 
+def test_an_hmm_of_one_chunk_is_staged_where_that_pays():
+    def algebra(K, B):
+        return choose("sequential", T=100, B=B, D=K, dtype="float32", family="hmm_mode", device="cpu").plan.algebra
+
+    assert [algebra(16, B) for B in (4, 5, 31, 32)] == ["staged", "stacked", "stacked", "staged"]
+    assert algebra(17, 32) == "stacked"
+
+
 def test_where_loops_are_one_function():
     sizes = {"T": 1_000, "dtype": np.float32}
 
@@ -115,6 +151,8 @@ def test_where_loops_are_one_function():
 
     assert is_one("sequential", D=16, m=1, B=4)
     assert not is_one("sequential", D=16, m=1, B=5)
+    assert is_one("sequential", D=16, m=1, B=64, shared=True)
+    assert not is_one("chunked:4", D=16, m=1, B=64, shared=True)
     assert not is_one("sequential", D=17, m=1, B=1)
     assert not is_one("sequential", D=1, m=17, B=1)
     assert not is_one("sequential", D=4, m=2, B=1, device="NVIDIA H200")

@@ -4,15 +4,15 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import lds_oracle
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from slds_oracle import bound, log_normalizer, random_slds
 
+import lds_oracle
 from fastscan.lds import LDSStatistics, PairPotential
 from fastscan.profiling import textbook
 from fastscan.slds import hmm_to_lds_mf, lds_to_hmm_mf, slds_inference, slds_kl, slds_sample
+from slds_oracle import bound, log_normalizer, path_probs, random_slds
 
 T, D, K = 6, 2, 3
 
@@ -49,6 +49,10 @@ def test_the_objective_is_the_bound_that_it_says(implementation):
         posterior = slds_inference(node, params, initial_probs=first_probs(), **settings)
         close(posterior.objective, bound(node, params, posterior.pair, posterior.log_likelihoods))
         assert posterior.objective < log_normalizer(node, params)
+        every, q = path_probs(params, posterior.log_likelihoods)
+        close(posterior.probs, np.stack([q @ (every == k) for k in range(K)], -1))
+        *wanted, _ = lds_oracle.textbook(node, params.init, posterior.pair)
+        jax.tree.map(close, tuple(posterior.statistics), tuple(wanted))
         close(slds_kl(node, posterior) + posterior.objective, (node.r * posterior.statistics.x).sum()
               - (node.R * posterior.statistics.xx).sum() / 2)  # fmt: skip
 
@@ -134,22 +138,34 @@ def unrolled():
     return jax.jit(jax.value_and_grad(functools.partial(loss, gradient="unrolled")))((NODE, PARAMS))
 
 
-@pytest.mark.parametrize(("solver", "most"), [("krylov", 1e-5), ("fixed_point", 1e-4)])
-def test_implicit_gradients_are_unrolled_ones(solver, most):
-    function = functools.partial(loss, gradient="implicit", solver=solver, solver_iters=200)
-    value, gradient = jax.jit(jax.value_and_grad(function))((NODE, PARAMS))
+@functools.cache
+def implicit(solver, implementation=None):
+    function = functools.partial(loss, gradient="implicit", solver=solver, solver_iters=200, implementation=implementation)
+    return jax.jit(jax.value_and_grad(function))((NODE, PARAMS))
+
+
+@pytest.mark.parametrize(("solver", "implementation", "most"), [("krylov", None, 1e-5), ("fixed_point", None, 1e-4),
+                                                                ("krylov", "chunked:4", 1e-5)])  # fmt: skip
+def test_implicit_gradients_are_unrolled_ones(solver, implementation, most):
+    value, gradient = implicit(solver, implementation)
     close(value, unrolled()[0], 1e-8)
     assert apart(gradient, unrolled()[1]) < most
 
 
 def test_gradients_against_central_differences():
+    """Of every block of parameters, in a direction that changes it alone."""
     flat, unravel = ravel_pytree((NODE, PARAMS))
-    direction = np.random.default_rng(6).standard_normal(len(flat))
-    value = jax.jit(lambda s: loss(unravel(flat + s * direction), "none"))
-    step = 1e-5
-    difference = (value(step) - value(-step)) / (2 * step)
-    for _, gradient in (unrolled(), (0, jax.grad(functools.partial(loss, gradient="implicit"))((NODE, PARAMS)))):
-        close(ravel_pytree(gradient)[0] @ direction, difference, 1e-5)
+    value = jax.jit(lambda x: loss(unravel(x), "none"))
+    r, step = np.random.default_rng(6), 1e-5
+    blocks, tree = jax.tree.flatten((NODE, PARAMS))
+    gradients = [jax.tree.leaves(gradient) for _, gradient in (unrolled(), implicit("krylov"), implicit("fixed_point"))]
+    for i, block in enumerate(blocks):
+        direction = r.standard_normal(np.shape(block)) / np.sqrt(np.size(block))
+        parts = [direction if i == j else np.zeros(np.shape(b)) for j, b in enumerate(blocks)]
+        along, _ = ravel_pytree(jax.tree.unflatten(tree, parts))
+        difference = (value(flat + step * along) - value(flat - step * along)) / (2 * step)
+        for gradient in gradients:
+            assert np.abs((gradient[i] * direction).sum() - difference) < 1e-5 * np.linalg.norm(gradient[i])
 
 
 def test_what_no_gradient_means():
@@ -167,12 +183,13 @@ def test_what_no_gradient_means():
 
 
 def test_memory_of_implicit_gradients_does_not_grow():
-    def temporary(gradient, max_iters):
-        program = jax.jit(jax.grad(functools.partial(loss, gradient=gradient, max_iters=max_iters))).lower((NODE, PARAMS))
-        return program.compile().memory_analysis().temp_size_in_bytes
+    def temporary(max_iters, **settings):
+        function = functools.partial(loss, max_iters=max_iters, **settings)
+        return jax.jit(jax.grad(function)).lower((NODE, PARAMS)).compile().memory_analysis().temp_size_in_bytes
 
-    assert temporary("implicit", 200) < 1.1 * temporary("implicit", 10)
-    assert temporary("unrolled", 200) > 5 * temporary("unrolled", 10)
+    for solver in ("krylov", "fixed_point"):
+        assert temporary(200, gradient="implicit", solver=solver) < 1.1 * temporary(10, gradient="implicit", solver=solver)
+    assert temporary(200, gradient="unrolled") > 5 * temporary(10, gradient="unrolled")
 
 
 def test_implicit_gradients_under_vmap():
@@ -214,13 +231,30 @@ def test_samples():
     assert np.abs(shares - posterior.probs).max() < 5 * 0.5 / np.sqrt(len(keys))
 
 
-def test_float32():
+@pytest.mark.parametrize("implementation", ["sequential", "chunked:4"])
+def test_float32(implementation):
+    """Of one turn, relative to the largest number; more of them may lead elsewhere, or take longer."""
     theta = jax.tree.map(lambda x: np.asarray(x, "float32"), (NODE, PARAMS))
-    posterior = slds_inference(*theta, initial_probs=np.asarray(PROBS, "float32"), max_iters=20, tol=0)
-    wanted = slds_inference(NODE, PARAMS, initial_probs=PROBS, max_iters=20, tol=0)
-    assert posterior.objective.dtype == np.float32
-    np.testing.assert_allclose(posterior.statistics.x, wanted.statistics.x, atol=1e-3)
-    np.testing.assert_allclose(posterior.probs, wanted.probs, atol=1e-3)
+    settings = {"max_iters": 1, "tol": 0, "implementation": implementation}
+    posterior = slds_inference(*theta, initial_probs=np.asarray(PROBS, "float32"), **settings)
+    exact = jax.tree.map(lambda x: x.astype("float64"), theta)
+    wanted = slds_inference(*exact, initial_probs=np.asarray(PROBS, "float32").astype("float64"), **settings)
+    for given, right in ((posterior.statistics, wanted.statistics), (posterior.objective, wanted.objective)):
+        for x, y in zip(jax.tree.leaves(given), jax.tree.leaves(right), strict=True):
+            assert x.dtype == np.float32
+            assert np.abs(x - y).max() <= 1e-5 * np.abs(y).max()
+
+
+def test_gradients_in_float32():
+    probs = np.asarray(PROBS, "float32")
+
+    def loss(theta):
+        posterior = slds_inference(*theta, initial_probs=probs.astype(theta[0].r.dtype), max_iters=100, tol=0)
+        return slds_kl(theta[0], posterior) + jnp.tanh(posterior.statistics.x).sum()
+
+    wanted = jax.grad(loss)((NODE, PARAMS))
+    got = jax.grad(loss)(jax.tree.map(lambda x: np.asarray(x, "float32"), (NODE, PARAMS)))
+    assert apart(got, wanted) < 1e-3
 
 
 @pytest.mark.parametrize(

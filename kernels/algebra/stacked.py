@@ -113,6 +113,13 @@ class Stacked:
         """Some of the columns, side by side."""
         return type(self)(self.array[:, start:stop])
 
+    def column(self, number: Self) -> Self:
+        """In every lane the column of a number (1, 1), an integer. (`Lanes`, whose entries have no addresses, have none.)"""
+        a, numbers = self.array, number.array
+        if all(n == 1 for n in a.shape[2:]):
+            return type(self)(a.reshape(a.shape[:2]).at[:, numbers[0, 0]].get(mode="promise_in_bounds")[:, None])
+        return type(self)(jnp.take_along_axis(a, numbers, axis=1, mode="promise_in_bounds"))
+
     def maximum(self, other: Self) -> Self:
         """Entry by entry, the larger one."""
         return type(self)(jnp.maximum(self.array, other.array))
