@@ -19,7 +19,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from fastscan.kernels.algebra import Lanes, stable_carry
+from fastscan.kernels.algebra import Lanes, StagedLanes, stable_carry
 from fastscan.kernels.plan import Launch, Plan
 from fastscan.kernels.records import columns, indices, side_by_side, tiles
 
@@ -100,7 +100,7 @@ def form(plan: Plan, tree: Any) -> Any:
 
 def matrix_kind(how: Launch) -> type[Lanes]:
     """What matrices are inside kernels."""
-    return _StagedLanes if how.interpret else _FusedLanes if how.lowering == "triton" else Lanes
+    return StagedLanes if how.interpret else _FusedLanes if how.lowering == "triton" else Lanes
 
 
 class Program:
@@ -313,14 +313,6 @@ def _mosaic() -> Any:
 
 _PROGRAM = "program"
 _LAYOUTS = {"triton": _Records, "mosaic": _Columns}
-
-
-@jax.tree_util.register_pytree_node_class
-class _StagedLanes(Lanes):
-    """Lanes for the interpreter, whose programs XLA compiles for a CPU: in one piece it takes minutes."""
-
-    __slots__ = ()
-    staged = True
 
 
 @jax.tree_util.register_pytree_node_class

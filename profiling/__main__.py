@@ -15,7 +15,7 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
 
     demo = commands.add_parser("demo", help="CO2 at Mauna Loa, earthquakes, and the tracking model; table and figures")
-    demo.add_argument("what", nargs="?", default="smoothing", choices=list(_DEMOS), help="hmc, slds: the seeds' notebooks")
+    demo.add_argument("what", nargs="?", default="smoothing", choices=list(_DEMOS), help="hmc, slds, metropolis: the seeds")
     demo.add_argument("--lengths", type=int, nargs="+", default=[100, 1_000, 10_000, 100_000], help="T of the tracking model")
     demo.set_defaults(run=_demo)
 
@@ -112,7 +112,13 @@ def _slds(arguments: Namespace) -> None:
     run_slds(arguments.out)
 
 
-_DEMOS = {"smoothing": _smoothing, "hmc": _hmc, "slds": _slds}
+def _metropolis(arguments: Namespace) -> None:
+    from fastscan.profiling.metropolis import run_metropolis
+
+    run_metropolis(arguments.out)
+
+
+_DEMOS = {"smoothing": _smoothing, "hmc": _hmc, "slds": _slds, "metropolis": _metropolis}
 
 
 def _measure(arguments: Namespace) -> None:

@@ -13,19 +13,23 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from fastscan import mcmc_inference
 from fastscan.kernels import hmm_passes, passes, potential_passes, potentials
+from fastscan.kernels.metropolis import Schedule
 from fastscan.kernels.plan import Launch, Plan
+from fastscan.mcmc_target import Form
 from fastscan.model import Model, check_model, series
 from fastscan.profiling.costs import KernelCost, compile_kernel, floor_seconds, lower_for_gpu, triton_kernels
 from fastscan.profiling.machine import describe
+from fastscan.profiling.metropolis_rivals import mixture
 from fastscan.profiling.models import random_params
 
 STEPS, CHUNKS = 8_192, 512
 """Of the series that the kernels are compiled for, whose sizes are constants in them: chunks of 16 steps."""
 FLOOR_STEPS = 1_000_000
-FAMILIES = ("smoother", "likelihood", "sampler", "lds", "hmm_smoother", "hmm_mode", "hmm_sampler")
+FAMILIES = ("smoother", "likelihood", "sampler", "lds", "hmm_smoother", "hmm_mode", "hmm_sampler", "metropolis")
 """What the report can be of: three programs of a linear-Gaussian model, one of a chain of potentials that vary, three of an HMM
-with time-invariant weights."""
+with time-invariant weights; and random-walk Metropolis: in the article's mixture, where D is 1, or in a correlated Gaussian."""
 
 
 class Row(NamedTuple):
@@ -76,6 +80,8 @@ def program(family: str, D: int, m: int, dtype: str = "float32", how: Launch | N
     plan = Plan(STEPS, CHUNKS, launch=how or Launch())
     if family.startswith("hmm"):
         return _hmm_program(family, plan, D, dtype)
+    if family == "metropolis":
+        return _metropolis_program(plan, D, dtype)
     if family == "lds":
         return functools.partial(potential_passes.smooth, plan), (_chain(D, dtype),)
     model, _ = check_model(random_params(D, m, dtype), STEPS + 1, None, np.dtype(dtype))
@@ -115,6 +121,28 @@ def _hmm_program(family: str, plan: Plan, K: int, dtype: str) -> tuple[Callable,
         return functools.partial(hmm_passes.most_likely_states, plan), arguments
     uniform = jax.ShapeDtypeStruct((1, STEPS + 1, 1, 1), dtype)
     return functools.partial(hmm_passes.sample_states, plan), (*arguments, uniform)
+
+
+def _metropolis_program(plan: Plan, D: int, dtype: str) -> tuple[Callable, tuple]:
+    """Of chains enough for one warp, which keep their samples."""
+    log_density = mixture
+    if D > 1:
+        precision = np.linalg.inv(0.5 ** np.abs(np.subtract.outer(np.arange(D), np.arange(D)))).astype(dtype)
+
+        def log_density(x: jax.Array) -> jax.Array:
+            return -0.5 * (x * (precision @ x)).sum(0)
+
+    form = Form(jax.tree.structure(0), ((D,),), dtype)
+    task = mcmc_inference.Task(log_density, form, plan.launch, native=False)
+    chains = (plan.launch or Launch()).lanes
+    shapes = ((D, chains), dtype), *[((chains,), dtype)] * 2, *[((chains,), "uint32")] * 2
+    walkers = mcmc_inference.Walkers(*(jax.ShapeDtypeStruct(*shape) for shape in shapes))
+    words, factor = jax.ShapeDtypeStruct((2,), "uint32"), jax.ShapeDtypeStruct((1, 1), dtype)
+
+    def run(words: jax.Array, factor: jax.Array, walkers: mcmc_inference.Walkers) -> mcmc_inference.Outcome:
+        return mcmc_inference.run(task, Schedule(keep="samples"), STEPS, words, factor, walkers)
+
+    return run, (words, factor, walkers)
 
 
 def report(family: str, D: int, m: int, dtype: str = "float32", capabilities: Sequence[int] = (80, 90)) -> Iterator[Row]:

@@ -19,7 +19,7 @@ from fastscan.slds import SLDSParams, slds_inference, slds_kl
 
 T, D, K, N = 100, 5, 4, 20
 TURNS = (10, 20, 50, 100, 200)
-LONG, LONG_TURNS = 1_000, 50
+LONG, LONG_TURNS = 1_000, 100
 """Time steps and turns of the comparison on a long series."""
 GRADIENTS = "implicit", "unrolled"
 

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from fastscan.kernels.algebra.lanes import Lanes
+from fastscan.kernels.algebra.lanes import Lanes, StagedLanes
 from fastscan.kernels.algebra.stacked import (
     UNROLLED_TERMS,
     Stacked,
@@ -38,6 +38,7 @@ __all__ = [
     "Matrix",
     "Stacked",
     "Staged",
+    "StagedLanes",
     "blank",
     "downdate",
     "eliminate",

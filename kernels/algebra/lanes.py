@@ -44,7 +44,7 @@ class Lanes:
         return row + 1 if self.symmetric else self.shape[1]
 
     @classmethod
-    def from_array(cls, array: jax.Array) -> "Lanes":
+    def from_array(cls, array: jax.Array) -> Self:
         """The matrices in an array of shape ``(rows, columns, *lanes)``."""
         n, p = array.shape[:2]
         return cls([[array[i, j] for j in range(p)] for i in range(n)])
@@ -204,6 +204,14 @@ class Lanes:
                 right_rows[i] = [self._multiply_add(minus, y, x) for x, y in pairs]
         kind = type(self)
         return kind(lower), kind(pivots), kind(right_rows)
+
+
+@jax.tree_util.register_pytree_node_class
+class StagedLanes(Lanes):
+    """Lanes for XLA on a CPU, in stages: in one piece a program takes minutes to compile, and its loops spill registers."""
+
+    __slots__ = ()
+    staged = True
 
 
 def _broadcast(function: Callable, *matrices: Lanes) -> Lanes:

@@ -1,0 +1,115 @@
+"""A log density as random-walk Metropolis takes it: of coordinates one by one, or as it stands."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from fastscan.kernels import entrywise
+from fastscan.kernels.algebra import Lanes, Stacked
+
+LogDensity = Callable[[Any], Any]
+"""Of a position, (..., chains), to (chains,)."""
+
+
+class Form(NamedTuple):
+    """How a position's coordinates are arranged: a pytree of arrays of these shapes, each with an axis of chains after them."""
+
+    tree: Any
+    shapes: tuple[tuple[int, ...], ...]
+    dtype: str
+
+    @property
+    def size(self) -> int:
+        """D, the number of coordinates."""
+        return sum(map(math.prod, self.shapes))
+
+    def rows(self, position: Any) -> jax.Array:
+        """A position as (D, chains)."""
+        return jnp.concatenate([x.reshape(-1, x.shape[-1]) for x in jax.tree.leaves(position)])
+
+    def position(self, rows: jax.Array) -> Any:
+        """Arrays (..., D, chains) as positions with as many axes before them."""
+        ends = np.cumsum([math.prod(s) for s in self.shapes])
+        parts = jnp.split(rows, ends[:-1], -2)
+        shapes = [(*x.shape[:-2], *shape, x.shape[-1]) for x, shape in zip(parts, self.shapes, strict=True)]
+        return jax.tree.unflatten(self.tree, [x.reshape(shape) for x, shape in zip(parts, shapes, strict=True)])
+
+    def of_one_chain(self) -> Any:
+        """What a log density is traced for."""
+        return jax.tree.unflatten(self.tree, [jax.ShapeDtypeStruct((*shape, 1), self.dtype) for shape in self.shapes])
+
+
+class Analysis(NamedTuple):
+    """Of a log density: why it can't be taken apart, or None; and whether it closes over nothing that is being traced."""
+
+    hindrance: str | None
+    known: bool
+
+
+@functools.lru_cache(maxsize=64)
+def analysis(log_density: LogDensity, form: Form) -> Analysis:
+    """What a log density allows.
+
+    Raises:
+        ValueError: it returns something else than a number for each chain.
+    """
+    traced = _trace(log_density, form)
+    vector = jax.ShapeDtypeStruct((2,), form.dtype)
+    constants = tuple(Lanes([[jax.ShapeDtypeStruct((), c.dtype)]] * c.size) for c in traced.unknown)
+    try:
+        jax.eval_shape(_of_entries(traced, form), constants, Lanes([[vector]] * form.size))
+    except entrywise.NotEntrywiseError as error:
+        return Analysis(str(error), not traced.unknown)
+    return Analysis(None, not traced.unknown)
+
+
+def of_coordinates(log_density: LogDensity, form: Form) -> tuple[Callable[[tuple[Lanes, ...], Lanes], Lanes], list[jax.Array]]:
+    """A function of matrices: constants as columns, and a position (D, 1), to (1, 1); and these constants' arrays."""
+    traced = _trace(log_density, form)
+    return _of_entries(traced, form), traced.unknown
+
+
+def of_positions(log_density: LogDensity, form: Form) -> Callable[[tuple[Lanes, ...], Stacked], Stacked]:
+    """The same of a log density that is run as it stands, and needs no constants."""
+
+    def as_it_stands(_: tuple[Lanes, ...], position: Stacked) -> Stacked:
+        value = log_density(form.position(position.array[:, 0]))
+        return Stacked(lax.convert_element_type(value, position.dtype)[None, None])
+
+    return as_it_stands
+
+
+def _trace(log_density: LogDensity, form: Form) -> entrywise.Traced:
+    """For one chain."""
+    traced = entrywise.trace(log_density, form.of_one_chain())
+    shapes = [v.aval.shape for v in traced.jaxpr.outvars]
+    if shapes != [(1,)]:
+        raise ValueError(
+            f"log_density: returned {', '.join(map(str, shapes)) or 'nothing'} for one chain, wanted one array (1,); "
+            "it gets positions with chains on their last axis, and returns (chains,)."
+        )
+    return traced
+
+
+def _of_entries(traced: entrywise.Traced, form: Form) -> Callable[[tuple[Lanes, ...], Lanes], Lanes]:
+    ends = np.cumsum([math.prod(s) for s in form.shapes])
+
+    def log_density(constants: tuple[Lanes, ...], position: Lanes) -> Lanes:
+        given = zip(constants, traced.unknown, strict=True)
+        unknown = [entrywise.entries([x for (x,) in column.rows], c.shape) for column, c in given]
+        values = [x for (x,) in position.rows]
+        leaves = [
+            entrywise.entries(values[end - math.prod(shape) : end], (*shape, 1))
+            for end, shape in zip(ends, form.shapes, strict=True)
+        ]
+        (out,) = traced(unknown, *leaves)
+        value = jnp.broadcast_to(out[0], jnp.shape(values[0]))
+        return type(position)([[lax.convert_element_type(value, position.dtype)]])
+
+    return log_density

@@ -1,0 +1,243 @@
+"""A function of arrays as arithmetic on their entries, each of them a vector with a number per lane.
+
+What a function computes for one lane, it computes for all: it is traced for one, and its trace is evaluated with every entry of
+every array a vector of its own (structure of arrays). Sums and products over axes become chains of additions, and what only
+moves numbers about costs nothing. So a user's function runs in a kernel's registers, and in XLA's fused loops.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+MOST_OPERATIONS = 5_000
+"""On vectors, of one function: compilers take minutes for what is unrolled further."""
+
+_ARITHMETIC = """
+abs acos acosh add and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp convert_element_type copy cos cosh
+digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le lgamma log log1p logistic lt max min mul
+ne neg nextafter not or pow reduce_precision rem round rsqrt select_n shift_left shift_right_arithmetic shift_right_logical
+sign sin sinh sqrt square stop_gradient sub tan tanh xor
+"""
+_MOVES = "broadcast_in_dim concatenate dynamic_slice expand_dims gather reshape rev slice split squeeze stack transpose unstack"
+_ELEMENTWISE, _MOVING = frozenset(_ARITHMETIC.split()), frozenset(_MOVES.split())
+
+_IN_OTHER_WORDS: dict[str, Callable] = {
+    "is_finite": lambda x: lax.eq(lax.sub(x, x), lax.full_like(x, 0)),
+    "square": lambda x: lax.mul(x, x),
+    "copy": lambda x: x,
+    "stop_gradient": lambda x: x,
+}
+"""What not every lowering of Pallas knows."""
+_REDUCTIONS = {"reduce_sum": lax.add, "reduce_prod": lax.mul, "reduce_max": lax.max, "reduce_min": lax.min,
+               "reduce_and": lax.bitwise_and, "reduce_or": lax.bitwise_or}  # fmt: skip
+_CUMULATIVE = {"cumsum": lax.add, "cumprod": lax.mul, "cummax": lax.max, "cummin": lax.min}
+_CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "custom_jvp_call": "call_jaxpr",
+          "custom_vjp_call": "call_jaxpr", "checkpoint": "jaxpr"}  # fmt: skip
+
+
+class NotEntrywiseError(NotImplementedError):
+    """A function that can't be evaluated so, and why."""
+
+
+class Traced(NamedTuple):
+    """A function as it was traced for one lane.
+
+    Attributes:
+        jaxpr: what it computes.
+        constants: arrays that it closes over. Those that are traced themselves (`unknown`) are given when it is called.
+    """
+
+    jaxpr: Any
+    constants: tuple[Any, ...]
+
+    @property
+    def unknown(self) -> list[jax.Array]:
+        """The constants whose numbers aren't known yet."""
+        return [c for c in self.constants if _is_unknown(c)]
+
+    def __call__(self, unknown: Sequence[np.ndarray], *arguments: np.ndarray) -> list[np.ndarray]:
+        """The results' entries, of those of the unknown constants and of the arguments.
+
+        Args:
+            unknown: arrays of entries, as `arguments`.
+            *arguments: arrays of Python objects, in the shapes that the function was traced for; their entries are vectors of
+                a number per lane.
+
+        Raises:
+            NotEntrywiseError: it can't be evaluated so.
+        """
+        later = iter(unknown)
+        constants = [next(later) if _is_unknown(c) else np.asarray(c) for c in self.constants]
+        return _Evaluation().run(self.jaxpr, constants, arguments)
+
+
+def trace(function: Callable, *arguments: Any) -> Traced:
+    """A function of pytrees of arrays or `jax.ShapeDtypeStruct`s, for one lane."""
+    closed = jax.make_jaxpr(function)(*arguments)
+    return Traced(closed.jaxpr, tuple(closed.consts))
+
+
+def entries(values: Sequence[Any], shape: Sequence[int]) -> np.ndarray:
+    """An array of entries of a shape, from them in order."""
+    out = np.empty(len(values), object)
+    for k, value in enumerate(values):
+        out[k] = value
+    return out.reshape(shape)
+
+
+class _Evaluation:
+    """Of a function's equations in turn: arrays of numbers are known in all lanes, arrays of objects hold vectors."""
+
+    def __init__(self):
+        self.operations = 0
+
+    def run(self, jaxpr: Any, constants: Sequence[np.ndarray], arguments: Sequence[np.ndarray]) -> list[np.ndarray]:
+        known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *arguments], strict=True))
+
+        def value(v: Any) -> np.ndarray:
+            return np.asarray(v.val, v.aval.dtype) if hasattr(v, "val") else known[v]
+
+        for equation in jaxpr.eqns:
+            outs = self.equation(equation, [value(v) for v in equation.invars])
+            known.update(zip(equation.outvars, outs, strict=True))
+        return [value(v) for v in jaxpr.outvars]
+
+    def equation(self, equation: Any, operands: list[np.ndarray]) -> list[np.ndarray]:
+        primitive, params = equation.primitive, equation.params
+        name = primitive.name
+        if not any(map(_varies, operands)):
+            outs = _known(equation, operands)
+            return [np.asarray(x) for x in (outs if primitive.multiple_results else [outs])]
+        if name in _CALLS:
+            inner = params[_CALLS[name]]
+            return self.run(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), operands)
+        if name == "div" and _has_inverse(operands[1]):  # as XLA would have it
+            return [self.each(lax.mul, operands[0], 1 / operands[1])]
+        if name in _ELEMENTWISE:
+            function = _IN_OTHER_WORDS[name] if name in _IN_OTHER_WORDS else functools.partial(primitive.bind, **params)
+            return [self.each(function, *operands)]
+        if name in _MOVING:
+            return _moved(equation, operands)
+        if name in _REDUCTIONS:
+            return [self.fold(_REDUCTIONS[name], operands[0], params["axes"])]
+        if name in _CUMULATIVE:
+            return [self.accumulate(_CUMULATIVE[name], operands[0], params["axis"], params["reverse"])]
+        if name == "dot_general":
+            dtype = equation.outvars[0].aval.dtype
+            x, y = (self.converted(x, dtype) for x in operands)
+            return [self.product(x, y, params["dimension_numbers"])]
+        raise NotEntrywiseError(f"{name}, which is no arithmetic on entries by themselves")
+
+    def each(self, function: Callable, *operands: np.ndarray) -> np.ndarray:
+        """A function of numbers, entry by entry."""
+        operands = np.broadcast_arrays(*operands)
+        rows = zip(*(x.reshape(-1) for x in operands), strict=True)
+        return entries([self.call(function, *row) for row in rows], operands[0].shape)
+
+    def call(self, function: Callable, *numbers: Any) -> Any:
+        """A function of numbers, each a vector or the same in all lanes."""
+        lanes = max((jnp.shape(x) for x in numbers), key=len)
+        if not lanes:
+            with jax.ensure_compile_time_eval():
+                return np.asarray(function(*numbers))[()]
+        self.operations += 1
+        if self.operations > MOST_OPERATIONS:
+            raise NotEntrywiseError(f"more than {MOST_OPERATIONS:,} operations on entries")
+        return function(*(jnp.broadcast_to(x, lanes) for x in numbers))
+
+    def converted(self, x: np.ndarray, dtype: Any) -> np.ndarray:
+        """The same numbers, of a type."""
+        return self.each(lambda entry: lax.convert_element_type(entry, dtype), x) if _varies(x) else x.astype(dtype)
+
+    def fold(self, function: Callable, x: np.ndarray, axes: Sequence[int]) -> np.ndarray:
+        """A reduction, from the first entry to the last."""
+        kept = [i for i in range(x.ndim) if i not in axes]
+        shape = [x.shape[i] for i in kept]
+        rows = x.transpose(*kept, *axes).reshape(math.prod(shape), -1)
+        return entries([functools.reduce(functools.partial(self.call, function), row) for row in rows], shape)
+
+    def accumulate(self, function: Callable, x: np.ndarray, axis: int, reverse: bool) -> np.ndarray:
+        """All a reduction's partial results."""
+        rows = np.flip(x, axis) if reverse else x
+        rows = np.moveaxis(rows, axis, -1)
+        partial = [
+            y
+            for row in rows.reshape(-1, x.shape[axis])
+            for y in itertools.accumulate(row, functools.partial(self.call, function))
+        ]
+        out = np.moveaxis(entries(partial, rows.shape), -1, axis)
+        return np.flip(out, axis) if reverse else out
+
+    def product(self, x: np.ndarray, y: np.ndarray, dimension_numbers: Any) -> np.ndarray:
+        """A product of arrays over some of their axes; what is zero in all lanes takes no part."""
+        (x_summed, y_summed), (x_shared, y_shared) = dimension_numbers
+        x, x_free = _arranged(x, x_shared, x_summed)
+        y, y_free = _arranged(y, y_shared, y_summed)
+        shared = x.shape[: len(x_shared)]
+        x, y = (a.reshape(math.prod(shared), -1, a.shape[-1]) for a in (x, y))
+        sums = [self.sum_of_products(row, column) for a, b in zip(x, y, strict=True) for row in a for column in b]
+        return entries(sums, (*shared, *x_free, *y_free))
+
+    def sum_of_products(self, row: np.ndarray, column: np.ndarray) -> Any:
+        pairs = [pair for pair in zip(row, column, strict=True) if not any(_is(0, x) for x in pair)]
+        terms = [y if _is(1, x) else x if _is(1, y) else self.call(lax.mul, x, y) for x, y in pairs]
+        zero = next((x for x in (row[0], column[0]) if _is(0, x)), None)
+        return functools.reduce(functools.partial(self.call, lax.add), terms) if terms else zero
+
+
+def _known(equation: Any, operands: list[np.ndarray]) -> Any:
+    """What does not differ between lanes is computed as the function is traced."""
+    with jax.ensure_compile_time_eval():
+        return equation.primitive.bind(*operands, **equation.params)
+
+
+def _moved(equation: Any, operands: list[np.ndarray]) -> list[np.ndarray]:
+    """The entries where a primitive that only moves numbers takes them."""
+    data = operands if equation.primitive.name in ("concatenate", "stack") else operands[:1]
+    others = operands[len(data) :]
+    if any(map(_varies, others)):
+        raise NotEntrywiseError(f"{equation.primitive.name} at places that are computed")
+    ends = np.cumsum([x.size for x in data])
+    places = [np.arange(end - x.size, end, dtype=np.int32).reshape(x.shape) for x, end in zip(data, ends, strict=True)]
+    beyond = {"fill_value": -1} if "fill_value" in equation.params else {}
+    with jax.ensure_compile_time_eval():
+        taken = equation.primitive.bind(*places, *others, **{**equation.params, **beyond})
+    taken = [np.asarray(x) for x in (taken if equation.primitive.multiple_results else [taken])]
+    if any((x < 0).any() for x in taken):
+        raise NotEntrywiseError(f"{equation.primitive.name} beyond an array's end")
+    flat = [x for operand in data for x in operand.reshape(-1)]
+    return [entries([flat[k] for k in x.reshape(-1)], x.shape) for x in taken]
+
+
+def _arranged(x: np.ndarray, shared: Sequence[int], summed: Sequence[int]) -> tuple[np.ndarray, list[int]]:
+    """With axes (shared..., free..., all that are summed over), and the free ones' sizes."""
+    free = [i for i in range(x.ndim) if i not in (*shared, *summed)]
+    sizes = [x.shape[i] for i in (*shared, *free)]
+    return x.transpose(*shared, *free, *summed).reshape(*sizes, -1), [x.shape[i] for i in free]
+
+
+def _varies(x: np.ndarray) -> bool:
+    return x.dtype == object
+
+
+def _has_inverse(x: np.ndarray) -> bool:
+    """Whether an array is known, and holds floating numbers whose inverses are ordinary ones."""
+    if _varies(x) or not np.issubdtype(x.dtype, np.floating):
+        return False
+    with np.errstate(divide="ignore", over="ignore"):
+        return bool(np.isfinite(1 / x).all())
+
+
+def _is(number: float, x: Any) -> bool:
+    return isinstance(x, np.generic) and bool(x == number)
+
+
+def _is_unknown(x: Any) -> bool:
+    return isinstance(x, jax.core.Tracer)
