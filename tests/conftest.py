@@ -9,8 +9,17 @@ from fastscan import crossovers
 
 jax.config.update("jax_enable_x64", True)
 
+SLOW = frozenset(Path(__file__).with_name("slow.txt").read_text().splitlines())
+"""Tests that took five seconds or more, by ``pytest --durations``, of a suite that has to be over in minutes. They are marked
+slow here, as most are only some of a test's parameters; others say it themselves."""
 MAPPINGS = Path("/proc/self/maps")
 ENOUGH = 20_000  # of the 65,530 that Linux gives a process; every compiled program takes a few
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.nodeid.removeprefix("tests/") in SLOW:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

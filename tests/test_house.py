@@ -39,6 +39,12 @@ def test_no_file_passes_400_lines(path):
     assert len(path.read_text().splitlines()) <= 400
 
 
+def test_tests_that_are_slow_exist():
+    for line in (ROOT / "tests/slow.txt").read_text().splitlines():
+        file, name = line.split("[")[0].split("::")
+        assert f"def {name}(" in (ROOT / "tests" / file).read_text(), line
+
+
 def test_one_file_knows_pallas():
     users = [f for f in FILES if any(name.startswith("jax.experimental.pallas") for name in imports(f))]
     assert {str(f.relative_to(ROOT)) for f in users} <= {"kernels/launch.py", "profiling/ceilings.py"}  # and the ceilings

@@ -16,8 +16,10 @@ from fastscan import (
 )
 from fastscan.dispatch import choose, compiled_implementations
 from fastscan.lds import lds_inference
+from fastscan.mcmc import rw_metropolis
 from hmm_oracle import random_model
 from lds_oracle import random_chain
+from mcmc_oracle import correlated, mixture
 from oracle import SMOOTHER_KERNELS, cast, random_params, tracking_params
 
 pytestmark = pytest.mark.skipif("pallas" not in compiled_implementations(), reason="needs an NVIDIA GPU")
@@ -109,3 +111,18 @@ def test_chains_of_potentials(T, D, static):
     given = lds_inference(*single, implementation="pallas")
     assert_same(given.statistics, wanted.statistics, TOLERANCE["float32"])
     np.testing.assert_allclose(given.log_normalizer, wanted.log_normalizer, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("D", "log_density"), [(1, mixture), (3, correlated(3)[0])])
+@pytest.mark.parametrize("chains", [1, 33, 5_000])
+def test_chains_of_metropolis(D, log_density, chains):
+    """Nearly all chains make the same decisions; where one is close, rounding may make another."""
+    start = np.zeros((D, chains), "float32")
+    given, wanted = (
+        rw_metropolis(jax.random.key(0), log_density, start, 200, thin=2, warmup=50, implementation=i)
+        for i in ("pallas", "xla")
+    )
+    assert np.mean(np.abs(np.asarray(given.samples) - wanted.samples) > 1e-3) < 0.02
+    moments = rw_metropolis(jax.random.key(0), log_density, start, 3_000, keep="moments", implementation="pallas").moments
+    assert np.isfinite(moments.mean).all()
+    assert (np.asarray(moments.variance) > 0).all()
