@@ -208,8 +208,7 @@ def run_on_all_cores(
     parts = min(cores(), count)
     shares = _shares(walkers, parts, count // parts * size)
     program = _program(task, schedule, records, jax.tree.map(_form_of, (words, factor, shares[0])))
-    with ThreadPoolExecutor(parts) as pool:
-        outs = list(pool.map(lambda share: jax.block_until_ready(program(words, factor, share)), shares))
+    outs = list(_threads(parts).map(lambda share: jax.block_until_ready(program(words, factor, share)), shares))
     return _together(outs, chains)
 
 
@@ -228,6 +227,11 @@ def _shares(walkers: Walkers, parts: int, chains: int) -> list[Walkers]:
 def _together(outs: list[Outcome], chains: int) -> Outcome:
     """The inverse of `_shares`."""
     return jax.tree.map(lambda *xs: jnp.concatenate(xs, -1)[..., :chains], *outs)
+
+
+@functools.cache
+def _threads(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, thread_name_prefix="fastscan")
 
 
 @functools.lru_cache(maxsize=32)

@@ -77,12 +77,11 @@ def run_metropolis(
     out.mkdir(parents=True, exist_ok=True)
     console = Console(width=120)
     ways: dict[str, Rival] = {OURS: ours, **rivals()}
-    found = [
-        timing
-        for grid in ([(CHAINS, n) for n in more_samples], [(n, SAMPLES) for n in more_chains])
-        for name, way in ways.items()
-        for timing in _growing(name, way, grid)
-    ]
+    by_size: dict[tuple[str, int, int], Timing] = {}
+    for grid in ([(CHAINS, n) for n in more_samples], [(n, SAMPLES) for n in more_chains]):
+        for name, way in ways.items():
+            _grow(name, way, grid, by_size)
+    found = list(by_size.values())
     console.print(_table(found, ways))
     headline = _timed(OURS, ours, CHAINS, many_steps)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -99,18 +98,16 @@ def run_metropolis(
     console.print(f"written: {', '.join(str(out / name) for name in names)}")
 
 
-def _growing(name: str, way: Rival, grid: list[tuple[int, int]]) -> list[Timing]:
-    """Of one way, as far as it takes no longer than it may."""
-    found: list[Timing] = []
+def _grow(name: str, way: Rival, grid: list[tuple[int, int]], found: dict[tuple[str, int, int], Timing]) -> None:
+    """Times one way as far as it takes no longer than it may; what was timed before is not compiled a first time again."""
+    last = None
     for chains, samples in grid:
-        if found:
-            last = found[-1]
-            growth = chains * samples / (last.chains * last.samples)
-            slow = growth * last.seconds > MOST_SECONDS
+        if last is not None:
+            slow = chains * samples / (last.chains * last.samples) * last.seconds > MOST_SECONDS
             if slow or (name == "TFP on JAX" and chains * samples > MOST_KEPT):
                 break
-        found.append(_timed(name, way, chains, samples))
-    return found
+        size = name, chains, samples
+        last = found[size] = found.get(size) or _timed(name, way, chains, samples)
 
 
 def _timed(name: str, way: Rival, chains: int, samples: int) -> Timing:
