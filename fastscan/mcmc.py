@@ -131,6 +131,7 @@ def rw_metropolis(
         NotImplementedError: kernels, for a log density that can't be taken apart.
     """
     _check_settings(num_samples, thin, warmup, keep, target_acceptance)
+    num_samples, thin, warmup = int(num_samples), int(thin), int(warmup)
     going_on = isinstance(initial_position, MetropolisState)
     if going_on and warmup:
         raise ValueError(f"warmup: {warmup} given with a state to go on from, whose scale is as it is to be; wanted 0.")
@@ -138,7 +139,7 @@ def rw_metropolis(
     form = _checked_form(position)
     factor = _proposal_factor(step_size, form)
     task = _task(implementation, log_density, form)
-    before = initial_position[1:] if going_on else (None, 0, 1)
+    before = (jnp.asarray(initial_position.log_density), *initial_position[2:]) if going_on else (None, 0, 1)
     words, walkers = inference.begin(task, key, position, *before)
     start = walkers.log_density
     if not going_on:
@@ -164,14 +165,17 @@ def _result(form: Form, steps: int, start: jax.Array, outcome: Outcome) -> Metro
 
 def _run(task: Task, schedule: Schedule, records: int, words: jax.Array, factor: jax.Array, walkers: Walkers) -> Outcome:
     steps = records * schedule.thin * walkers.position.shape[-1]
-    alone = task.launch or not task.native or steps < inference.THREAD_STEPS or device_kind() != "cpu"
-    by = inference.run if alone or _is_traced(task, words, factor, walkers) else inference.run_on_all_cores
+    alone = not task.native or steps < inference.THREAD_STEPS or not _lie_here(task, words, factor, walkers)
+    by = inference.run if alone else inference.run_on_all_cores
     return by(task, schedule, records, words, factor, walkers)
 
 
-def _is_traced(task: Task, *arrays: Any) -> bool:
-    traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(arrays))
-    return traced or not analysis(task.log_density, task.form).known
+def _lie_here(task: Task, *arrays: Any) -> bool:
+    """Whether all that is computed with is known, and on the device that JAX computes on by default."""
+    leaves = jax.tree.leaves(arrays)
+    if any(isinstance(x, jax.core.Tracer) for x in leaves) or not analysis(task.log_density, task.form).known:
+        return False
+    return set().union(*(x.devices() for x in leaves)) == jnp.zeros(()).devices()
 
 
 def _check_settings(num_samples: int, thin: int, warmup: int, keep: str, target: float | None) -> None:
@@ -206,11 +210,14 @@ def _checked_form(position: Any) -> Form:
 
 def _proposal_factor(step_size: Any, form: Form) -> jax.Array:
     """(1, 1), (D, 1), or a lower triangular matrix (D, D)."""
-    D, shapes = form.size, tuple(map(np.shape, jax.tree.leaves(step_size)))
+    D = form.size
+    if isinstance(step_size, list | tuple) and jax.tree.structure(step_size) != form.tree:
+        step_size = jnp.asarray(step_size)
+    shapes = tuple(map(jnp.shape, jax.tree.leaves(step_size)))
     if jax.tree.structure(step_size) == form.tree and shapes == form.shapes:
         factor = jnp.concatenate([jnp.ravel(jnp.asarray(x, form.dtype)) for x in jax.tree.leaves(step_size)])[:, None]
     else:
-        given = np.shape(step_size) if isinstance(step_size, list | tuple) or len(shapes) == 1 else shapes
+        given = shapes[0] if len(shapes) == 1 else shapes
         if given not in ((), (D,), (D, D)) or isinstance(step_size, dict):
             raise ValueError(
                 f"step_size: shape {given} given; wanted a number, ({D},), ({D}, {D}) or a position's form without chains, "
@@ -220,7 +227,7 @@ def _proposal_factor(step_size: Any, form: Form) -> jax.Array:
         factor = factor if factor.ndim == 2 else factor.reshape(-1, 1)
     if not isinstance(factor, jax.core.Tracer):
         _check_factor(np.asarray(factor))
-    return factor
+    return jnp.tril(factor) if factor.shape[1] > 1 else factor
 
 
 def _check_factor(factor: np.ndarray) -> None:
@@ -238,12 +245,19 @@ def _task(implementation: str | None, log_density: Callable, form: Form) -> Task
     if implementation not in (None, *MCMC_IMPLEMENTATIONS):
         wanted = ", ".join(MCMC_IMPLEMENTATIONS)
         raise ValueError(f"implementation: {implementation!r} given, wanted None or one of {wanted}.")
-    hindrance = analysis(log_density, form).hindrance
+    try:
+        hindrance = analysis(log_density, form).hindrance
+    except TypeError as error:
+        if "unhashable" in str(error):
+            raise TypeError(
+                f"log_density: {type(log_density).__name__} given, wanted a function that can be hashed."
+            ) from error
+        raise
     able = "pallas" in compiled_implementations()
     if implementation is None:
         implementation = "pallas" if able and hindrance is None and form.size <= KERNEL_DIMENSIONS else "xla"
     if implementation == "xla":
-        native = hindrance is None and inference.is_native(form) and device_kind() == "cpu"
+        native = hindrance is None and device_kind() == "cpu"
         return Task(log_density, form, None, native)
     if form.size > KERNEL_DIMENSIONS:
         raise ValueError(

@@ -20,12 +20,12 @@ from fastscan.kernels.algebra import Lanes, Stacked, stage
 from fastscan.kernels.metropolis import Chain, Moments, Params, Schedule, Walk
 from fastscan.kernels.plan import Launch, Plan
 from fastscan.mcmc_target import Form, LogDensity, of_coordinates, of_positions
+from fastscan.transforms import alike
 
 GROUP = 256
 """Chains, at most, that go through a run together on a CPU: what a step makes of them stays in the nearest cache."""
 GROUP_BYTES = 16_384
 """Of their positions, at most."""
-NATIVE_DIMENSIONS = 32
 VECTOR = 16
 """Chains come in whole vectors."""
 THREAD_STEPS = 1_000_000
@@ -69,7 +69,7 @@ class Outcome(NamedTuple):
 def begin(task: Task, key: jax.Array, position: Any, log_density: Any, step: Any, scale: Any) -> tuple[jax.Array, Walkers]:
     """A key's two words, and walkers at a position; its log density, if that is None, as a run computes it."""
     rows, dtype = task.form.rows(position), task.form.dtype
-    chains = rows.shape[-1]
+    chains, bits = rows.shape[-1], jax.random.bits(key, (2,), jnp.uint32)
     if log_density is None:
         function, constants = _density(task)
         kind = Stacked if as_it_stands(task) else Lanes
@@ -77,13 +77,15 @@ def begin(task: Task, key: jax.Array, position: Any, log_density: Any, step: Any
         log_density = function(columns, kind.from_array(rows[:, None])).to_array()[0, 0]
     numbers = jnp.arange(chains, dtype=jnp.uint32)
     scale, step = jnp.full(chains, scale, dtype), jnp.full(chains, step, jnp.uint32)
-    return jax.random.bits(key, (2,), jnp.uint32), Walkers(rows, log_density.astype(dtype), scale, numbers, step)
+    return bits, Walkers(rows, log_density.astype(dtype), scale, numbers, step)
 
 
 @jax.jit
 def of_common_scale(walkers: Walkers) -> Walkers:
-    """Walkers whose scale is the geometric mean of all of theirs."""
-    return walkers._replace(scale=jnp.full_like(walkers.scale, jnp.exp(jnp.log(walkers.scale).mean())))
+    """Walkers whose scale is the geometric mean of theirs; those that are nowhere, and never move, have no say."""
+    able = jnp.isfinite(walkers.log_density) & jnp.isfinite(walkers.scale) & (walkers.scale > 0)
+    total = jnp.where(able, jnp.log(jnp.where(able, walkers.scale, 1)), 0).sum()
+    return walkers._replace(scale=jnp.full_like(walkers.scale, jnp.exp(total / jnp.maximum(able.sum(), 1))))
 
 
 def as_it_stands(task: Task) -> bool:
@@ -110,6 +112,7 @@ def run(task: Task, schedule: Schedule, records: int, words: jax.Array, factor: 
         walkers: where chains are.
     """
     log_density, constants = _density(task)
+    words, factor, walkers, constants = alike((words, factor, walkers, constants))
     none = jnp.zeros_like(walkers.step)
     columns = (walkers.position, walkers.log_density[None], walkers.scale[None],
                jnp.stack(metropolis.chain_keys(words, walkers.number)), walkers.step[None], none[None])  # fmt: skip
@@ -132,11 +135,6 @@ def groups(chains: int, form: Form, parts: int = 1) -> tuple[int, int]:
     count = -(-chains // most)
     count = -(-count // parts) * parts
     return count, -(-chains // (count * VECTOR)) * VECTOR
-
-
-def is_native(form: Form) -> bool:
-    """Whether such positions are few enough coordinates for a CPU's native functions, in which every one is an operation."""
-    return form.size <= NATIVE_DIMENSIONS
 
 
 def _xla(task: Task, walk: Walk, records: int, params: Params, chain: Chain) -> tuple[Chain, Moments | None, Any]:
@@ -204,8 +202,9 @@ def run_on_all_cores(
 ) -> Outcome:
     """`run`, outside of any trace, with a thread for each core of a CPU; returns when all is done."""
     chains = walkers.position.shape[-1]
-    count, size = groups(chains, task.form, cores())
-    parts = min(cores(), count)
+    most = min(cores(), -(-chains // VECTOR))
+    count, size = groups(chains, task.form, most)
+    parts = min(most, count)
     shares = _shares(walkers, parts, count // parts * size)
     program = _program(task, schedule, records, jax.tree.map(_form_of, (words, factor, shares[0])))
     outs = list(_threads(parts).map(lambda share: jax.block_until_ready(program(words, factor, share)), shares))

@@ -13,6 +13,9 @@ from jax import lax
 from fastscan.kernels import entrywise
 from fastscan.kernels.algebra import Lanes, Stacked
 
+MOST_COORDINATES = 32
+"""Of a position, at most, where each becomes an operation of its own."""
+
 LogDensity = Callable[[Any], Any]
 """Of a position, (..., chains), to (chains,)."""
 
@@ -40,9 +43,9 @@ class Form(NamedTuple):
         shapes = [(*x.shape[:-2], *shape, x.shape[-1]) for x, shape in zip(parts, self.shapes, strict=True)]
         return jax.tree.unflatten(self.tree, [x.reshape(shape) for x, shape in zip(parts, shapes, strict=True)])
 
-    def of_one_chain(self) -> Any:
-        """What a log density is traced for."""
-        return jax.tree.unflatten(self.tree, [jax.ShapeDtypeStruct((*shape, 1), self.dtype) for shape in self.shapes])
+    def of_chains(self, chains: int) -> Any:
+        """The shapes and types of positions."""
+        return jax.tree.unflatten(self.tree, [jax.ShapeDtypeStruct((*shape, chains), self.dtype) for shape in self.shapes])
 
 
 class Analysis(NamedTuple):
@@ -60,6 +63,8 @@ def analysis(log_density: LogDensity, form: Form) -> Analysis:
         ValueError: it returns something else than a number for each chain.
     """
     traced = _trace(log_density, form)
+    if form.size > MOST_COORDINATES:
+        return Analysis(f"{form.size} coordinates, more than {MOST_COORDINATES}", not traced.unknown)
     vector = jax.ShapeDtypeStruct((2,), form.dtype)
     constants = tuple(Lanes([[jax.ShapeDtypeStruct((), c.dtype)]] * c.size) for c in traced.unknown)
     try:
@@ -86,15 +91,16 @@ def of_positions(log_density: LogDensity, form: Form) -> Callable[[tuple[Lanes, 
 
 
 def _trace(log_density: LogDensity, form: Form) -> entrywise.Traced:
-    """For one chain."""
-    traced = entrywise.trace(log_density, form.of_one_chain())
-    shapes = [v.aval.shape for v in traced.jaxpr.outvars]
-    if shapes != [(1,)]:
-        raise ValueError(
-            f"log_density: returned {', '.join(map(str, shapes)) or 'nothing'} for one chain, wanted one array (1,); "
-            "it gets positions with chains on their last axis, and returns (chains,)."
-        )
-    return traced
+    """For one chain; of more, it is a number for each of them, too."""
+    for chains in (3, 1):
+        out = jax.eval_shape(log_density, form.of_chains(chains))
+        shapes = [x.shape for x in jax.tree.leaves(out)]
+        if shapes != [(chains,)]:
+            raise ValueError(
+                f"log_density: returned {', '.join(map(str, shapes)) or 'nothing'} for positions of {chains} chains, wanted "
+                f"one array ({chains},): chains are on the last axis, and each has a log density of its own."
+            )
+    return entrywise.trace(log_density, form.of_chains(1))
 
 
 def _of_entries(traced: entrywise.Traced, form: Form) -> Callable[[tuple[Lanes, ...], Lanes], Lanes]:

@@ -29,10 +29,10 @@ def transformable(how: How, run: Callable[..., Any]) -> Callable[..., Any]:
         out, change = jax.jvp(lambda *args: run(plain, *args), primals, tangents)
         return (out if plain == how.plan else fast(*primals)), change
 
-    return lambda *args: fast(*_alike(args))
+    return lambda *args: fast(*alike(args))
 
 
-def _alike(arguments: Any) -> Any:
+def alike(arguments: Any) -> Any:
     """Arrays that under `shard_map` may all differ between the devices that one of them may differ between."""
     axes = frozenset().union(*map(varying, jax.tree.leaves(arguments)))
     return jax.tree.map(functools.partial(vary_over, axes), arguments)

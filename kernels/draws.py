@@ -1,7 +1,7 @@
 """The random numbers of a step: words of a counter, and of them numbers, by inverse distribution functions.
 
-A uniform number is the middle of one of 2^32 intervals of equal width, in float64 of 2^53; those that normal numbers are made
-of are told from both ends, so the tails reach as far as the intervals do: to 6.3 standard deviations, in float64 to 8.3.
+A uniform number is the middle of one of 2^31 intervals of equal width, in float64 of 2^52. Normal numbers are made of twice as
+many, told from both ends, so their tails reach as far as the intervals do: to 6.3 standard deviations, in float64 to 8.3.
 """
 
 import functools

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from fastscan.kernels.algebra import vary_over, varying
+
 MOST_OPERATIONS = 5_000
 """On vectors, of one function: compilers take minutes for what is unrolled further."""
 
@@ -74,7 +76,7 @@ class Traced(NamedTuple):
             NotEntrywiseError: it can't be evaluated so.
         """
         later = iter(unknown)
-        constants = [next(later) if _is_unknown(c) else np.asarray(c) for c in self.constants]
+        constants = [next(later) if _is_unknown(c) else _numbers(c) for c in self.constants]
         return _Evaluation().run(self.jaxpr, constants, arguments)
 
 
@@ -102,7 +104,10 @@ class _Evaluation:
         known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *arguments], strict=True))
 
         def value(v: Any) -> np.ndarray:
-            return np.asarray(v.val, v.aval.dtype) if hasattr(v, "val") else known[v]
+            if hasattr(v, "val"):
+                return np.asarray(v.val, v.aval.dtype)
+            x = known[v]
+            return x if x.size else np.zeros(x.shape, v.aval.dtype)  # of which nothing depends on anything
 
         for equation in jaxpr.eqns:
             outs = self.equation(equation, [value(v) for v in equation.invars])
@@ -112,12 +117,11 @@ class _Evaluation:
     def equation(self, equation: Any, operands: list[np.ndarray]) -> list[np.ndarray]:
         primitive, params = equation.primitive, equation.params
         name = primitive.name
-        if not any(map(_varies, operands)):
-            outs = _known(equation, operands)
-            return [np.asarray(x) for x in (outs if primitive.multiple_results else [outs])]
         if name in _CALLS:
             inner = params[_CALLS[name]]
-            return self.run(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), operands)
+            return self.run(getattr(inner, "jaxpr", inner), [_numbers(c) for c in getattr(inner, "consts", ())], operands)
+        if not any(map(_varies, operands)):
+            return _known(equation, operands)
         if name == "div" and _has_inverse(operands[1]):  # as XLA would have it
             return [self.each(lax.mul, operands[0], 1 / operands[1])]
         if name in _ELEMENTWISE:
@@ -142,15 +146,16 @@ class _Evaluation:
         return entries([self.call(function, *row) for row in rows], operands[0].shape)
 
     def call(self, function: Callable, *numbers: Any) -> Any:
-        """A function of numbers, each a vector or the same in all lanes."""
-        lanes = max((jnp.shape(x) for x in numbers), key=len)
-        if not lanes:
+        """A function of numbers, each a vector or the same in all lanes, and then known or not."""
+        if all(isinstance(x, np.generic) for x in numbers):
             with jax.ensure_compile_time_eval():
                 return np.asarray(function(*numbers))[()]
+        lanes = max((jnp.shape(x) for x in numbers), key=len)
         self.operations += 1
         if self.operations > MOST_OPERATIONS:
             raise NotEntrywiseError(f"more than {MOST_OPERATIONS:,} operations on entries")
-        return function(*(jnp.broadcast_to(x, lanes) for x in numbers))
+        axes = frozenset().union(*map(varying, numbers))
+        return function(*(vary_over(axes, jnp.broadcast_to(x, lanes)) for x in numbers))
 
     def converted(self, x: np.ndarray, dtype: Any) -> np.ndarray:
         """The same numbers, of a type."""
@@ -192,10 +197,17 @@ class _Evaluation:
         return functools.reduce(functools.partial(self.call, lax.add), terms) if terms else zero
 
 
-def _known(equation: Any, operands: list[np.ndarray]) -> Any:
+def _known(equation: Any, operands: list[np.ndarray]) -> list[np.ndarray]:
     """What does not differ between lanes is computed as the function is traced."""
     with jax.ensure_compile_time_eval():
-        return equation.primitive.bind(*operands, **equation.params)
+        outs = equation.primitive.bind(*operands, **equation.params)
+    return [_numbers(x) for x in (outs if equation.primitive.multiple_results else [outs])]
+
+
+def _numbers(x: Any) -> np.ndarray:
+    if _is_unknown(x) or jnp.issubdtype(x.dtype, jax.dtypes.extended):
+        raise NotEntrywiseError(f"{x.dtype}, which is no type of numbers that are known")
+    return np.asarray(x)
 
 
 def _moved(equation: Any, operands: list[np.ndarray]) -> list[np.ndarray]:
@@ -228,11 +240,12 @@ def _varies(x: np.ndarray) -> bool:
 
 
 def _has_inverse(x: np.ndarray) -> bool:
-    """Whether an array is known, and holds floating numbers whose inverses are ordinary ones."""
+    """Whether an array is known, and holds floating numbers whose inverses are ordinary ones, which nothing takes for zero."""
     if _varies(x) or not np.issubdtype(x.dtype, np.floating):
         return False
     with np.errstate(divide="ignore", over="ignore"):
-        return bool(np.isfinite(1 / x).all())
+        inverse = np.abs(1 / x)
+    return bool((np.isfinite(inverse) & (inverse >= np.finfo(x.dtype).tiny)).all())
 
 
 def _is(number: float, x: Any) -> bool:

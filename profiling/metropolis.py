@@ -182,7 +182,7 @@ def _write(path: Path, timings: list[Timing], qualities: list[Quality]) -> None:
 
 
 def draw_timings(path: Path, found: list[Timing], more_samples: tuple[int, ...], more_chains: tuple[int, ...]) -> None:
-    """The article's two figures: seconds over samples and over chains, compiled and, dashed, with compiling."""
+    """The article's two figures: seconds over samples and over chains, compiled and, dotted, with compiling."""
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, grid, title, label in (

@@ -25,6 +25,10 @@ FUNCTIONS = {
     "laws": lambda x: stats.t.logpdf(x, 3.0).sum(0) + stats.gamma.logpdf(jnp.abs(x[0]), 2.0),
     "funnel": lambda x: stats.norm.logpdf(x[0], 0, 3) + stats.norm.logpdf(x[1:], 0, jnp.exp(x[0] / 2)).sum(0),
     "iota": lambda x: (x * jnp.arange(3)[:, None]).sum(0) + jnp.sort(jnp.array([3.0, 1.0]))[0] * x[0],
+    "empty": lambda x: (x[3:] ** 2).sum(0) + jnp.cumsum(x[3:], 0).max(0, initial=-1) + jnp.ones(0) @ x[3:] + x[3:].prod(0),
+    "jitted": jax.jit(lambda x: -((x / jnp.array([[1.0], [2.0], [4.0]])) ** 2).sum(0)),
+    "calls of what is known": lambda x: x[0] + jax.nn.relu(jnp.array([1.0, -1.0])).sum() + jnp.logaddexp(jnp.ones(2), 0).sum(),
+    "vast": lambda x: x[0] * 1e38 / np.asarray(2e38, x.dtype),
     "nothing": lambda x: jnp.zeros(x.shape[-1]),
 }
 
@@ -59,6 +63,23 @@ def test_constants_that_are_traced():
     np.testing.assert_allclose(jax.jit(run)(x, y), y @ x)
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, s: -0.5 * x[0] ** 2 / s[0] ** 2 + jnp.log(s.mean()),
+        lambda x, s: stats.norm.logpdf(x, s[1], jnp.abs(s[2])).sum(0) * s.astype(int).astype(x.dtype)[2],
+    ],
+)
+def test_arithmetic_on_constants_that_are_traced(function):
+    def run(x, s):
+        traced = entrywise.trace(lambda x: function(x, s), jax.ShapeDtypeStruct((3, 1), x.dtype))
+        (constant,) = traced.unknown
+        return traced([entrywise.entries(list(constant), (3,))], entrywise.entries(list(x), (3, 1)))[0][0]
+
+    x, s = np.arange(12.0).reshape(3, 4), np.array([2.0, -1, 3.5])
+    np.testing.assert_allclose(jax.jit(run)(x, s), function(x, s))
+
+
 def test_what_is_known_is_not_computed_in_lanes():
     def operations(function):
         text = jax.make_jaxpr(lambda x: apart(function, x))(jnp.ones((3, 8)))
@@ -74,6 +95,7 @@ def test_what_is_known_is_not_computed_in_lanes():
         (lambda x: jnp.sort(x, axis=0)[0], "sort, which is no arithmetic"),
         (lambda x: jax.lax.fori_loop(0, 3, lambda _, x: x * x, x[0]), "scan, which is no arithmetic"),
         (lambda x: jnp.array([1.0, 2.0, 3.0])[x[0].astype(int)], "gather at places that are computed"),
+        (lambda x: x[0] * jax.random.normal(jax.random.key(0)), "no type of numbers that are known"),
         (lambda x: (x[:, None] * jnp.ones((3, 10_000, 1))).sum((0, 1)), "more than 5,000 operations"),
     ],
 )

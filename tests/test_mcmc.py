@@ -199,6 +199,45 @@ def test_single_precision_is_kept():
     assert {str(x.dtype) for x in jax.tree.leaves(run)} == {"float32", "uint32"}
 
 
+def test_settings_that_are_traced_or_odd():
+    def run(size, matrix):
+        steps = {"num_samples": np.int16(40), "thin": np.int8(3)}
+        many = rw_metropolis(KEY, PLANE, START, step_size=[size, 2 * size], **steps)
+        return many.acceptance_rate, rw_metropolis(KEY, PLANE, START, 9, step_size=matrix).samples
+
+    square = np.array([[1.0, 0.7], [0.2, 0.5]])
+    rate, samples = jax.jit(run)(0.5, square)
+    close(rate, rw_metropolis(KEY, PLANE, START, 40, thin=3, step_size=[0.5, 1.0]).acceptance_rate)
+    close(samples, rw_metropolis(KEY, PLANE, START, 9, step_size=np.tril(square)).samples)
+
+
+def test_chains_that_are_nowhere_have_no_say_in_the_warmup():
+    start = np.zeros((1, 10))
+    start[0, 3] = np.nan
+    run = jax.jit(lambda start: rw_metropolis(KEY, lambda x: -0.5 * x[0] ** 2, start, 500, warmup=1_000, keep="last"))(start)
+    assert 1.5 < run.state.scale < 4
+    np.testing.assert_array_equal(np.isnan(run.acceptance_rate), np.arange(10) == 3)
+
+
+def test_shard_map():
+    mesh = jax.make_mesh((1,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
+    P = jax.sharding.PartitionSpec
+
+    def run(key, start):
+        return rw_metropolis(key[0], PLANE, start, 5, warmup=3).samples
+
+    keys = jax.random.split(KEY, 1)
+    given = jax.jit(jax.shard_map(run, mesh=mesh, in_specs=(P("i"), P()), out_specs=P(None, None, "i")))(keys, START)
+    close(given, run(keys, START))
+
+
+class Unhashable:
+    __hash__ = None
+
+    def __call__(self, x):
+        return x[0]
+
+
 ZEROS = np.zeros((2, 3))
 
 
@@ -227,7 +266,13 @@ ZEROS = np.zeros((2, 3))
         ({"step_size": {"a": 1.0}}, ValueError, "step_size: shape"),
         ({"step_size": 0.0}, ValueError, r"step_size: \[0.0\] given, wanted finite numbers above zero"),
         ({"step_size": np.ones((2, 2))}, ValueError, "lower triangular Cholesky factor"),
-        ({"log_density": lambda x: x}, ValueError, r"log_density: returned \(2, 1\) for one chain, wanted one array \(1,\)"),
+        ({"log_density": lambda x: x}, ValueError, r"returned \(2, 3\) for positions of 3 chains, wanted one array \(3,\)"),
+        (
+            {"log_density": lambda x: x[0].sum(keepdims=True)},
+            ValueError,
+            r"log_density: returned \(1,\) for positions of 3 chains",
+        ),
+        ({"log_density": Unhashable()}, TypeError, "log_density: Unhashable given, wanted a function that can be hashed"),
         (
             {"initial_position": MetropolisState(ZEROS, np.zeros(3), 0, 1), "warmup": 5},
             ValueError,
