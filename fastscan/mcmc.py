@@ -4,8 +4,8 @@ A chain is a lane and a step is arithmetic, so a whole run is one sweep in which
 on a GPU one kernel that holds chains in registers, on a CPU a native loop over groups of them in the cache, one for every core.
 
 The log density is any JAX function that treats chains alike. It gets positions with chains on the last axis, and is taken apart
-into arithmetic on coordinates (`fastscan.kernels.entrywise`); on a CPU, one that can't be, such as one with a loop or a sort of
-coordinates, is run as it stands.
+into arithmetic on coordinates (`fastscan.kernels.entrywise`). One that can't be, such as one with a loop, a sort of coordinates
+or more than 32 of them, is run as it stands, in a loop of XLA's.
 """
 
 import functools
