@@ -5,7 +5,7 @@ on a GPU one kernel that holds chains in registers, on a CPU a native loop over 
 
 The log density is any JAX function that treats chains alike. It gets positions with chains on the last axis, and is taken apart
 into arithmetic on coordinates (`fastscan.kernels.entrywise`). One that can't be, such as one with a loop, a sort of coordinates
-or more than 32 of them, is run as it stands, in a loop of XLA's.
+or more than 16 of them, is run as it stands, in a loop of XLA's.
 """
 
 import functools
@@ -22,11 +22,9 @@ from fastscan.kernels.metropolis import Keep, Schedule
 from fastscan.kernels.plan import Launch
 from fastscan.kernels.ranges import ranged
 from fastscan.mcmc_inference import Outcome, Task, Walkers
-from fastscan.mcmc_target import Form, analysis
+from fastscan.mcmc_target import MOST_COORDINATES, Form, analysis
 
 MCMC_IMPLEMENTATIONS = ("xla", "pallas", "pallas_interpret")
-KERNEL_DIMENSIONS = 16
-"""Of a position, at most, in a kernel, whose lane holds it in registers, and a proposal beside it."""
 
 
 class MetropolisState(NamedTuple):
@@ -165,7 +163,7 @@ def _result(form: Form, steps: int, start: jax.Array, outcome: Outcome) -> Metro
 
 def _run(task: Task, schedule: Schedule, records: int, words: jax.Array, factor: jax.Array, walkers: Walkers) -> Outcome:
     steps = records * schedule.thin * walkers.position.shape[-1]
-    alone = not task.native or steps < inference.THREAD_STEPS or not _lie_here(task, words, factor, walkers)
+    alone = not task.group or steps < inference.THREAD_STEPS or not _lie_here(task, words, factor, walkers)
     by = inference.run if alone else inference.run_on_all_cores
     return by(task, schedule, records, words, factor, walkers)
 
@@ -246,7 +244,7 @@ def _task(implementation: str | None, log_density: Callable, form: Form) -> Task
         wanted = ", ".join(MCMC_IMPLEMENTATIONS)
         raise ValueError(f"implementation: {implementation!r} given, wanted None or one of {wanted}.")
     try:
-        hindrance = analysis(log_density, form).hindrance
+        hindrance, _, cost = analysis(log_density, form)
     except TypeError as error:
         if "unhashable" in str(error):
             raise TypeError(
@@ -255,14 +253,14 @@ def _task(implementation: str | None, log_density: Callable, form: Form) -> Task
         raise
     able = "pallas" in compiled_implementations()
     if implementation is None:
-        implementation = "pallas" if able and hindrance is None and form.size <= KERNEL_DIMENSIONS else "xla"
+        implementation = "pallas" if able and hindrance is None else "xla"
     if implementation == "xla":
-        native = hindrance is None and device_kind() == "cpu"
-        return Task(log_density, form, None, native)
-    if form.size > KERNEL_DIMENSIONS:
+        taken_apart = hindrance is None and device_kind() == "cpu"
+        return Task(log_density, form, None, inference.most_in_group(form, cost) if taken_apart else 0)
+    if form.size > MOST_COORDINATES:
         raise ValueError(
             f"implementation: {implementation!r} given for {form.size} coordinates; a thread's registers hold "
-            f"{KERNEL_DIMENSIONS}. Take 'xla', or None, which chooses for you."
+            f"{MOST_COORDINATES}. Take 'xla', or None, which chooses for you."
         )
     if hindrance is not None:
         raise NotImplementedError(
@@ -274,7 +272,7 @@ def _task(implementation: str | None, log_density: Callable, form: Form) -> Task
             f"implementation: 'pallas' given, which wants an NVIDIA GPU; JAX computes on {device_kind()!r} here. Take None, "
             "or, to run the same kernels slowly in Pallas's interpreter, 'pallas_interpret'."
         )
-    return Task(log_density, form, Launch(interpret=implementation == "pallas_interpret"), False)
+    return Task(log_density, form, Launch(interpret=implementation == "pallas_interpret"))
 
 
 def _check_start(log_density: jax.Array) -> None:

@@ -24,8 +24,9 @@ from fastscan.transforms import alike
 
 GROUP = 256
 """Chains, at most, that go through a run together on a CPU: what a step makes of them stays in the nearest cache."""
-GROUP_BYTES = 16_384
-"""Of their positions, at most."""
+GROUP_COST = 150_000
+"""Of an operation on all of them, at most. XLA:CPU can't give a part of a native function to its threads, and would where one
+costs 200,000: what it computes, and ten for each byte that it moves."""
 VECTOR = 16
 """Chains come in whole vectors."""
 THREAD_STEPS = 1_000_000
@@ -37,13 +38,14 @@ class Task(NamedTuple):
 
     Attributes:
         launch: of kernels; None for XLA.
-        native: under XLA, whether to run groups of chains in native functions.
+        group: under XLA, how many chains at most go through native functions together; 0: positions are whole arrays, and the
+            log density runs as it stands.
     """
 
     log_density: LogDensity
     form: Form
     launch: Launch | None
-    native: bool
+    group: int = 0
 
 
 class Walkers(NamedTuple):
@@ -90,7 +92,7 @@ def of_common_scale(walkers: Walkers) -> Walkers:
 
 def as_it_stands(task: Task) -> bool:
     """Whether positions are whole arrays, and the log density runs as it was written."""
-    return not task.native and task.launch is None
+    return not task.group and task.launch is None
 
 
 def _density(task: Task) -> tuple[Callable[[tuple[Lanes, ...], Lanes], Lanes], list[jax.Array]]:
@@ -119,7 +121,7 @@ def run(task: Task, schedule: Schedule, records: int, words: jax.Array, factor: 
     params = Params(factor, tuple(c.reshape(-1, 1) for c in constants))
     by = _kernels if task.launch else _xla
     chain, moments, samples = by(
-        task, Walk(schedule, stage(log_density) if task.native else log_density), records, params, Chain(*columns)
+        task, Walk(schedule, stage(log_density) if task.group else log_density), records, params, Chain(*columns)
     )
     after = walkers._replace(
         position=chain.position, log_density=chain.log_density[0], scale=chain.scale[0], step=chain.step[0]
@@ -129,9 +131,14 @@ def run(task: Task, schedule: Schedule, records: int, words: jax.Array, factor: 
     return Outcome(after, chain.accepted[0], moments, samples)
 
 
-def groups(chains: int, form: Form, parts: int = 1) -> tuple[int, int]:
-    """Into how many groups of how many chains a CPU takes them, of as many groups in each of some parts."""
-    most = max(min(GROUP, GROUP_BYTES // (form.size * np.dtype(form.dtype).itemsize)) // VECTOR, 1) * VECTOR
+def most_in_group(form: Form, cost: int) -> int:
+    """How many chains a CPU takes together, of a log density of so many operations; 0 if not even a vector of them."""
+    moved = 10 * np.dtype(form.dtype).itemsize * (form.size + 4)
+    return min(GROUP, GROUP_COST // (cost + moved)) // VECTOR * VECTOR
+
+
+def groups(chains: int, most: int, parts: int = 1) -> tuple[int, int]:
+    """Into how many groups of how many chains, of as many groups in each of some parts."""
     count = -(-chains // most)
     count = -(-count // parts) * parts
     return count, -(-chains // (count * VECTOR)) * VECTOR
@@ -140,7 +147,7 @@ def groups(chains: int, form: Form, parts: int = 1) -> tuple[int, int]:
 def _xla(task: Task, walk: Walk, records: int, params: Params, chain: Chain) -> tuple[Chain, Moments | None, Any]:
     """Of chains as columns (n, chains); so are the results, and samples are (records, D, chains)."""
     chains = chain.position.shape[-1]
-    count, size = groups(chains, task.form) if task.native else (1, chains)
+    count, size = groups(chains, task.group) if task.group else (1, chains)
 
     def split(x: jax.Array) -> jax.Array:
         x = jnp.pad(x, ((0, 0), (0, count * size - chains)), mode="edge")
@@ -158,10 +165,10 @@ def _mapped(task: Task, walk: Walk, records: int) -> Callable[[Chain, Params], A
     """A run of groups of chains, in native functions where they are not mapped over."""
 
     def plain(chain: Chain, params: Params) -> Any:
-        kind = Lanes if task.native else Stacked
+        kind = Lanes if task.group else Stacked
         return lax.map(lambda group: metropolis.in_lanes(walk, params, group, records, kind), chain)
 
-    if not task.native:
+    if not task.group:
         return plain
 
     @custom_vmap
@@ -203,7 +210,7 @@ def run_on_all_cores(
     """`run`, outside of any trace, with a thread for each core of a CPU; returns when all is done."""
     chains = walkers.position.shape[-1]
     most = min(cores(), -(-chains // VECTOR))
-    count, size = groups(chains, task.form, most)
+    count, size = groups(chains, task.group, most)
     parts = min(most, count)
     shares = _shares(walkers, parts, count // parts * size)
     program = _program(task, schedule, records, jax.tree.map(_form_of, (words, factor, shares[0])))

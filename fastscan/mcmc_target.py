@@ -13,8 +13,9 @@ from jax import lax
 from fastscan.kernels import entrywise
 from fastscan.kernels.algebra import Lanes, Stacked
 
-MOST_COORDINATES = 32
-"""Of a position, at most, where each becomes an operation of its own."""
+MOST_COORDINATES = 16
+"""Of a position, at most, where each is a vector of its own: in a kernel, whose lane holds it and a proposal in registers, and
+in native functions, which take XLA half a minute to compile for 32."""
 
 LogDensity = Callable[[Any], Any]
 """Of a position, (..., chains), to (chains,)."""
@@ -49,10 +50,17 @@ class Form(NamedTuple):
 
 
 class Analysis(NamedTuple):
-    """Of a log density: why it can't be taken apart, or None; and whether it closes over nothing that is being traced."""
+    """Of a log density.
+
+    Attributes:
+        hindrance: why it can't be taken apart, or None.
+        known: whether it closes over nothing that is being traced.
+        cost: of taking it apart, for one chain: operations, transcendental ones counted three times, as XLA counts.
+    """
 
     hindrance: str | None
     known: bool
+    cost: int = 0
 
 
 @functools.lru_cache(maxsize=64)
@@ -65,13 +73,15 @@ def analysis(log_density: LogDensity, form: Form) -> Analysis:
     traced = _trace(log_density, form)
     if form.size > MOST_COORDINATES:
         return Analysis(f"{form.size} coordinates, more than {MOST_COORDINATES}", not traced.unknown)
-    vector = jax.ShapeDtypeStruct((2,), form.dtype)
+    number = jax.ShapeDtypeStruct((1,), form.dtype)
     constants = tuple(Lanes([[jax.ShapeDtypeStruct((), c.dtype)]] * c.size) for c in traced.unknown)
     try:
-        jax.eval_shape(_of_entries(traced, form), constants, Lanes([[vector]] * form.size))
+        lowered = jax.jit(_of_entries(traced, form)).lower(constants, Lanes([[number]] * form.size))
     except entrywise.NotEntrywiseError as error:
         return Analysis(str(error), not traced.unknown)
-    return Analysis(None, not traced.unknown)
+    counts = lowered.cost_analysis() or {}
+    cost = counts.get("flops", 0) + 3 * counts.get("transcendentals", 0)
+    return Analysis(None, not traced.unknown, int(cost))
 
 
 def of_coordinates(log_density: LogDensity, form: Form) -> tuple[Callable[[tuple[Lanes, ...], Lanes], Lanes], list[jax.Array]]:

@@ -18,8 +18,8 @@ from jax import lax
 
 from fastscan.kernels.algebra import vary_over, varying
 
-MOST_OPERATIONS = 5_000
-"""On vectors, of one function: compilers take minutes for what is unrolled further."""
+MOST_OPERATIONS, MOST_PRODUCTS = 1_000, 256
+"""On vectors, of one function, and of one product of matrices: XLA takes minutes, and all memory, for some of 600 products."""
 
 _ARITHMETIC = """
 abs acos acosh add and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp convert_element_type copy cos cosh
@@ -186,6 +186,9 @@ class _Evaluation:
         x, x_free = _arranged(x, x_shared, x_summed)
         y, y_free = _arranged(y, y_shared, y_summed)
         shared = x.shape[: len(x_shared)]
+        products = math.prod([*x.shape, *y_free])
+        if products > MOST_PRODUCTS:
+            raise NotEntrywiseError(f"a product of matrices of {products:,} products, more than {MOST_PRODUCTS}")
         x, y = (a.reshape(math.prod(shared), -1, a.shape[-1]) for a in (x, y))
         sums = [self.sum_of_products(row, column) for a, b in zip(x, y, strict=True) for row in a for column in b]
         return entries(sums, (*shared, *x_free, *y_free))

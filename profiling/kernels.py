@@ -133,7 +133,7 @@ def _metropolis_program(plan: Plan, D: int, dtype: str) -> tuple[Callable, tuple
             return -0.5 * (x * (precision @ x)).sum(0)
 
     form = Form(jax.tree.structure(0), ((D,),), dtype)
-    task = mcmc_inference.Task(log_density, form, plan.launch, native=False)
+    task = mcmc_inference.Task(log_density, form, plan.launch)
     chains = (plan.launch or Launch()).lanes
     shapes = ((D, chains), dtype), *[((chains,), dtype)] * 2, *[((chains,), "uint32")] * 2
     walkers = mcmc_inference.Walkers(*(jax.ShapeDtypeStruct(*shape) for shape in shapes))

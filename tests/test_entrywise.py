@@ -92,11 +92,12 @@ def test_what_is_known_is_not_computed_in_lanes():
 @pytest.mark.parametrize(
     ("function", "words"),
     [
+        (lambda x: (np.ones((90, 3)) @ x).sum(0), "270 products, more than 256"),
         (lambda x: jnp.sort(x, axis=0)[0], "sort, which is no arithmetic"),
         (lambda x: jax.lax.fori_loop(0, 3, lambda _, x: x * x, x[0]), "scan, which is no arithmetic"),
         (lambda x: jnp.array([1.0, 2.0, 3.0])[x[0].astype(int)], "gather at places that are computed"),
         (lambda x: x[0] * jax.random.normal(jax.random.key(0)), "no type of numbers that are known"),
-        (lambda x: (x[:, None] * jnp.ones((3, 10_000, 1))).sum((0, 1)), "more than 5,000 operations"),
+        (lambda x: (x[:, None] * jnp.ones((3, 10_000, 1))).sum((0, 1)), "more than 1,000 operations"),
     ],
 )
 def test_what_cannot_be_taken_apart(function, words):

@@ -162,7 +162,7 @@ def test_what_cannot_be_taken_apart_runs_as_it_stands():
 
 def test_many_coordinates():
     """More than native functions hold; and one that they do."""
-    for D in (40, 300):
+    for D in (17, 300):
         start = np.zeros((D, 20))
         run = rw_metropolis(KEY, lambda x: -0.5 * (x**2).sum(0), start, 20, step_size=0.2)
         one = rw_metropolis(KEY, lambda x: -0.5 * (x**2).sum(0), start[:, :1], 20, step_size=0.2)
@@ -284,3 +284,22 @@ def test_errors(changes, error, words):
     arguments = {"log_density": PLANE, "initial_position": ZEROS, "num_samples": 5} | changes
     with pytest.raises(error, match=words):
         rw_metropolis(KEY, **arguments)
+
+
+HEAVY = {
+    "a regression": lambda x: -jax.nn.softplus(np.random.default_rng(0).normal(size=(16, len(x))).astype(x.dtype) @ x).sum(0),
+    "gamma functions": lambda x: -jax.scipy.special.gammaln(1 + x**2).sum(0),
+    "little of many coordinates": lambda x: -jnp.abs(x).sum(0),
+}
+
+
+@pytest.mark.parametrize(("D", "dtype"), [(4, "float32"), (16, "float32"), pytest.param(16, "float64", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", HEAVY)
+def test_groups_are_small_enough_for_xla(name, D, dtype):
+    """XLA can't compile a native function with an operation that is large enough for its threads."""
+    start = np.zeros((D, 600), dtype)
+    factor = 0.1 * np.tril(np.ones((D, D), dtype))
+    run = functools.partial(rw_metropolis, KEY, HEAVY[name], num_samples=5, step_size=factor)
+    given, few = run(start), run(start[:, :40])
+    np.testing.assert_allclose(given.samples[..., :40], few.samples, rtol=1e-4, atol=1e-4)
+    assert 0 < given.acceptance_rate.mean() < 1

@@ -20,7 +20,7 @@ LOWERINGS = {"triton": Launch(), "mosaic": Launch("mosaic", lanes=128, warps=4)}
 def test_lowered_programs(lowering, keep, thin, records, loops):
     """One launch; of moments, one for every block of records and one for what remains."""
     form = Form(jax.tree.structure(0), ((1,),), "float32")
-    task = inference.Task(mixture, form, LOWERINGS[lowering], native=False)
+    task = inference.Task(mixture, form, LOWERINGS[lowering])
     row, count = jax.ShapeDtypeStruct((200,), jnp.float32), jax.ShapeDtypeStruct((200,), jnp.uint32)
     walkers = inference.Walkers(jax.ShapeDtypeStruct((1, 200), jnp.float32), row, row, count, count)
 
