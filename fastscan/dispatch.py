@@ -234,6 +234,15 @@ def _check_kernels(implementation: str, device: str, family: str, D: int, m: int
             f"implementation: {implementation!r} given for {given}, {dtype}; a thread's registers "
             f"hold {most}. Take 'chunked', or None, which chooses for you."
         )
+    check_gpu(implementation, device)
+
+
+def check_gpu(implementation: str, device: str) -> None:
+    """Whether kernels that were named can run: compiled, on an NVIDIA GPU, or interpreted.
+
+    Raises:
+        RuntimeError: "pallas", on another device.
+    """
     if implementation == "pallas" and not _has_kernels(device):
         raise RuntimeError(
             f"implementation: 'pallas' given, which wants an NVIDIA GPU; JAX computes on {device!r} here. Take None, or, "

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastscan import mcmc_inference as inference
-from fastscan.dispatch import compiled_implementations, device_kind
+from fastscan.dispatch import check_gpu, compiled_implementations, device_kind
 from fastscan.kernels.metropolis import Keep, Schedule
 from fastscan.kernels.plan import Launch
 from fastscan.kernels.ranges import ranged
@@ -267,11 +267,7 @@ def _task(implementation: str | None, log_density: Callable, form: Form) -> Task
             f"implementation: {implementation!r} given for a log density with {hindrance}; kernels want arithmetic on "
             "coordinates. Take 'xla', or None, which chooses for you."
         )
-    if implementation == "pallas" and not able:
-        raise RuntimeError(
-            f"implementation: 'pallas' given, which wants an NVIDIA GPU; JAX computes on {device_kind()!r} here. Take None, "
-            "or, to run the same kernels slowly in Pallas's interpreter, 'pallas_interpret'."
-        )
+    check_gpu(implementation, device_kind())
     return Task(log_density, form, Launch(interpret=implementation == "pallas_interpret"))
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from jax import lax
 from jax.custom_batching import custom_vmap
 
+from fastscan.dispatch import VECTOR
 from fastscan.kernels import metropolis
 from fastscan.kernels.algebra import Lanes, Stacked, stage
 from fastscan.kernels.metropolis import Chain, Moments, Params, Schedule, Walk
@@ -27,8 +28,6 @@ GROUP = 256
 GROUP_COST = 150_000
 """Of an operation on all of them, at most. XLA:CPU can't give a part of a native function to its threads, and would where one
 costs 200,000: what it computes, and ten for each byte that it moves."""
-VECTOR = 16
-"""Chains come in whole vectors."""
 THREAD_STEPS = 1_000_000
 """From how many steps of all chains together on a CPU's cores share them: some milliseconds."""
 

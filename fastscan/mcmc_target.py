@@ -70,7 +70,7 @@ def analysis(log_density: LogDensity, form: Form) -> Analysis:
     Raises:
         ValueError: it returns something else than a number for each chain.
     """
-    traced = _trace(log_density, form)
+    traced = _checked_trace(log_density, form)
     if form.size > MOST_COORDINATES:
         return Analysis(f"{form.size} coordinates, more than {MOST_COORDINATES}", not traced.unknown)
     number = jax.ShapeDtypeStruct((1,), form.dtype)
@@ -86,7 +86,7 @@ def analysis(log_density: LogDensity, form: Form) -> Analysis:
 
 def of_coordinates(log_density: LogDensity, form: Form) -> tuple[Callable[[tuple[Lanes, ...], Lanes], Lanes], list[jax.Array]]:
     """A function of matrices: constants as columns, and a position (D, 1), to (1, 1); and these constants' arrays."""
-    traced = _trace(log_density, form)
+    traced = entrywise.trace(log_density, form.of_chains(1))
     return _of_entries(traced, form), traced.unknown
 
 
@@ -100,17 +100,18 @@ def of_positions(log_density: LogDensity, form: Form) -> Callable[[tuple[Lanes, 
     return as_it_stands
 
 
-def _trace(log_density: LogDensity, form: Form) -> entrywise.Traced:
+def _checked_trace(log_density: LogDensity, form: Form) -> entrywise.Traced:
     """For one chain; of more, it is a number for each of them, too."""
-    for chains in (3, 1):
-        out = jax.eval_shape(log_density, form.of_chains(chains))
-        shapes = [x.shape for x in jax.tree.leaves(out)]
+    traced = entrywise.trace(log_density, form.of_chains(1))
+    several = jax.eval_shape(log_density, form.of_chains(3))
+    for chains, outs in ((3, jax.tree.leaves(several)), (1, [v.aval for v in traced.jaxpr.outvars])):
+        shapes = [x.shape for x in outs]
         if shapes != [(chains,)]:
             raise ValueError(
                 f"log_density: returned {', '.join(map(str, shapes)) or 'nothing'} for positions of {chains} chains, wanted "
                 f"one array ({chains},): chains are on the last axis, and each has a log density of its own."
             )
-    return entrywise.trace(log_density, form.of_chains(1))
+    return traced
 
 
 def _of_entries(traced: entrywise.Traced, form: Form) -> Callable[[tuple[Lanes, ...], Lanes], Lanes]:
