@@ -157,7 +157,8 @@ def choose(
             chunks = min(chunks, lanes // B)
     plan = _plan(name, chunks, device, measured, T - 1, B, D, lanes)
     one_function = name in ("sequential", "chunked") and T > 1 and plan.chunks * B <= lanes
-    return Choice(name, plan._replace(one_function=one_function), reason)
+    checked = measured == "lgssm" and plan.chunks > 1
+    return Choice(name, plan._replace(one_function=one_function, checked=checked), reason)
 
 
 def _parse(implementation: str | None) -> tuple[str | None, int | None]:

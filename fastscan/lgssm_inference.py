@@ -88,7 +88,7 @@ def _score(plan: Plan, missing: bool, model: Model, emissions: jax.Array) -> tup
     """Every sequence's log-likelihood (B,), and its derivatives (B, ...) with respect to what it was given."""
     B = batch_size((model, emissions))
     own, of_own = jax.tree.map(lambda x: jnp.broadcast_to(x, (B, *x.shape[1:])), (model, emissions))
-    forward = functools.partial(series, plan._replace(one_function=False), missing=missing, forward_only=True)
+    forward = functools.partial(series, plan._replace(one_function=False), missing=missing)
     given, pull = jax.vjp(forward, own, of_own)
     shared = given if B == 1 else forward(model, emissions)
     loglik, change = passes.score(plan, shared)

@@ -14,11 +14,10 @@ from jax import lax
 
 from fastscan.kernels import driver
 from fastscan.kernels.axes import as_lanes
-from fastscan.kernels.gaussian import Decorrelated, Gaussian, decorrelate
+from fastscan.kernels.gaussian import Gaussian, decorrelate, indefinite
 from fastscan.kernels.kalman import FilterInputs
 from fastscan.kernels.passes import Series
 from fastscan.kernels.plan import Plan
-from fastscan.kernels.smoothing import Arrival
 from fastscan.types import ParamsLGSSM, ParamsLGSSMDynamics, ParamsLGSSMEmissions, ParamsLGSSMInitial
 
 product = functools.partial(jnp.matmul, precision="highest")
@@ -175,7 +174,7 @@ def check_emission_dim(emissions: jax.Array, m: int) -> None:
         )
 
 
-def series(plan: Plan, model: Model, emissions: jax.Array, missing: bool, *, forward_only: bool = False) -> Series:
+def series(plan: Plan, model: Model, emissions: jax.Array, missing: bool) -> Series:
     """What the passes take.
 
     Args:
@@ -183,7 +182,6 @@ def series(plan: Plan, model: Model, emissions: jax.Array, missing: bool, *, for
         model: checked.
         emissions: (B, T, m).
         missing: whether NaN entries are to be looked for; without, emissions are taken as they are.
-        forward_only: without what only smoothing and sampling take.
     """
     y = emissions[..., None]
     observed = ~jnp.isnan(y) if missing else None
@@ -193,16 +191,13 @@ def series(plan: Plan, model: Model, emissions: jax.Array, missing: bool, *, for
         y = jnp.where(observed, y, 0)
     H, noise, y = _independent(plan, model.H, model.R, y, observed)
     weight = None if observed is None else observed.astype(y.dtype)
-    transition = _decorrelated(plan, *(lax.stop_gradient((model.F, model.Q)) if forward_only else (model.F, model.Q)))
-    Q = _nan_where_indefinite(model.Q, transition)
-    initial_cov = lax.stop_gradient(model.initial_cov)
-    initial_cov = _nan_where_indefinite(model.initial_cov, _decorrelated(plan, initial_cov, initial_cov))
-    inputs = FilterInputs(model.F, drift, Q, H, noise, y, weight)
+    inputs = FilterInputs(model.F, drift, model.Q + _indefinite(plan, *_with_scale(model)), H, noise, y, weight)
     params, rows = _divide(inputs)
-    arrival = Arrival() if forward_only else Arrival(model.F, drift, *transition)
-    prior = Gaussian(model.initial_mean, initial_cov)
+    prior = Gaussian(
+        model.initial_mean, model.initial_cov + _indefinite(plan, model.initial_cov, _variances(model.initial_cov))
+    )
     first = FilterInputs(*(None if x is None else x[:, :1] for x in inputs))
-    return Series(prior, first, params, rows, *_divide(arrival))
+    return Series(prior, first, params, rows)
 
 
 def known_terms(model: Model) -> tuple[jax.Array, jax.Array]:
@@ -285,17 +280,26 @@ def _independent(plan, H, R, y, observed) -> tuple[jax.Array, jax.Array, jax.Arr
         return H, jnp.where(R < 0, jnp.nan, R), y
     if observed is not None:
         R = jnp.where(observed & jnp.swapaxes(observed, -1, -2), R, 0)
-    apart = _decorrelated(plan, H, R)
+    apart = driver.phases(plan).each_row(plan, "decorrelate", decorrelate, (H, R))
     return apart.H, apart.noise, product(apart.change, y)
 
 
-def _decorrelated(plan: Plan, H, cov) -> Decorrelated:
-    return driver.phases(plan).each_row(plan, "decorrelate", decorrelate, (H, cov))
+def _indefinite(plan: Plan, cov: jax.Array, scale: jax.Array) -> jax.Array:
+    """NaN, to be added where a covariance matrix is none, so that no result can look right; else 0."""
+    return driver.phases(plan).each_row(plan, "indefinite", indefinite, lax.stop_gradient((cov, scale)))
 
 
-def _nan_where_indefinite(cov: jax.Array, factors: Decorrelated) -> jax.Array:
-    """A covariance matrix that is none becomes NaN, so that no result can look right."""
-    return cov + jnp.where(jnp.isnan(factors.noise).any(-2, keepdims=True), jnp.nan, 0).astype(cov.dtype)
+def _with_scale(model: Model) -> tuple[jax.Array, jax.Array]:
+    """Q, and the variances that it is judged beside: of itself at any time, and of an initial state moved on.
+
+    Who computes Q by subtraction, as Gaussian processes have it, has it up to a rounding of these.
+    """
+    moved = (product(model.F, model.initial_cov) * model.F).sum(-1)[..., None]
+    return model.Q, jnp.abs(moved) + _variances(model.Q).max(1, keepdims=True)
+
+
+def _variances(cov: jax.Array) -> jax.Array:
+    return jnp.abs(jnp.diagonal(cov, axis1=-2, axis2=-1))[..., None]
 
 
 def _divide(container: Any) -> tuple[Any, Any]:

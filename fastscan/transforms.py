@@ -21,7 +21,7 @@ def transformable(how: How, run: Callable[..., Any]) -> Callable[..., Any]:
     those of the plan as XLA runs it in loops of fixed length; `vmap` takes these as it takes any program. Under `shard_map` all
     results differ between devices where one argument does.
     """
-    plain = under_xla(how.plan)._replace(one_function=False)
+    plain = under_xla(how.plan)._replace(one_function=False, checked=False)
     fast = jax.custom_jvp(in_lanes(how, run))
 
     @fast.defjvp

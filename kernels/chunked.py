@@ -20,9 +20,9 @@ from fastscan.kernels.algebra import ALGEBRAS, blank, in_form_of, stable_carry, 
 from fastscan.kernels.axes import as_lanes, as_rows
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.ranges import phase
-from fastscan.kernels.recurrence import Hindsight, Recurrence
+from fastscan.kernels.recurrence import Hindsight, Recurrence, Seam
+from fastscan.kernels.seams import CHUNK_AXIS, neighbours
 
-CHUNK_AXIS = -2
 Side = Literal["before", "after"]
 
 
@@ -188,7 +188,40 @@ def sweep(
         return where(present, after, state), arrays(plan, out)
 
     state = begin(*entries) if begin else entries[0]
+    if plan.checked and plan.chunks > 1 and recurrence.seam:
+        return _until_seams_hold(plan, recurrence.seam, step, state, rows, reverse)
     return loop(plan, step, state, rows, reverse)
+
+
+def _until_seams_hold(plan: Plan, seam: Seam, step: Callable, state: Any, rows: Any, reverse: bool) -> tuple[Any, Any]:
+    """`loop`, as often as it takes until chunks fit together: one loop in another, which share what they write into."""
+
+    def row(t: Any) -> Any:
+        return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, t, keepdims=False), rows), present(plan, t)
+
+    def body(i: Any, carry: Any) -> Any:
+        state, outputs = carry
+        t = plan.length - 1 - i if reverse else i
+        state, out = step(state, row(t))
+        return state, jax.tree.map(lambda all, one: lax.dynamic_update_index_in_dim(all, one, t, 0), outputs, out)
+
+    def again(carry: Any) -> Any:
+        entered, _, outputs, _ = carry
+        left, outputs = lax.fori_loop(0, plan.length, body, (entered, outputs))
+        resumed = neighbours(entered, seam.resume(left), reverse=reverse)
+        apart = ~seam.agree(*(arrays(plan, x) for x in (entered, resumed)))
+        return in_form_of(resumed, entered), left, outputs, apart
+
+    def sweep(state: Any, rows_and_outputs: Any) -> tuple[Any, Any]:
+        nonlocal rows
+        rows, outputs = rows_and_outputs
+        _, left, outputs, _ = lax.while_loop(lambda carry: carry[3], again, (state, state, outputs, jnp.bool_(True)))
+        return left, outputs
+
+    state = stable_carry(lambda s, t: step(s, row(t)), state, jnp.int32(0))
+    shapes = jax.eval_shape(lambda s: step(s, row(0))[1], state)
+    outputs = jax.tree.map(lambda x: blank(x, (plan.length, *x.shape)), shapes)
+    return compiled(plan, sweep)(state, (rows, outputs))
 
 
 def each_row(plan: Plan, name: str, function: Callable, series: tuple) -> Any:

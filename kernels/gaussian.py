@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fastscan.kernels.algebra import downdate, eliminate, eye, mirrored, multiply_add, select, stage, symmetric, zeros
+from fastscan.kernels.algebra import downdate, eliminate, eye, mirrored, multiply_add, select, solve, stage, symmetric, zeros
 
 
 class Gaussian(NamedTuple):
@@ -70,7 +70,7 @@ def push(transition: Transition, means: tuple, cov) -> tuple[tuple, Any]:
 
 
 def condition(
-    cov, means: tuple, values: tuple, H, weight, noise, floor=None, *, rolled: bool = False, repaired: bool = True
+    cov, means: tuple, values: tuple, H, weight, noise, *, exact: bool = True, rolled: bool = False
 ) -> tuple[Any, tuple, Innovations]:
     """Conditions a Gaussian on scalar observations, one row of H at a time.
 
@@ -82,6 +82,8 @@ def condition(
     lies along h, known because ``P h'`` must end as ``noise / s`` times what it was. (That needs the first update to be
     symmetric to the last bit, as the product of a column with itself is.)
 
+    An observation without noise of what is known already, up to rounding, says nothing: it is passed over.
+
     Args:
         cov: P (D, D).
         means: matrices with D rows; a state's mean, or that and the coefficients of what it depends on.
@@ -89,14 +91,13 @@ def condition(
         H: (n, D).
         weight: (n, 1).
         noise: (n, 1), non-negative.
-        floor: (n, 1); an innovation variance of at most this is rounding, and its row is passed over. Default 0.
+        exact: whether a noise may be zero.
         rolled: compile the loop over rows as a loop, for where it is not worth unrolling.
-        repaired: make the second update; without, for a covariance that nothing will be conditioned from.
 
     Returns:
         The covariance, the means, and the `Innovations`.
     """
-    floor = zeros(H, H.shape[0], 1) if floor is None else floor
+    floor = _rounding(H, cov.diagonal(), noise) if exact else zeros(H, H.shape[0], 1)
 
     def observe(carry, row):
         cov, means = carry
@@ -108,9 +109,8 @@ def condition(
         innovations = tuple(_innovation(y, r, weight) for y, r in zip(values, rows, strict=True))
         means = tuple(times_plus(k, u, M) for M, u in zip(means, innovations, strict=True))
         cov = _downdate(cov, a, weight, inverse)
-        if repaired:
-            error = _remaining_error(cov, h, k, noise)
-            cov = _remove_error(cov, _share_error(error, h, k, weight), k, weight)
+        error = _remaining_error(cov, h, k, noise)
+        cov = _remove_error(cov, _share_error(error, h, k, weight), k, weight)
         return (cov, means), Innovations(rows, innovations, variance, inverse, k.T)
 
     rows = (values, H, weight, noise, floor)
@@ -134,7 +134,7 @@ def inform(cov, means: tuple, eta, J) -> tuple[Any, tuple, Innovations, Any]:
     """
     L, d, z = eliminate(J, eta)
     values = (*(None for _ in means[1:]), z)
-    return *condition(cov, means, values, L.T, d, d.constant(np.ones(d.shape)), rolled=True), d
+    return *condition(cov, means, values, L.T, d, d.constant(np.ones(d.shape)), exact=False, rolled=True), d
 
 
 def decorrelate(H, noise_cov) -> Decorrelated:
@@ -147,27 +147,43 @@ def decorrelate(H, noise_cov) -> Decorrelated:
     return Decorrelated(change @ H, noise, change)
 
 
-def smoothing_gain(filtered_cov, arrival: Decorrelated) -> tuple[Any, Any]:
-    """G and L of ``z_t | z_{t+1}, past ~ N(m + G (z_{t+1} - F m - c), L)``, m the filtered mean.
-
-    z_{t+1} is an observation of z_t with the noise Q. A direction of it that z_t determines up to rounding teaches
-    nothing, and is passed over.
+def indefinite(cov, scale):
+    """NaN if a covariance is indefinite, beyond what rounding explains, and else 0: (1, 1).
 
     Args:
-        filtered_cov: at t, (D, D).
-        arrival: the transition to t+1, decorrelated.
+        cov: (n, n).
+        scale: (n, 1), of what it was computed from, or will be added to; at least the variances.
     """
-    D = filtered_cov.shape[0]
-    floor = _rounding(arrival.H, filtered_cov.diagonal(), arrival.noise)
-    ones = floor.constant(np.ones(floor.shape))
-    start = (zeros(filtered_cov, D, D),)
-    L, (G,), _ = condition(filtered_cov, start, (arrival.change,), arrival.H, ones, arrival.noise, floor, repaired=False)
-    return G, L
+    n = cov.shape[0]
+    allowed = 16 * n * float(np.finfo(cov.dtype).eps)
+    _, d, _ = eliminate(mirrored(cov + eye(cov, n) * (scale * allowed)), zeros(scale, n, 1), checked=True)
+    return type(d).elementwise(lambda x: select(x != x, x, jnp.zeros_like(x)), d).T.reduce(jnp.add)
 
 
-def log_density(innovations: Innovations, weight):
-    """Log density of what was observed, from the last mean's innovations: (1, 1)."""
-    return _log_density(innovations.values[-1], innovations.variance, innovations.inverse, weight)
+def smoothing_gain(filtered_cov, F, Q) -> tuple[Any, Any]:
+    """G and L of ``z_t | z_{t+1}, past ~ N(m + G (z_{t+1} - F m - c), L)``, m the filtered mean.
+
+    The predicted covariance S is factorised, not Q: how well that goes does not depend on the units of the states, and hardly
+    on their order. A direction of z_{t+1} that the others' predictions leave nothing of, up to rounding, is passed over.
+
+    Args:
+        filtered_cov: P at t, (D, D).
+        F: the transition to t+1, (D, D).
+        Q: the covariance of its noise, (D, D).
+    """
+    FP = times(F, mirrored(filtered_cov))
+    S = symmetrized(times_plus(FP, F.T, Q))
+    whitened, inverses, gain = solve(S, FP)
+    return gain.T, symmetrized(_less_squares(mirrored(filtered_cov), whitened, inverses))
+
+
+def log_density(innovations: Innovations, weight, size):
+    """Log density of what was observed, from the last mean's innovations: (1, 1).
+
+    An observation that was passed over adds nothing if it is what is known already, up to half of the digits of its ``size``
+    (n, 1), which the squares of all that its innovation is a sum of add up to; else the data are impossible: -inf.
+    """
+    return _log_density(innovations.values[-1], innovations.variance, innovations.inverse, weight, size)
 
 
 def square_root(cov):
@@ -201,13 +217,25 @@ def _project(cov, h):
 
 @stage
 def _innovation_variance(h, a, weight, noise):
-    return multiply_add(h * weight, a, noise)
+    return _variance(h, a, weight, noise)
 
 
 @stage
 def _inverse(h, a, weight, noise, floor):
-    s = multiply_add(h * weight, a, noise)
+    s = _variance(h, a, weight, noise)
     return type(s).elementwise(lambda s, f: select(s <= f, 0, 1 / select(s <= f, 1, s)), s, floor)
+
+
+def _variance(h, a, weight, noise):
+    """Of what is known of the observation, which rounding alone makes negative, and its noise."""
+    return type(a).elementwise(lambda v: jnp.maximum(v, jnp.zeros_like(v)), (h * weight) @ a) + noise
+
+
+@stage
+def _rounding(H, variances, noise):
+    """Innovation variances that may be nothing but rounding: of observations without noise; 0 of others."""
+    eps = 4 * H.shape[1] * float(np.finfo(noise.dtype).eps)
+    return type(noise).elementwise(lambda v, r: select(r > 0, 0, v * eps), (H * H) @ variances, noise)
 
 
 @stage
@@ -242,11 +270,18 @@ def _remove_error(reduced, share, k, weight):
 
 
 @stage
-def _rounding(H, variances, noise):
-    return ((H * H) @ variances + noise) * float(np.finfo(noise.dtype).eps)
+def _less_squares(cov, rows, weights):
+    """``cov - rows' diag(weights) rows``."""
+    return multiply_add(rows.T, rows * (weights * -1.0), cov)
 
 
 @stage
-def _log_density(values, variance, inverse, weight):
-    logs = type(variance).elementwise(lambda s, w: select(w > 0, jnp.log(2 * np.pi * select(w > 0, s, 1)), 0), variance, weight)
-    return (weight.T @ logs + values.T @ (values * inverse)) * -0.5
+def _log_density(values, variance, inverse, weight, size):
+    eps, impossible = float(np.finfo(values.dtype).eps), np.asarray(-np.inf, values.dtype)
+
+    def constant(e, s, inverse, w, size):
+        known = select(e * e > eps * size, impossible, 0)
+        return select(w > 0, select(inverse == 0, known, -0.5 * jnp.log(2 * np.pi * select(inverse == 0, 1, s))), 0)
+
+    constants = type(variance).elementwise(constant, values, variance, inverse, weight, size)
+    return weight.T @ constants - values.T @ (values * inverse) * 0.5

@@ -11,7 +11,8 @@ import numpy as np
 
 from fastscan.kernels.algebra import eye, mirrored, multiply_add, stage, zeros
 from fastscan.kernels.gaussian import Gaussian, Transition, condition, inform, log_density, push
-from fastscan.kernels.recurrence import Hindsight, Recurrence, merge
+from fastscan.kernels.recurrence import Hindsight, Recurrence, Seam, merge
+from fastscan.kernels.seams import gaussians_agree
 
 
 class FilterInputs(NamedTuple):
@@ -115,7 +116,7 @@ def read(summary: FilterSummary) -> Message:
     return Message(summary.eta, summary.J)
 
 
-KALMAN_FILTER = Recurrence("kalman_filter", identity, append, combine, enter, step)
+KALMAN_FILTER = Recurrence("kalman_filter", identity, append, combine, enter, step, seam=Seam(gaussians_agree))
 KALMAN_HINDSIGHT = Hindsight(read, retreat)
 KALMAN_LIKELIHOOD = KALMAN_FILTER._replace(name="kalman_likelihood", step=likelihood_step)
 
@@ -133,7 +134,8 @@ def observe(predicted: Gaussian, x: FilterInputs) -> tuple[Gaussian, Any]:
     innovation = _innovation(y, H, predicted.mean, weight)
     start = zeros(predicted.mean, *predicted.mean.shape)
     cov, (correction,), innovations = condition(predicted.cov, (start,), (innovation,), H, weight, noise)
-    return Gaussian(_add(predicted.mean, correction), cov), log_density(innovations, weight)
+    size = _size(y, H, predicted.mean, predicted.cov.diagonal())
+    return Gaussian(_add(predicted.mean, correction), cov), log_density(innovations, weight, size)
 
 
 def condition_on_future(state: Gaussian, future: Message | FilterSummary) -> Gaussian:
@@ -159,6 +161,12 @@ def _learn(summary: FilterSummary, C, means, innovations, weight) -> FilterSumma
 @stage
 def _innovation(y, H, mean, weight):
     return multiply_add(H * (weight * -1.0), mean, y)
+
+
+@stage
+def _size(y, H, mean, variances):
+    """The squares of what an innovation is made of."""
+    return y * y + (H * H) @ (mean * mean + variances)
 
 
 @stage

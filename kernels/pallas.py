@@ -13,13 +13,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from fastscan.kernels.algebra import Lanes
 from fastscan.kernels.axes import as_lanes, as_rows
 from fastscan.kernels.launch import Program, form, launch, matrix_kind
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.ranges import phase
-from fastscan.kernels.recurrence import Hindsight, Recurrence, of_hindsight, of_summaries
+from fastscan.kernels.recurrence import Hindsight, Recurrence, Seam, of_hindsight, of_summaries
+from fastscan.kernels.seams import neighbours
 
 
 def matrices(plan: Plan, tree: Any) -> Any:
@@ -110,6 +112,8 @@ def sweep(
     # a kernel of its own: how long one takes to compile grows much faster than its text
     state = entries[0] if begin is None else each_row(plan, f"{recurrence.name}_begin", begin, entries)
     step = _of_row(recurrence, "step")
+    checked = plan.checked and plan.chunks > 1 and recurrence.seam is not None
+    exits = exits or checked
 
     def kernel(program: Program) -> None:
         params = program.read(0)
@@ -118,10 +122,31 @@ def sweep(
             program.write(1, after)
 
     forms = jax.eval_shape(step, *form(plan, (params, state, rows)))
-    inputs = (("once", params), ("step", rows), ("chunk", state))
     outputs = [("step", forms[1], room), *([("chunk", forms[0], False)] if exits else [])]
-    outs, *after = launch(plan, f"{recurrence.name}_sweep", kernel, inputs, outputs)
-    return (after[0] if exits else None), outs
+
+    def sweep_from(state: Any) -> Any:
+        inputs = (("once", params), ("step", rows), ("chunk", state))
+        return launch(plan, f"{recurrence.name}_sweep", kernel, inputs, outputs)
+
+    if not checked:
+        outs, *after = sweep_from(state)
+        return (after[0] if exits else None), outs
+    # the first time outside of the loop, which then needs no arrays to begin with: they would be written in vain
+    return _until_seams_hold(recurrence.seam, sweep_from, state, reverse)
+
+
+def _until_seams_hold(seam: Seam, sweep: Callable, state: Any, reverse: bool) -> tuple[Any, Any]:
+    """A sweep, as often as it takes until chunks fit together."""
+
+    def looked_at(state: Any, found: Any) -> tuple[Any, Any, jax.Array]:
+        outs, left = found
+        entered = as_lanes(state)
+        resumed = neighbours(entered, seam.resume(as_lanes(left)), reverse=reverse)
+        return as_rows(resumed), (outs, left), ~seam.agree(entered, resumed)
+
+    start = looked_at(state, sweep(state))
+    _, (outs, left), _ = lax.while_loop(lambda carry: carry[2], lambda carry: looked_at(carry[0], sweep(carry[0])), start)
+    return left, outs
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "name", "function"))

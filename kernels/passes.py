@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from fastscan.kernels import chunked, driver
 from fastscan.kernels.axes import as_lanes, as_rows, prepend
-from fastscan.kernels.gaussian import Gaussian, square_root
+from fastscan.kernels.gaussian import Gaussian, Transition, square_root
 from fastscan.kernels.kalman import (
     KALMAN_FILTER,
     KALMAN_HINDSIGHT,
@@ -34,7 +34,6 @@ from fastscan.kernels.smoothing import (
     RTS_SMOOTHER,
     RTS_SMOOTHER_CENTRAL,
     AffineMap,
-    Arrival,
     SamplerInputs,
     SamplerMap,
     SamplerParams,
@@ -50,15 +49,12 @@ class Series(NamedTuple):
         prior: of the first state, before its observation; a series of one row.
         first: the first observation, likewise; its transition is not read.
         params, rows: the rows' inputs, split into what is the same in every row and what is not.
-        arrival_params, arrival_rows: the rows' transitions for the backward pass, split likewise.
     """
 
     prior: Gaussian
     first: FilterInputs
     params: FilterInputs
     rows: FilterInputs
-    arrival_params: Arrival
-    arrival_rows: Arrival
 
 
 def filter_moments(plan: Plan, series: Series) -> Filtered:
@@ -100,9 +96,7 @@ def score(plan: Plan, series: Series) -> tuple[jax.Array, Series]:
     _, of_prior, of_first = driver.phases(plan).each_row(plan, "score", observe_back, (series.prior, series.first, message))
     loglik = density[:, 0, 0, 0] + chunked.total(plan, out.log_density)
     of_params = jax.tree.map(lambda x: x.sum(-2, keepdims=True), of_params)
-    return loglik, Series(
-        of_prior, of_first, of_params, jax.tree.map(lambda x: chunked.join(plan, x), of_rows), Arrival(), Arrival()
-    )
+    return loglik, Series(of_prior, of_first, of_params, jax.tree.map(lambda x: chunked.join(plan, x), of_rows))
 
 
 def smooth(plan: Plan, series: Series, central: bool = False) -> tuple[Filtered, Smoothed]:
@@ -110,13 +104,13 @@ def smooth(plan: Plan, series: Series, central: bool = False) -> tuple[Filtered,
     by = driver.phases(plan)
     state, density = _first(plan, series)
     given = series.params, state, series.rows
-    _, _, ends, filtered = driver.run_with_futures(plan, KALMAN_FILTER, KALMAN_HINDSIGHT, *given, room=_FILTERED_ROOM)
+    params, rows, ends, filtered = driver.run_with_futures(plan, KALMAN_FILTER, KALMAN_HINDSIGHT, *given, room=_FILTERED_ROOM)
     last = driver.last(plan, ends[0])
-    inputs = SmootherInputs(Gaussian(filtered.mean, filtered.cov), by.split(plan, series.arrival_rows))
+    inputs = SmootherInputs(Gaussian(filtered.mean, filtered.cov), _transition(rows))
     begin = condition_on_future if len(ends) > 1 else None
-    arrival, room = by.matrices(plan, series.arrival_params), Smoothed(mean=True, cov=True, cross=False)
-    smoother = RTS_SMOOTHER_CENTRAL if central else RTS_SMOOTHER
-    _, smoothed = by.sweep(plan, smoother, arrival, ends, inputs, begin=begin, reverse=True, room=room, exits=False)
+    room, smoother = Smoothed(mean=True, cov=True, cross=False), RTS_SMOOTHER_CENTRAL if central else RTS_SMOOTHER
+    params = _transition(params)
+    _, smoothed = by.sweep(plan, smoother, params, ends, inputs, begin=begin, reverse=True, room=room, exits=False)
     moments = [by.join(plan, x, end) for some in (filtered, smoothed) for x, end in zip(some, last, strict=False)]
     return (
         Filtered(*moments[:2], prepend(density, by.join(plan, filtered.log_density))),
@@ -135,8 +129,7 @@ def sample(plan: Plan, series: Series, noise: jax.Array, jitter: jax.Array) -> j
     """
     by = driver.phases(plan)
     initial, _ = _first(plan, series)
-    params = SamplerParams(series.params, series.arrival_params, jitter)
-    rows = SamplerInputs(series.rows, series.arrival_rows, noise[:, :-1])
+    params, rows = SamplerParams(series.params, jitter), SamplerInputs(series.rows, noise[:, :-1])
     room = SamplerMap(deviation=False, mean=True)
     last, (maps, means) = driver.run(plan, FILTER_FOR_SAMPLING, params, initial, rows, room=room)
     end = as_lanes(by.each_row(plan, "draw", _draw, (as_rows(last.cov), noise[:, -1:])))
@@ -159,6 +152,10 @@ def _first(plan: Plan, series: Series) -> tuple[Gaussian, jax.Array]:
     by = driver.phases(plan)
     state, density = by.each_row(plan, "first_observation", observe, (series.prior, series.first))
     return as_lanes(state), density
+
+
+def _transition(x: FilterInputs) -> Transition:
+    return Transition(x.F, x.c, x.Q)
 
 
 def _draw(cov: Any, noise: Any) -> Any:

@@ -39,6 +39,8 @@ class Plan(NamedTuple):
         one_function: under XLA on a CPU, compile every loop to one native function. Otherwise a runtime starts a loop's
             operations one by one, which for a few numbers takes longer than to compute them. Not for large arrays, nor for
             programs that are to be differentiated or mapped: XLA can't compile every operation so.
+        checked: sweep again what does not fit together where chunks meet, if the recurrence says how to tell (see the module
+            `seams`). How often is found out as it runs, so no reverse-mode derivative.
         launch: None for XLA; otherwise GPU kernels.
     """
 
@@ -48,6 +50,7 @@ class Plan(NamedTuple):
     algebra: str = "stacked"
     forgetting: bool = False
     one_function: bool = False
+    checked: bool = False
     launch: Launch | None = None
 
     @property

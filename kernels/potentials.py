@@ -15,7 +15,8 @@ from jax import lax
 
 from fastscan.kernels.algebra import eliminate, eye, mirrored, select, stage, symmetric, zeros
 from fastscan.kernels.gaussian import Gaussian, symmetrized, times, times_plus
-from fastscan.kernels.recurrence import Hindsight, Recurrence, merge
+from fastscan.kernels.recurrence import Hindsight, Recurrence, Seam, merge
+from fastscan.kernels.seams import gaussians_agree
 from fastscan.kernels.smoothing import AffineMap, BackwardKernel
 
 
@@ -154,7 +155,7 @@ def _unless_empty(summary: PairSummary, same: Potential, other: Potential) -> Po
     return Potential(_or(summary.empty, same.h, other.h), mirrored(_or(summary.empty, same.J, other.J)))
 
 
-PAIR_FILTER = Recurrence("pair_filter", _identity, _append, _combine, _enter, _step)
+PAIR_FILTER = Recurrence("pair_filter", _identity, _append, _combine, _enter, _step, seam=Seam(gaussians_agree))
 PAIR_HINDSIGHT = Hindsight(_read, _retreat)
 PAIR_LIKELIHOOD = PAIR_FILTER._replace(name="pair_likelihood", step=_likelihood_step)
 PAIR_SAMPLER = PAIR_FILTER._replace(

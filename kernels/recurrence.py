@@ -21,6 +21,7 @@ class Recurrence(NamedTuple):
         prepare: ``(x) -> x``, what can be known of one step's inputs by themselves; `append` and `step` get its result.
             XLA runs it for all steps at once, before its loops, a kernel where it reads them.
         forgetting: how to tell that a summary's beginning no longer matters, for models that forget.
+        seam: how to tell that chunks fit together, for models whose summaries may hold less than their states.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Recurrence(NamedTuple):
     step: Callable[[Any, Any, Any], tuple[Any, Any]]
     prepare: Callable[[Any], Any] | None = None
     forgetting: "Forgetting | None" = None
+    seam: "Seam | None" = None
 
 
 class Forgetting(NamedTuple):
@@ -44,6 +46,19 @@ class Forgetting(NamedTuple):
 
     settled: Callable[[Any], tuple[Any, Any]]
     extend: Callable[[Any, Any], Any]
+
+
+class Seam(NamedTuple):
+    """Where two chunks meet (see the module `seams`).
+
+    Attributes:
+        agree: ``(entered, left) -> bool``, whether the states that chunks are entered with are those that their neighbours are
+            left with; of arrays (rows, columns, C, B or 1).
+        resume: ``(left) -> state`` that the next chunk should be entered with, of matrices.
+    """
+
+    agree: Callable[[Any, Any], Any]
+    resume: Callable[[Any], Any] = lambda left: left
 
 
 class InChunks(NamedTuple):
@@ -81,6 +96,7 @@ def of_summaries(recurrence: Recurrence) -> Recurrence:
         step=lambda _, state, x: (recurrence.enter(state, x), state),
         prepare=None,
         forgetting=None,
+        seam=None,
     )
 
 

@@ -8,10 +8,14 @@ are swept back side by side. This is the score of Fisher's identity without its 
 
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+
 from fastscan.kernels.algebra import stage
 from fastscan.kernels.gaussian import Gaussian, Transition, condition, push, symmetrized, times, times_plus
 from fastscan.kernels.kalman import KALMAN_FILTER, FilterInputs, Message, complete, identity, retreat
-from fastscan.kernels.recurrence import merge
+from fastscan.kernels.recurrence import Seam, merge
+from fastscan.kernels.seams import gaussians_agree
 
 
 class ScoreState(NamedTuple):
@@ -72,7 +76,15 @@ def score_step(params: FilterInputs, state: ScoreState, row: ScoreRow) -> tuple[
     return ScoreState(before, shared), own
 
 
-KALMAN_SCORE = KALMAN_FILTER._replace(name="kalman_score", step=score_step)
+def _resume(left: ScoreState) -> ScoreState:
+    return ScoreState(left.message, jax.tree.map(jnp.zeros_like, left.shared))
+
+
+KALMAN_SCORE = KALMAN_FILTER._replace(
+    name="kalman_score",
+    step=score_step,
+    seam=Seam(lambda entered, left: gaussians_agree(entered.message, left.message), _resume),
+)
 """For chunks whose filtered states and messages are known; it has no summaries of its own."""
 
 

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from fastscan.kernels.algebra import eye, mirrored, multiply_add, stage, zeros
 from fastscan.kernels.gaussian import (
-    Decorrelated,
     Gaussian,
     Transition,
     push,
@@ -19,27 +18,15 @@ from fastscan.kernels.gaussian import (
     times_plus,
 )
 from fastscan.kernels.kalman import KALMAN_FILTER, FilterInputs, observe
-from fastscan.kernels.recurrence import Recurrence, merge
-
-
-class Arrival(NamedTuple):
-    """The transition to t+1 seen from t: z' = F z + c + w, and the same with independent noise (`Decorrelated`).
-
-    A field is None in the one of params and row that does not hold it (see `recurrence.merge`).
-    """
-
-    F: Any = None
-    c: Any = None
-    H: Any = None
-    noise: Any = None
-    change: Any = None
+from fastscan.kernels.recurrence import Recurrence, Seam, merge
+from fastscan.kernels.seams import gaussians_agree, vectors_agree
 
 
 class SmootherInputs(NamedTuple):
-    """One row of the backward pass: the filtered state, and the transition that leaves it."""
+    """One row of the backward pass: the filtered state, and the transition that leaves it (see `recurrence.merge`)."""
 
     filtered: Gaussian
-    arrival: Arrival
+    transition: Transition
 
 
 class Smoothed(NamedTuple):
@@ -73,19 +60,19 @@ def _kernel_enter(state: Gaussian, summary: BackwardKernel) -> Gaussian:
     return Gaussian(mean, cov)
 
 
-def _gain(params: Arrival, x: SmootherInputs) -> tuple[Any, Any, Any]:
+def _gain(params: Transition, x: SmootherInputs) -> tuple[Any, Any, Any]:
     """G, L and the predicted mean."""
-    F, c, H, noise, change = merge(params, x.arrival)
-    return *smoothing_gain(x.filtered.cov, Decorrelated(H, noise, change)), times_plus(F, x.filtered.mean, c)
+    F, c, Q = merge(params, x.transition)
+    return *smoothing_gain(x.filtered.cov, F, Q), times_plus(F, x.filtered.mean, c)
 
 
-def _smoother_append(params: Arrival, summary: BackwardKernel, x: SmootherInputs) -> BackwardKernel:
+def _smoother_append(params: Transition, summary: BackwardKernel, x: SmootherInputs) -> BackwardKernel:
     G, L, predicted = _gain(params, x)
     origin = zeros(predicted, *predicted.shape)
     return _kernel_combine(summary, BackwardKernel(G, _correct(x.filtered.mean, G, origin, predicted), L))
 
 
-def _smoother_step(params: Arrival, state: Gaussian, x: SmootherInputs, central: bool = False) -> tuple[Gaussian, Smoothed]:
+def _smoother_step(params: Transition, state: Gaussian, x: SmootherInputs, central: bool = False) -> tuple[Gaussian, Smoothed]:
     G, L, predicted = _gain(params, x)
     GP = times(G, mirrored(state.cov))
     mean = _correct(x.filtered.mean, G, state.mean, predicted)
@@ -93,7 +80,15 @@ def _smoother_step(params: Arrival, state: Gaussian, x: SmootherInputs, central:
     return Gaussian(mean, cov), Smoothed(mean, cov, GP if central else times_plus(mean, state.mean.T, GP))
 
 
-RTS_SMOOTHER = Recurrence("rts_smoother", _kernel_identity, _smoother_append, _kernel_combine, _kernel_enter, _smoother_step)
+RTS_SMOOTHER = Recurrence(
+    "rts_smoother",
+    _kernel_identity,
+    _smoother_append,
+    _kernel_combine,
+    _kernel_enter,
+    _smoother_step,
+    seam=Seam(gaussians_agree),
+)
 """Rauch, Tung & Striebel's smoother: the conditional covariance L is kept apart, so covariances are sums of PSD terms."""
 
 RTS_SMOOTHER_CENTRAL = RTS_SMOOTHER._replace(name="rts_smoother_central", step=functools.partial(_smoother_step, central=True))
@@ -114,6 +109,7 @@ BACKWARD_KERNELS = Recurrence(
     combine=_kernel_combine,
     enter=_kernel_enter,
     step=_moments_step,
+    seam=Seam(gaussians_agree),
 )
 """Moments under kernels that are known, row by row."""
 
@@ -129,7 +125,6 @@ class SamplerInputs(NamedTuple):
     """One row of the filter, and what the sampler draws from it: standard normal ``noise`` (D, 1)."""
 
     filter: FilterInputs
-    arrival: Arrival
     noise: Any
 
 
@@ -137,7 +132,6 @@ class SamplerParams(NamedTuple):
     """What is the same in every row of `FILTER_FOR_SAMPLING`; ``jitter`` (1, 1) is added to conditional variances."""
 
     filter: FilterInputs
-    arrival: Arrival
     jitter: Any
 
 
@@ -152,8 +146,7 @@ def _sampler_step(params: SamplerParams, state: Gaussian, x: SamplerInputs) -> t
     row = merge(params.filter, x.filter)
     (mean,), cov = push(Transition(row.F, row.c, row.Q), (state.mean,), state.cov)
     after, _ = observe(Gaussian(mean, cov), row)
-    _, _, *decorrelated = merge(params.arrival, x.arrival)
-    G, L = smoothing_gain(state.cov, Decorrelated(*decorrelated))
+    G, L = smoothing_gain(state.cov, row.F, row.Q)
     root = square_root(L + eye(L, L.shape[0]) * params.jitter)
     shift = _correct(times(root, x.noise), G, after.mean, mean)
     return after, SamplerMap(AffineMap(G, shift), state.mean)
@@ -192,6 +185,7 @@ AFFINE_MAPS = Recurrence(
     combine=_map_combine,
     enter=lambda state, summary: times_plus(summary.E, state, summary.e),
     step=_map_step,
+    seam=Seam(vectors_agree),
 )
 """Vectors under affine maps."""
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from fastscan.kernels.algebra import Lanes, Stacked
 from fastscan.kernels.driver import phases, run
-from fastscan.kernels.gaussian import Gaussian
+from fastscan.kernels.gaussian import Gaussian, Transition
 from fastscan.kernels.kalman import KALMAN_FILTER, FilterInputs
 from fastscan.kernels.plan import Plan
-from fastscan.kernels.smoothing import AFFINE_MAPS, RTS_SMOOTHER, AffineMap, Arrival, SmootherInputs
+from fastscan.kernels.smoothing import AFFINE_MAPS, RTS_SMOOTHER, AffineMap, SmootherInputs
 
 SHAPES = {"filter": [(1, 1), (3, 2), (2, 3)], "smoother": [(1, 1), (3, 1)], "affine": [(1, 1), (3, 1)]}
 
@@ -49,12 +49,10 @@ def smoother_case(r, D, _):
     state = Gaussian(r.normal(size=(D, 1)), psd(r, D, r.integers(D + 1)))
 
     def row():
-        change = np.tril(r.normal(size=(D, D)), -1) + np.eye(D)
-        F, noise = r.normal(size=(D, D)), r.random((D, 1)) * (r.random((D, 1)) < 0.7)
-        arrival = Arrival(F, r.normal(size=(D, 1)), change @ F, noise, change)
-        return SmootherInputs(Gaussian(r.normal(size=(D, 1)), psd(r, D, D)), arrival)
+        transition = Transition(r.normal(size=(D, D)), r.normal(size=(D, 1)), psd(r, D, r.integers(D + 1)))
+        return SmootherInputs(Gaussian(r.normal(size=(D, 1)), psd(r, D, D)), transition)
 
-    return RTS_SMOOTHER, Arrival(), state, row
+    return RTS_SMOOTHER, Transition(None, None, None), state, row
 
 
 def affine_case(r, D, _):

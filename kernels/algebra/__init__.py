@@ -49,6 +49,7 @@ __all__ = [
     "multiply_add",
     "product",
     "select",
+    "solve",
     "stable_carry",
     "stage",
     "symmetric",
@@ -105,10 +106,27 @@ def eliminate(matrix, right, *, checked: bool = False):
     Returns:
         L (n, n) unit lower triangular, d (n, 1) non-negative, and L^-1 B (n, p).
     """
-    eps = float(np.finfo(matrix.dtype).eps)
-    return matrix.eliminate(
-        right, functools.partial(_settle, zero=eps * matrix.shape[0], indefinite=-math.sqrt(eps) if checked else None)
-    )
+    return matrix.eliminate(right, _settling(np.dtype(matrix.dtype), matrix.shape[0], checked))
+
+
+def solve(matrix, right):
+    """Solves ``A x = B`` for a positive semi-definite A = L diag(d) L', as `eliminate` factorises it.
+
+    Args:
+        matrix: A, (n, n), positive semi-definite.
+        right: B, (n, p).
+
+    Returns:
+        L^-1 B (n, p), the inverses of d, or 0 for a pivot of zero (n, 1), and x (n, p), in which such a row's part is zero.
+    """
+    return matrix.solve(right, _settling(np.dtype(matrix.dtype), matrix.shape[0], False))
+
+
+@functools.cache
+def _settling(dtype: np.dtype, n: int, checked: bool):
+    """What settles the pivots of a matrix (n, n)."""
+    eps = float(np.finfo(dtype).eps)
+    return functools.partial(_settle, zero=eps * n, indefinite=-math.sqrt(eps) if checked else None)
 
 
 def _settle(pivot, diagonal, *, zero: float, indefinite: float | None):

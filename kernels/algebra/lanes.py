@@ -205,6 +205,18 @@ class Lanes:
         kind = type(self)
         return kind(lower), kind(pivots), kind(right_rows)
 
+    def solve(self, right: "Lanes", settle: Callable) -> "tuple[Lanes, Lanes, Lanes]":
+        """Elimination and substitution: see `fastscan.kernels.algebra.solve`."""
+        lower, pivots, reduced = self.eliminate(right, settle)
+        kind, n = type(self), self.shape[0]
+        inverses = kind.elementwise(_inverse_or_zero, pivots)
+        rows = [list(row) for row in (reduced * inverses).rows]
+        for k in reversed(range(n)):
+            for i in range(k):
+                minus = self._multiply(lower.rows[k][i], self.dtype.type(-1))
+                rows[i] = [self._multiply_add(minus, y, x) for x, y in zip(rows[i], rows[k], strict=True)]
+        return reduced, inverses, kind(rows)
+
 
 @jax.tree_util.register_pytree_node_class
 class StagedLanes(Lanes):
@@ -220,6 +232,11 @@ def _broadcast(function: Callable, *matrices: Lanes) -> Lanes:
 
     rows = [[function(*(m.at(i, j) for m in matrices)) for j in range(i + 1 if symmetric else p)] for i in range(n)]
     return type(matrices[0])(rows, symmetric)
+
+
+def _inverse_or_zero(x: Any) -> Any:
+    zero = x == 0
+    return jnp.where(zero, x, 1 / jnp.where(zero, jnp.ones_like(x), x))
 
 
 def _is(x: Any, number: float) -> bool:

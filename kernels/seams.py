@@ -1,0 +1,65 @@
+"""Seams: where chunks meet, the state that one is entered with must be the one that its neighbour is left with.
+
+Entry states come from a scan of summaries, and a summary can hold less than the recursion itself. What a stretch of time says
+of its beginning is an information matrix, which grows without bound along directions that no noise enters: beside it, float32
+loses what is known of the others. So a sweep is checked as the program runs: where a chunk's entry state differs from its
+neighbour's exit state by more than half of the digits, chunks are swept again, from the states that their neighbours were left
+with. Every round makes at least one more chunk what the sequential recursion would make it; most models need none.
+
+States are arrays (rows, columns, C, B or 1) here.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+CHUNK_AXIS = -2
+
+
+def tolerance(dtype: Any) -> float:
+    """By how many standard deviations states may differ and still count as the same: about half of the digits."""
+    return float(jnp.finfo(dtype).eps) ** 0.5 / 4
+
+
+def gaussians_agree(entered: Any, left: Any) -> jax.Array:
+    """Whether states are the same: of a mean and a covariance, or of information in these forms.
+
+    What is less than rounding of a mean, or of the largest one that any chunk is entered with, is no difference.
+    """
+    (mean, cov), (other_mean, other_cov) = entered, left
+    eps = float(jnp.finfo(mean.dtype).eps)
+    sd = jnp.sqrt(jnp.maximum(jnp.stack([other_cov[i, i] for i in range(len(cov))]), 0))[:, None]
+    size = jnp.abs(other_mean)
+    largest = jnp.where(jnp.isfinite(size), size, 0).max(CHUNK_AXIS, keepdims=True)
+    rounding = 8 * eps * largest
+    means = _close(mean, other_mean, tolerance(mean.dtype) * sd + 32 * eps * size + rounding)
+    covs = _close(cov, other_cov, tolerance(cov.dtype) * _outer(sd) + _outer(rounding))
+    return means & covs
+
+
+def vectors_agree(entered: jax.Array, left: jax.Array) -> jax.Array:
+    """Whether vectors, of which nothing says how large a difference matters, are numbers where they should be."""
+    return (jnp.isfinite(entered) == jnp.isfinite(left)).all()
+
+
+def neighbours(first: Any, exits: Any, *, reverse: bool) -> Any:
+    """The state that every chunk should be entered with: its neighbour's exit, or where there is none, that of ``first``."""
+
+    def one(first: jax.Array, exits: jax.Array) -> jax.Array:
+        C = exits.shape[CHUNK_AXIS]
+        others = exits[..., 1:, :] if reverse else exits[..., : C - 1, :]
+        first = jnp.broadcast_to(first, jnp.broadcast_shapes(first.shape, exits.shape))
+        end = first[..., C - 1 :, :] if reverse else first[..., :1, :]
+        others = jnp.broadcast_to(others, (*others.shape[:-1], end.shape[-1]))
+        return jnp.concatenate((others, end) if reverse else (end, others), CHUNK_AXIS)
+
+    return jax.tree.map(one, first, exits)
+
+
+def _outer(sd: jax.Array) -> jax.Array:
+    return sd * jnp.swapaxes(sd, 0, 1)
+
+
+def _close(x: jax.Array, y: jax.Array, allowed: jax.Array) -> jax.Array:
+    return ((jnp.abs(x - y) <= allowed) | ((x != x) & (y != y))).all()
