@@ -23,19 +23,21 @@ from fastscan.kernels.plan import Launch, Plan
 
 XLA_IMPLEMENTATIONS = ("sequential", "associative", "chunked")
 IMPLEMENTATIONS = (*XLA_IMPLEMENTATIONS, "pallas", "pallas_interpret")
-FAMILIES = ("lgssm", "hmm", "hmm_mode", "hmm_sample")
-"""What is measured apart: linear-Gaussian models; an HMM's filters and smoothers, its most likely path, its sampler."""
-MEASURED_AS = {"lds": "lgssm"}
-"""Families that are run by another one's measurements: chains of Gaussian potentials."""
+FAMILIES = ("lgssm", "lgssm_varying", "hmm", "hmm_mode", "hmm_sample")
+"""What is measured apart: linear-Gaussian models; those whose dynamics vary in time; an HMM's filters and smoothers, its most
+likely path, its sampler."""
+MEASURED_AS = {"lds": "lgssm", "lgssm_varying": "lgssm"}
+"""Families that are run by another one's measurements, where they have none: chains of Gaussian potentials, dynamics that vary."""
+_HMMS = FAMILIES[2:]
 _LGSSM_SIZES = {"float32": {1: 9, 2: 9, 3: 9, 4: 9, 5: 9, 6: 6}, "float64": {1: 4, 2: 4, 3: 4, 4: 4}}
 _HMM_SIZES = {"float32": dict.fromkeys(range(1, 9), 0), "float64": dict.fromkeys(range(1, 5), 0)}
 _LDS_SIZES = {"float32": dict.fromkeys(range(1, 5), 0), "float64": dict.fromkeys(range(1, 3), 0)}
-KERNEL_SIZES = dict.fromkeys(FAMILIES[1:], _HMM_SIZES) | {"lgssm": _LGSSM_SIZES, "lds": _LDS_SIZES}
+KERNEL_SIZES = dict.fromkeys(_HMMS, _HMM_SIZES) | dict.fromkeys(FAMILIES[:2], _LGSSM_SIZES) | {"lds": _LDS_SIZES}
 """For every D that GPU kernels of a family take, the largest m. At (4, 9), (5, 9), (6, 6), and (4, 4) in float64, the kernel
 that needs most registers as m grows, summarise, was compiled for sm_90 and spills none to memory. An HMM's D is its K; its m
 and that of a chain of potentials is 0."""
-INTERPRETED_SIZES = {"lgssm": dict.fromkeys(range(1, 7), 9)} | dict.fromkeys(
-    (*FAMILIES[1:], "lds"), dict.fromkeys(range(1, 9), 0)
+INTERPRETED_SIZES = dict.fromkeys(FAMILIES[:2], dict.fromkeys(range(1, 7), 9)) | dict.fromkeys(
+    (*_HMMS, "lds"), dict.fromkeys(range(1, 9), 0)
 )
 """The same in the interpreter, which has no registers."""
 
@@ -139,25 +141,29 @@ def choose(
     name, chunks = _parse(implementation)
     device = device_kind() if device is None else device
     dtype = str(jax.numpy.dtype(dtype))
-    measured = MEASURED_AS.get(family, family)
-    slices = crossovers.slices_of(device, measured, dtype)
+    slices = crossovers.slices_of(device, family, dtype)
+    measured = family if slices else MEASURED_AS.get(family, family)
+    slices = slices or crossovers.slices_of(device, measured, dtype)
     found = crossovers.expected(slices, D=D, T=T, B=B) if slices else {}
     reason = "named"
     if name is None:
         able = {n: x for n, x in found.items() if n != "pallas" or m <= KERNEL_SIZES[family][dtype].get(D, -1)}
         name, reason = _fastest(able, device, family, D, m, dtype, T, B)
+        if found:
+            reason = f"{_where(slices, measured, family, device, D, T, B)}: {reason}"
     elif name in ("pallas", "pallas_interpret"):
         _check_kernels(name, device, family, D, m, dtype)
     lanes = one_function_lanes(max(D, m), dtype, chunked=name == "chunked", shared=shared) if device == "cpu" else 0
-    if measured != "lgssm" and D == 1:  # all that is found of one state is known, and nothing of a loop would be read
+    hmm = family in _HMMS
+    if hmm and D == 1:  # all that is found of one state is known, and nothing of a loop would be read
         lanes = 0
     if chunks is None and "chunked" in found:
         chunks = found["chunked"].chunks or 2
         if lanes >= 2 * B and chunks * B <= lanes * FEWER_LANES:
             chunks = min(chunks, lanes // B)
-    plan = _plan(name, chunks, device, measured, T - 1, B, D, lanes)
+    plan = _plan(name, chunks, device, hmm, T - 1, B, D, lanes)
     one_function = name in ("sequential", "chunked") and T > 1 and plan.chunks * B <= lanes
-    checked = measured == "lgssm" and plan.chunks > 1
+    checked = not hmm and plan.chunks > 1
     return Choice(name, plan._replace(one_function=one_function, checked=checked), reason)
 
 
@@ -180,23 +186,40 @@ def _fastest(
     if found:
         name = crossovers.winner(found)
         times = ", ".join(f"{n} {1e3 * x.seconds:.3g} ms" for n, x in sorted(found.items(), key=lambda x: x[1].seconds))
-        what = f" ({MEASURED_AS[family]})" if family in MEASURED_AS else ""
-        return name, f"measured on {device}{what} around D={D}, T={T:,}, B={B:,}, {dtype}: {times}"
+        return name, f"{dtype}, {times}"
     if _has_kernels(device) and m <= KERNEL_SIZES[family][dtype].get(D, -1):
         return "pallas", _KERNEL_RULE
     return ("sequential" if T < 64 or B > 16384 else "chunked"), _RULE
 
 
-def _plan(name: str, chunks: int | None, device: str, family: str, rows: int, B: int, D: int, lanes: int) -> Plan:
+def _where(slices: list[dict], measured: str, family: str, device: str, D: int, T: int, B: int) -> str:
+    """How near measurements are to some sizes."""
+    apart = []
+    for letter, wanted, there in (
+        ("D" if measured.startswith("lgssm") else "K", D, {s["D"] for s in slices}),
+        ("T", T, {length for s in slices for length in s["T"]}),
+        ("B", B, {s["B"] for s in slices}),
+    ):
+        if not min(there) <= wanted <= max(there):
+            apart.append(f"extrapolated to {letter}={wanted:,} from {letter}={min(there, key=lambda x: abs(x - wanted)):,}")
+        elif wanted not in there:
+            apart.append(f"between measured values of {letter}")
+    if measured != family:
+        apart.append(f"of the family {measured!r}, as {family!r} was not measured")
+    sizes = f"D={D}, T={T:,}, B={B:,}"
+    return f"measured on {device} at {sizes}" if not apart else f"measured on {device}, but not at {sizes} ({'; '.join(apart)})"
+
+
+def _plan(name: str, chunks: int | None, device: str, hmm: bool, rows: int, B: int, D: int, lanes: int) -> Plan:
     algebra = "staged" if device == "cpu" else "stacked"
     if name == "sequential":
-        unstaged = family != "lgssm" and (D > UNROLLED_TERMS or lanes < B < STAGED_LANES)
+        unstaged = hmm and (D > UNROLLED_TERMS or lanes < B < STAGED_LANES)
         return Plan(rows, 1, algebra="stacked" if unstaged else algebra)
     if name == "associative":
         return Plan(rows, max(rows, 1), "associative", algebra)
     if name == "chunked":
         most = MOST_CHUNKS if device == "cpu" else rows
-        return chunked_plan(family, device, rows, chunks or max(min(rows // 16, most), 2), lanes // B)
+        return chunked_plan(hmm, device, rows, chunks or max(min(rows // 16, most), 2), lanes // B)
     return _kernel_plan(name, device, algebra, rows, B)
 
 
@@ -214,12 +237,12 @@ def one_function_lanes(size: int, dtype: Any, *, chunked: bool, shared: bool = F
     return lanes // 2 if chunked else lanes
 
 
-def chunked_plan(family: str, device: str, rows: int, chunks: int, few: int = 0) -> Plan:
+def chunked_plan(hmm: bool, device: str, rows: int, chunks: int, few: int = 0) -> Plan:
     """About as many chunks of rows, under XLA on a device, and not more than ``few`` if no more are asked for."""
     if device != "cpu":
         return Plan(rows, _fit(chunks, rows))
     most = few if chunks <= few else rows
-    if family == "lgssm" or rows < chunks * FORGETTING_ROWS:
+    if not hmm or rows < chunks * FORGETTING_ROWS:
         return Plan(rows, _fit(chunks, rows, most), algebra="staged")
     return Plan(rows, _fit_lanes(chunks, rows, most), algebra="staged", forgetting=True)
 
@@ -228,7 +251,7 @@ def _check_kernels(implementation: str, device: str, family: str, D: int, m: int
     sizes = INTERPRETED_SIZES[family] if implementation == "pallas_interpret" else KERNEL_SIZES[family][dtype]
     if m > sizes.get(D, -1):
         given, most = f"D = {D}, m = {m}", "m up to " + ", ".join(f"{most_m} for D = {d}" for d, most_m in sizes.items())
-        if family != "lgssm":
+        if not family.startswith("lgssm"):
             letter = "K" if family.startswith("hmm") else "D"
             given, most = f"{letter} = {D}", f"{letter} up to {max(sizes)}"
         raise ValueError(

@@ -236,7 +236,8 @@ def _prepare(
     check_emission_dim(emissions, sizes.m)
     matrices = model.initial_cov, model.F, model.Q, model.H, model.R
     shared = missing is False and all(len(x) == 1 for x in matrices)
-    problem = Problem(implementation, sizes.T, sizes.D, sizes.m, str(emissions.dtype), shared=shared)
+    family = "lgssm" if model.F.shape[1] == model.Q.shape[1] == 1 else "lgssm_varying"
+    problem = Problem(implementation, sizes.T, sizes.D, sizes.m, str(emissions.dtype), family, shared)
     plan = problem.plan(batch or 1)
     if plan.launch is not None and model.R.shape[-1] == 1:
         missing = True  # which costs kernels nothing then

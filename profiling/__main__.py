@@ -37,6 +37,7 @@ def main() -> None:
     for name, default in (("--D", None), ("--K", None), ("--T", None), ("--B", 1), ("--m", None)):
         explain.add_argument(name, type=int, default=default, required=name == "--T")
     explain.add_argument("--dtype", default="float32", choices=["float32", "float64"])
+    explain.add_argument("--varying", action="store_true", help="of linear-Gaussian models: dynamics that vary in time")
     explain.set_defaults(run=_explain)
 
     compare = commands.add_parser("compare", help="two records or commits: what became slower, larger, less accurate")
@@ -152,7 +153,7 @@ def _explain(arguments: Namespace) -> None:
 
     if (arguments.D is None) == (arguments.K is None):
         raise ValueError("Give --D, the state dimensions, or --K, an HMM's number of states.")
-    sizes = {name: getattr(arguments, name) for name in ("T", "B", "m", "dtype")}
+    sizes = {name: getattr(arguments, name) for name in ("T", "B", "m", "dtype", "varying")}
     print(explain(arguments.operation, D=arguments.D or arguments.K, **sizes))
 
 

@@ -57,6 +57,7 @@ STATES = (5, 2, 16, 32)
 BATCH = 64
 MEASURED_BY = {
     "lgssm": "lgssm_smoother",
+    "lgssm_varying": "lgssm_smoother_varying",
     "hmm": "hmm_smoother",
     "hmm_mode": "hmm_posterior_mode",
     "hmm_sample": "hmm_posterior_sample",
@@ -77,6 +78,8 @@ def grid() -> list[Case]:
         for place in range(len(LGSSM_SIZES)):
             both = sizes + _MORE_BATCHES if sizes is _GRID[1] and place in _MORE_BATCHES_AT else sizes
             cases += [Case("lgssm_smoother", *LGSSM_SIZES[place], T, B) for T, B in both]
+            if place in _VARYING_AT:
+                cases += [Case("lgssm_smoother_varying", *LGSSM_SIZES[place], T, B) for T, B in sizes]
             if place < len(STATES):
                 cases += [Case(name, STATES[place], 0, T, B) for name in _HMM_OPERATIONS for T, B in both]
     return cases
@@ -90,6 +93,8 @@ _GRID = (
 _MORE_BATCHES = ((1_000, 8), (100, 8), (10, 8), (100, 512), (30, 512), (10, 512))
 _MORE_BATCHES_AT = (0, 2)
 """Of models of middle and of large size only."""
+_VARYING_AT = (0, 2, 3)
+"""Of models of middle, of large and of small size only."""
 _HMM_OPERATIONS = tuple(MEASURED_BY[family] for family in ("hmm", "hmm_sample", "hmm_mode"))
 
 
@@ -159,6 +164,7 @@ def toy() -> list[Case]:
     return [
         Case("lgssm_smoother", 1, 1, 65),
         Case("lgssm_smoother_with_gaps", 1, 1, 6, 3),
+        Case("lgssm_smoother_varying", 1, 1, 6),
         Case("lgssm_marginal_loglik", 1, 1, 6),
         Case("lgssm_posterior_sample", 1, 1, 6),
         Case("lgssm_filter", 1, 1, 1),

@@ -172,7 +172,9 @@ def write(table: dict, path: Path) -> None:
     path.write_text(flat + "\n")
 
 
-def explain(operation: str, *, D: int, T: int, B: int = 1, m: int | None = None, dtype: str = "float32") -> str:
+def explain(
+    operation: str, *, D: int, T: int, B: int = 1, m: int | None = None, dtype: str = "float32", varying: bool = False
+) -> str:
     """Which implementation would run here, and the measurements that say so, in words.
 
     Args:
@@ -182,6 +184,7 @@ def explain(operation: str, *, D: int, T: int, B: int = 1, m: int | None = None,
         B: sequences.
         m: emission dimensions; default half of D. They decide only whether a GPU's kernels can run.
         dtype: "float32" or "float64".
+        varying: of a linear-Gaussian model, whether its dynamics vary in time.
 
     Raises:
         ValueError: a function that fastscan does not have.
@@ -191,6 +194,7 @@ def explain(operation: str, *, D: int, T: int, B: int = 1, m: int | None = None,
     bare = operation.removeprefix("parallel_")
     family = family_of(bare)
     m = (m or max(D // 2, 1)) if family == "lgssm" else 0
+    family = "lgssm_varying" if varying and family == "lgssm" else family
     choice = choose(None, T=T, B=B, D=D, m=m, dtype=dtype, family=family)
     chunks = f", {choice.plan.chunks:,} chunks of {choice.plan.length:,} steps" if choice.plan.chunks > 1 else ""
     lines = [f"{operation} runs as {choice.implementation!r}{chunks}", choice.reason]

@@ -58,6 +58,14 @@ def _lgssm_data(case: Case, gaps: bool = False) -> tuple:
     return params, y if case.B > 1 else y[0]
 
 
+def _varying_data(case: Case) -> tuple:
+    """Dynamics that differ at every step, as irregular times or regimes make them."""
+    params, y = _lgssm_data(case)
+    dynamics = params.dynamics
+    by = (1 - 0.1 * np.random.default_rng(1).random((case.T, 1, 1), "float32")).astype(case.dtype)
+    return params._replace(dynamics=dynamics._replace(weights=by * dynamics.weights, cov=by * dynamics.cov)), y
+
+
 def _hmm_data(case: Case) -> tuple:
     r = np.random.default_rng(0)
     K = case.D
@@ -213,6 +221,7 @@ OPERATIONS: dict[str, Operation] = {
         ours=_named("lgssm_smoother", missing=True),
         dynamax=lambda *_: None,
     ),
+    "lgssm_smoother_varying": _SMOOTHER._replace(data=_varying_data),
     "lgssm_filter": _SMOOTHER._replace(ours=_complete("lgssm_filter"), dynamax=_dynamax(_LGSSM, "lgssm_filter")),
     "lgssm_marginal_loglik": _SMOOTHER._replace(ours=_complete("lgssm_marginal_loglik"), dynamax=_loglik_of_filter),
     "lgssm_posterior_sample": Operation(

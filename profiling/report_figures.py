@@ -29,6 +29,7 @@ KERNEL_NAMES = {
 }
 FAMILY_NAMES = {
     "lgssm": "Linear-Gaussian smoother",
+    "lgssm_varying": "the same, dynamics that vary",
     "hmm": "HMM smoother",
     "hmm_mode": "HMM, most likely path",
     "hmm_sample": "HMM, posterior sample",
