@@ -4,6 +4,12 @@ Emissions are (T, m), or (B, T, m) for B sequences; NaN entries are missing. Par
 with a batch axis also (B, T, ...) or (B, 1, ...) per sequence. Everything is float32 or float64 throughout, as the
 emissions are. All functions can be transformed by `jit`, `vmap` and `grad` and called inside `lax.scan`.
 
+Covariances may be singular. An emission without noise of what is known already, up to rounding, says nothing: the
+log-likelihood is that of the model without it, as statsmodels and MARSS have it. If it contradicts what is known, by more than
+half of the digits, the data are impossible and the log-likelihood is -inf. A covariance of the dynamics that is a rounding
+below zero, of its own size at any time or of that of the initial covariance moved on, is taken as it is; one that is
+indefinite beyond that makes all results NaN.
+
 ``implementation`` names how the recurrences run and is taken at its word: "sequential", "associative" (one
 `lax.associative_scan` over time), "chunked" (chunks of time side by side), "pallas" (the chunks as GPU kernels) or
 "pallas_interpret" (the same kernels, interpreted on any device, for tests). None takes the one that was measured to be
