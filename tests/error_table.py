@@ -46,11 +46,16 @@ class Case(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What is known of a case's data: the truth; for covariances with roundings below zero, two; and errors of others."""
+    """What is known of a case's data: the truth, and errors of others.
+
+    Where a covariance is a rounding below zero, truths are two: of what is given, and of the nearest that is a covariance. How
+    far they are apart says what that rounding is worth to anyone who raises it to zero in a way of his own.
+    """
 
     params: Any
     emissions: np.ndarray
     truths: tuple[Truth, ...]
+    apart: dict[str, float]
     dynamax: dict[str, float]
     textbook: dict[str, float]
 
@@ -71,14 +76,21 @@ def known(model: str, T: int, dtype: str, variant: str, gaps: bool) -> Known:
     altered = accurate.as_covariances(params)
     convert = accurate.mpmath_numbers(MODELS[model].digits) if MODELS[model].digits else np.longdouble
     truths = tuple(accurate.truth(p, y, convert) for p in (params, altered) if p is not None)
-    result = Known(params, y, truths, {}, {})
+    result = Known(params, y, truths, {}, {}, {})
+    if len(truths) == 2:
+        apart = accurate.errors(whole(truths[1]), truths[0], float(np.finfo(y.dtype).eps))
+        result = result._replace(apart=apart)
     theirs = {} if np.isnan(y).any() else errors(result, dynamaxs(params, y))
     plain = {}
     if not theirs or not np.all(np.isfinite(list(theirs.values()))):
         textbook = accurate.textbook(params, y)
-        given = Truth(*[np.nan] * 7) if textbook is None else textbook._replace(loglik=textbook.loglik.sum())
-        plain = errors(result, given._asdict() | {"scale": None})
+        plain = errors(result, whole(Truth(*[np.nan] * 7) if textbook is None else textbook))
     return result._replace(dynamax=theirs, textbook=plain)
+
+
+def whole(moments: Truth) -> dict[str, Any]:
+    """As what infers gives them."""
+    return moments._asdict() | {"loglik": np.sum(moments.loglik), "scale": None}
 
 
 def errors(case: Known, given: dict[str, Any]) -> dict[str, float]:
@@ -142,7 +154,7 @@ def judge(case: Case) -> Row:
     for name, error in found.items():
         other = reference_error(this, name)
         others[name] = other
-        allowed = max(GOOD, 2 * other) if np.isfinite(other) else NOBODY
+        allowed = max(GOOD, 2 * this.apart.get(name, 0.0), 2 * other if np.isfinite(other) else NOBODY)
         if not np.isfinite(error) or error > allowed:
             wrong.append(f"{name} {error:.1e} > {allowed:.1e}")
     covs = [x for name, x in given.items() if name.endswith("covariances") and x is not None]
