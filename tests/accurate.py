@@ -148,8 +148,22 @@ def mpmath_numbers(digits: int):
     return lambda x: np.vectorize(context.mpf, otypes=[object])(x) if np.size(x) else np.zeros(np.shape(x), object)
 
 
+def solve(A, B):
+    """A^-1 B; where A is exactly singular, by least squares, in units of A's own."""
+    try:
+        return np.linalg.solve(A, B)
+    except np.linalg.LinAlgError:
+        d = np.sqrt(np.maximum(np.diagonal(A), 0))
+        d = np.where(d > 0, d, 1)
+        units = d[(..., *[None] * (B.ndim - 1))]
+        return np.linalg.lstsq(A / np.outer(d, d), B / units, rcond=None)[0] / units
+
+
 def textbook(params, emissions) -> Truth | None:
-    """The plain forms in NumPy, in the dtype of what is given: P - K S K', and Rauch, Tung and Striebel's gain by a solve."""
+    """The plain forms in NumPy, in the dtype of what is given: P - K S K', and Rauch, Tung and Striebel's gain by a solve.
+
+    None where least squares do not converge, which is for numbers that are not finite.
+    """
     y = np.asarray(emissions)
     dtype, (T, m) = y.dtype, y.shape
     rows = steps(params, T, m, lambda x: x.astype(dtype))
@@ -164,14 +178,14 @@ def textbook(params, emissions) -> Truth | None:
                 seen = ~np.isnan(y[t])
                 v, H = (y[t] - d - H @ a)[seen], H[seen]
                 S = H @ P @ H.T + R[np.ix_(seen, seen)]
-                K = np.linalg.solve(S, H @ P).T
-                ll = -0.5 * (v @ np.linalg.solve(S, v) + np.linalg.slogdet(S)[1] + len(v) * np.log(2 * np.pi))
+                K = solve(S, H @ P).T
+                ll = -0.5 * (v @ solve(S, v) + np.linalg.slogdet(S)[1] + len(v) * np.log(2 * np.pi))
                 a, P = a + K @ v, P - K @ S @ K.T
                 out.append((ll, a, P))
             smoothed, cross = [(a, P)], []
             for t in range(T - 2, -1, -1):
                 (_, a, P), F, (b, after) = out[t], rows[t + 1][0], before[t + 1]
-                G = np.linalg.solve(after, F @ P).T
+                G = solve(after, F @ P).T
                 mean, cov = smoothed[-1]
                 cross.append(G @ cov)
                 smoothed.append((a + G @ (mean - b), P + G @ (cov - after) @ G.T))
@@ -217,20 +231,22 @@ def errors(given: dict[str, np.ndarray], wanted: Truth, eps: float) -> dict[str,
     for name, x in given.items():
         if x is None:
             continue
-        x, right = np.asarray(x, np.float64), getattr(wanted, name)
-        if name == "loglik":
-            right = right.sum()
-            error = abs(x - right) / max(1.0, abs(right))
-        elif name.endswith("means"):
-            var = np.diagonal(getattr(wanted, name.replace("means", "covariances")), axis1=1, axis2=2)
-            sd = np.sqrt(np.maximum(var, 0))
-            rounding = UNITS * eps * (np.abs(right) + np.sqrt(wanted.scale))
-            error = np.abs(x - right) / np.maximum(sd + rounding / GOOD, np.finfo(float).tiny)
-        else:
-            error = _covariance_error(x, right, name, wanted, eps)
-        error = np.max(error, initial=0.0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            error = _error(name, np.asarray(x, np.float64), wanted, eps)
         out[name] = float(error) if np.isfinite(error) else np.inf
     return out
+
+
+def _error(name, x, wanted, eps):
+    right = getattr(wanted, name)
+    if name == "loglik":
+        return abs(x - right.sum()) / max(1.0, abs(right.sum()))
+    if not name.endswith("means"):
+        return np.max(_covariance_error(x, right, name, wanted, eps), initial=0.0)
+    var = np.diagonal(getattr(wanted, name.replace("means", "covariances")), axis1=1, axis2=2)
+    rounding = UNITS * eps * (np.abs(right) + np.sqrt(wanted.scale))
+    unit = np.sqrt(np.maximum(var, 0)) + rounding / GOOD
+    return np.max(np.abs(x - right) / np.maximum(unit, np.finfo(float).tiny))
 
 
 def _covariance_error(x, right, name, wanted, eps):

@@ -253,19 +253,8 @@ MODELS = {
     "season12": Family(structural(12), 13, 1),
     **{
         f"wiener{order}-h{h}": Family(wiener(order, h), order + 1, 1, longest=120, digits=50)
-        for order, h in (
-            (2, 0.1),
-            (2, 1.0),
-            (3, 0.1),
-            (3, 1.0),
-            (4, 0.1),
-            (4, 0.3),
-            (4, 1.0),
-            (5, 0.1),
-            (5, 1.0),
-            (6, 0.1),
-            (6, 1.0),
-        )
+        for order in range(2, 7)
+        for h in (0.1, 0.3, 1.0)
     },
     "velocity": Family(constant_velocity(), 4, 2),
     "velocity-filterpy": Family(constant_velocity(everywhere=True), 4, 2),
