@@ -92,5 +92,24 @@ def test_longdouble_is_enough(name):
     assert max(errors.values()) < accurate.GOOD / 4, errors
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_measures_see_what_is_wrong(dtype):
+    params, y = prepare("slope", 17, dtype)
+    truth, eps = accurate.truth(params, y), float(np.finfo(dtype).eps)
+    given = truth._asdict() | {"loglik": truth.loglik.sum(), "scale": None}
+    assert max(accurate.errors(given, truth, eps).values()) == 0
+    sd = np.sqrt(np.diagonal(truth.smoothed_covariances, axis1=1, axis2=2))
+    moved = given | {"smoothed_means": given["smoothed_means"] + 1e-2 * sd, "cross": given["cross"] * np.nan}
+    moved |= {"smoothed_covariances": given["smoothed_covariances"] * 1.01, "loglik": given["loglik"] * 1.01}
+    errors = accurate.errors(moved, truth, eps)
+    assert 5e-3 < errors["smoothed_means"] <= 1.001e-2
+    np.testing.assert_allclose([errors["smoothed_covariances"], errors["loglik"]], 1e-2, rtol=1e-3)
+    assert errors["cross"] == np.inf
+    assert errors["filtered_means"] == 0
+    assert accurate.least_variance(truth.smoothed_covariances, truth) > 0
+    assert accurate.least_variance(-truth.smoothed_covariances, truth) < -eps
+    assert accurate.least_variance(np.nan * truth.smoothed_covariances, truth) == -np.inf
+
+
 if __name__ == "__main__":
     sys.exit(main())
