@@ -27,7 +27,7 @@ FAMILIES = ("lgssm", "lgssm_varying", "hmm", "hmm_mode", "hmm_sample")
 """What is measured apart: linear-Gaussian models; those whose dynamics vary in time; an HMM's filters and smoothers, its most
 likely path, its sampler."""
 MEASURED_AS = {"lds": "lgssm", "lgssm_varying": "lgssm"}
-"""Families that are run by another one's measurements, where they have none: chains of Gaussian potentials, dynamics that vary."""
+"""Families that are run by another one's measurements, where they have none of their own: chains of potentials, too."""
 _HMMS = FAMILIES[2:]
 _LGSSM_SIZES = {"float32": {1: 9, 2: 9, 3: 9, 4: 9, 5: 9, 6: 6}, "float64": {1: 4, 2: 4, 3: 4, 4: 4}}
 _HMM_SIZES = {"float32": dict.fromkeys(range(1, 9), 0), "float64": dict.fromkeys(range(1, 5), 0)}

@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 
+from fastscan.kernels.algebra import systems
 from fastscan.kernels.algebra.lanes import Lanes, StagedLanes
 from fastscan.kernels.algebra.stacked import (
     UNROLLED_TERMS,
@@ -106,7 +107,8 @@ def eliminate(matrix, right, *, checked: bool = False):
     Returns:
         L (n, n) unit lower triangular, d (n, 1) non-negative, and L^-1 B (n, p).
     """
-    return matrix.eliminate(right, _settling(np.dtype(matrix.dtype), matrix.shape[0], checked))
+    settle = _settling(np.dtype(matrix.dtype), matrix.shape[0], checked)
+    return matrix.eliminate(right, settle) if isinstance(matrix, Lanes) else systems.eliminate(matrix, right, settle)
 
 
 def solve(matrix, right):
@@ -119,7 +121,8 @@ def solve(matrix, right):
     Returns:
         L^-1 B (n, p), the inverses of d, or 0 for a pivot of zero (n, 1), and x (n, p), in which such a row's part is zero.
     """
-    return matrix.solve(right, _settling(np.dtype(matrix.dtype), matrix.shape[0], False))
+    settle = _settling(np.dtype(matrix.dtype), matrix.shape[0], False)
+    return matrix.solve(right, settle) if isinstance(matrix, Lanes) else systems.solve(matrix, right, settle)
 
 
 @functools.cache

@@ -18,7 +18,6 @@ from jax.experimental.xla_metadata import set_xla_metadata
 UNROLLED_ROWS = 8  # up to here a loop over a matrix's rows is unrolled
 UNROLLED_TERMS = 16  # up to here a product is a sum of outer products, which XLA fuses; beyond, a dot
 STAGED_TERMS = 3  # of a product, in one stage: see `product`
-UNPIVOTED_ROWS = 4  # up to here a linear system is solved without looking for the best pivot
 
 
 @jax.tree_util.register_pytree_node_class
@@ -167,74 +166,6 @@ class Stacked:
         stacked = jax.tree.map(lambda *ms: cls.vstack(ms), *outs, is_leaf=lambda m: isinstance(m, cls))
         return carry, stacked
 
-    def eliminate(self, right: Self, settle: Callable) -> tuple[Self, Self, Self]:
-        """Symmetric elimination without pivoting: see `fastscan.kernels.algebra.eliminate`."""
-        n = self.shape[0]
-        diagonal = self.diagonal()
-        unit, below = np.eye(n), np.tril(np.ones((n, n)), -1)
-
-        def step(carry, row):
-            matrix, right = carry
-            basis, below, diagonal = row
-            pivot_row, right_row = basis @ matrix, basis @ right
-            pivot = pivot_row @ basis.T
-            pivot, inverse = _each(settle, pivot, diagonal)
-            factors = _multiply(pivot_row * below, inverse)
-            carry = _eliminate(matrix, factors, pivot_row), _eliminate(right, factors, right_row)
-            return carry, (factors + basis, pivot)
-
-        rows = (self.constant(unit), self.constant(below.T), diagonal)
-        (_, right), (columns, pivots) = type(self).over_rows(step, (self, right), rows, rolled=True)
-        return columns.T, pivots, right
-
-    def solve(self, right: Self, settle: Callable) -> tuple[Self, Self, Self]:
-        """Elimination and substitution: see `fastscan.kernels.algebra.solve`."""
-        if self.shape[0] > UNPIVOTED_ROWS:
-            return self._solve_pivoted(right)
-        n, diagonal = self.shape[0], self.diagonal()
-        matrix, rows, inverses, factors = self, [], [], []
-        for k in range(n):  # what is left of the matrix has one row less every time
-            inverse = _first_inverse(settle)(matrix, diagonal.block(k, k + 1))
-            inverses.append(inverse)
-            rows.append(right.block(0, 1))
-            if k < n - 1:
-                factors.append(_first_factors(matrix, inverse))
-                matrix, right = _rest_of_matrix(matrix, factors[-1]), _rest_of_right(right, factors[-1])
-        x = _multiply(rows[-1], inverses[-1])
-        for k in reversed(range(n - 1)):
-            x = _substituted(rows[k], inverses[k], factors[k], x)
-        return type(self).vstack(rows), type(self).vstack(inverses), x
-
-    def _solve_pivoted(self, right: Self) -> tuple[Self, Self, Self]:
-        """The same in the order of what is left of the diagonal, relative to what it was: no units matter, and no numbering.
-
-        A pivot of less than rounding is taken as that: of matrices that are singular up to rounding, the small pivots are all
-        rounding, and what they are divided into, too.
-        """
-        n, diagonal = self.shape[0], self.diagonal()
-
-        def eliminate(carry, _):
-            matrix, right, rest, left = carry
-            basis = _largest(rest, diagonal, left)
-            row, right_row = basis @ matrix, basis @ right
-            inverse = _floored_inverse(basis @ rest, basis @ diagonal)
-            left = _subtract(left, basis.T)
-            factors = _multiply(row, left.T * inverse)
-            rest = _subtract(rest, (factors * row).T)
-            carry = _eliminate(matrix, factors, row), _eliminate(right, factors, right_row), rest, left
-            return carry, (basis, factors, right_row, inverse)
-
-        def substitute(x, row):
-            basis, factors, right_row, inverse = row
-            return _plus_outer(x, basis, _subtract(right_row * inverse, factors @ x)), ()
-
-        rolled, rows = n > UNROLLED_ROWS, self.constant(np.zeros((n, 1)))
-        start = self, right, diagonal, self.constant(np.ones((n, 1)))
-        _, found = type(self).over_rows(eliminate, start, rows, rolled=rolled)
-        backward = jax.tree.map(lambda m: type(self)(m.array[::-1]), found, is_leaf=lambda m: isinstance(m, type(self)))
-        x, _ = type(self).over_rows(substitute, right * 0.0, backward, rolled=rolled)
-        return found[2], found[3], x
-
 
 class Staged(Stacked):
     """`Stacked`, with every `stage` compiled as a unit of its own (XLA on a CPU)."""
@@ -312,11 +243,6 @@ def _is_matrix(x: Any) -> bool:
     return hasattr(x, "in_form_of")
 
 
-def _each(function: Callable, *matrices: Stacked) -> tuple[Stacked, ...]:
-    """`Stacked.elementwise` of a function of several results."""
-    return tuple(map(type(matrices[0]), function(*(m.array for m in matrices))))
-
-
 def product(a, b):
     """``a @ b``, staged.
 
@@ -350,76 +276,6 @@ def _terms(multiply: str, add: str, start: int, stop: int) -> Callable:
         return getattr(total[0], add)(part) if total else part
 
     return stage(terms)
-
-
-@stage
-def _multiply(a, b):
-    return a * b
-
-
-@stage
-def _eliminate(matrix, factors, row):
-    return matrix - factors.T @ row
-
-
-@functools.cache
-def _first_inverse(settle: Callable) -> Callable:
-    """The stage that inverts a matrix's first pivot."""
-    return stage(lambda matrix, diagonal: _each(settle, matrix.block(0, 1).columns(0, 1), diagonal)[1])
-
-
-@stage
-def _first_factors(matrix, inverse):
-    """By which the first row is taken from the others."""
-    return matrix.block(0, 1).columns(1, matrix.shape[1]) * inverse
-
-
-@stage
-def _rest_of_matrix(matrix, factors):
-    n = matrix.shape[0]
-    rows = matrix.block(1, n).columns(1, n)
-    return rows - factors.T @ matrix.block(0, 1).columns(1, n)
-
-
-@stage
-def _rest_of_right(right, factors):
-    return right.block(1, right.shape[0]) - factors.T @ right.block(0, 1)
-
-
-@stage
-def _substituted(row, inverse, factors, below):
-    """The rows of a solution from one on, from those below."""
-    return type(row).vstack([row * inverse - factors @ below, below])
-
-
-@stage
-def _largest(rest, diagonal, left):
-    """The row of the identity that has the largest rest, relative to the diagonal, among those that are left."""
-
-    def one(rest, diagonal, left):
-        share = jnp.where(left > 0, jnp.where(diagonal > 0, rest / jnp.where(diagonal > 0, diagonal, 1), 0), -jnp.inf)
-        best = jnp.argmax(share, 0, keepdims=True)
-        return (lax.broadcasted_iota(best.dtype, share.shape, 0) == best).astype(rest.dtype)
-
-    return type(rest).elementwise(one, rest, diagonal, left).T
-
-
-@stage
-def _floored_inverse(pivot, diagonal):
-    eps = 8 * float(np.finfo(pivot.dtype).eps)
-    return type(pivot).elementwise(
-        lambda p, d: select(d > 0, 1 / jnp.maximum(select(d > 0, p, 1), d * eps), 0), pivot, diagonal
-    )
-
-
-@stage
-def _subtract(a, b):
-    return a - b
-
-
-@stage
-def _plus_outer(x, basis, row):
-    return x + basis.T @ row
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:
