@@ -1,0 +1,81 @@
+"""How small a fitted covariance may become: a fraction of what the data vary by.
+
+Without a floor a likelihood has no maximum where data are constant, or a state has one emission: a variance goes to zero and
+takes the log-likelihood to infinity. Of all covariances with eigenvalues of at least a floor, a sum of Gaussian log densities
+is greatest at the sample covariance with its eigenvalues raised to that floor; so EM never falls for it, if it starts above.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fastscan.model import product
+
+FLOOR = {jnp.dtype("float32"): 1e-6, jnp.dtype("float64"): 1e-12}
+"""The least variance of noise, over the data's own: in every direction, with every channel measured in its standard deviation.
+
+It lies about as far above rounding as squares of the data can be told apart from it.
+"""
+
+
+class Floor(NamedTuple):
+    """The least covariance, ``fraction * diag(scale**2)``.
+
+    Attributes:
+        scale: of every channel (m,).
+        fraction: `FLOOR`, or less where EM starts below that.
+    """
+
+    scale: jax.Array
+    fraction: jax.Array
+
+
+def floor(emissions: jax.Array, covs: jax.Array) -> Floor:
+    """The floor of covariances that data are to be fitted with.
+
+    Args:
+        emissions: (B, T, m); NaN entries are missing.
+        covs: where EM starts, (..., m, m), or variances (m,). They measure the channels whose data are constant. A floor above
+            them would make the likelihood fall, so they bound it, too.
+    """
+    dtype = covs.dtype
+    matrices = jnp.diag(covs) if covs.ndim == 1 else covs
+    seen = ~jnp.isnan(emissions)
+    count = jnp.maximum(seen.sum((0, 1)), 1)
+    mean = jnp.where(seen, emissions, 0).sum((0, 1)) / count
+    variance = jnp.where(seen, (emissions - mean) ** 2, 0).sum((0, 1)) / count
+    rounding = (8 * jnp.finfo(dtype).eps * mean) ** 2
+    start = jnp.diagonal(matrices, axis1=-2, axis2=-1).reshape(-1, len(mean)).mean(0)
+    scale = jnp.sqrt(jnp.where(variance > rounding, variance, start)).astype(dtype)
+    least = jnp.linalg.eigvalsh(_in_units(matrices, scale)).min()
+    return Floor(scale, jnp.clip(least, 0, FLOOR[dtype]))
+
+
+def raised(cov: jax.Array, floor: Floor) -> tuple[jax.Array, jax.Array]:
+    """A covariance (m, m), or variances (m,), raised to the floor; and which channels that concerns (m,)."""
+    if cov.ndim == 1:
+        least = floor.fraction * floor.scale**2
+        return jnp.maximum(cov, least), cov < least
+    values, vectors = jnp.linalg.eigh(_in_units(cov, floor.scale))
+    lift = jnp.maximum(floor.fraction - values, 0)  # added, so that nothing is rounded where there is nothing to raise
+    vectors_scaled = floor.scale[:, None] * vectors
+    return cov + product(vectors_scaled * lift, vectors_scaled.T), leaning(vectors, lift > 0)
+
+
+def leaning(vectors: jax.Array, chosen: jax.Array) -> jax.Array:
+    """Which coordinates (n,) the chosen ones of unit vectors, the columns (n, n), lean on most."""
+    share = vectors**2
+    return ((share >= 0.5 * share.max(0)) & chosen).any(1)
+
+
+def factor(S: jax.Array) -> jax.Array:
+    """A square root L of a positive semi-definite matrix, S = L L', whatever rounding has made of its zero eigenvalues."""
+    scale = jnp.sqrt(jnp.maximum(jnp.diagonal(S), 0))
+    values, vectors = jnp.linalg.eigh(_in_units(S, scale))
+    return scale[:, None] * vectors * jnp.sqrt(jnp.maximum(values, 0))
+
+
+def _in_units(S: jax.Array, scale: jax.Array) -> jax.Array:
+    inverse: Any = jnp.where(scale > 0, 1 / jnp.where(scale > 0, scale, 1), 0)
+    return S * inverse[:, None] * inverse
