@@ -57,8 +57,10 @@ def fit_em(
     Raises:
         TypeError, ValueError: what was given, what was wanted.
     """
-    if num_iters < 1 or not (tol is None or tol >= 0):
-        raise ValueError(f"num_iters, tol: {num_iters}, {tol} given, wanted at least 1, and None or a number from 0 on.")
+    if num_iters < 1:
+        raise ValueError(f"num_iters: {num_iters} given, wanted at least 1.")
+    if tol is not None and not tol >= 0:
+        raise ValueError(f"tol: {tol} given, wanted a number from 0 on, or None to go on to num_iters.")
     target, params, emissions, inputs = prepare(model, params, emissions, inputs, frozen)
     params = _of_one_dtype(params)
     given = check_priors(model, params, priors)
@@ -99,6 +101,7 @@ def _loop(target: Target, params: Any, data: Any, num_iters: int, tol: float | N
     return Fit(params, jnp.where(jnp.arange(num_iters) < n, values, values[n - 1]), verdict)
 
 
+@functools.partial(jax.jit, static_argnames=("tol", "steps"))
 def _verdict(values: jax.Array, n: Any, notes: Any, tol: float | None, steps: int) -> Verdict:
     """Of the first n values."""
     ran = jnp.arange(len(values)) < n

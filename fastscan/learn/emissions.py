@@ -15,9 +15,8 @@ from fastscan.learn.floors import floor, raised
 from fastscan.learn.priors import Dirichlet, Gamma, InverseWishart, NormalInverseWishart
 from fastscan.model import product
 
-
 BLOCK = 2**16
-"""Numbers that states' distances from emissions may take: of T steps, K states and m channels, as many steps as that at a time."""
+"""Numbers that the distances of emissions from all states may take: steps are taken as many at a time as that allows."""
 
 
 class Emissions(NamedTuple):
@@ -79,10 +78,7 @@ def _gaussian_log_likelihoods(params: Any, emissions: jax.Array) -> jax.Array:
 
     rows = _filled(emissions).reshape(-1, m)
     steps = max(1, BLOCK // (K * m))
-    if len(rows) <= steps:
-        found = jax.vmap(of_one)(rows)
-    else:
-        found = lax.map(jax.checkpoint(of_one), rows, batch_size=steps)
+    found = jax.vmap(of_one)(rows) if len(rows) <= steps else lax.map(jax.checkpoint(of_one), rows, batch_size=steps)
     return found.reshape(*emissions.shape[:-1], K)
 
 
@@ -168,7 +164,7 @@ def _log_prior_of_field(params: Any, prior: Any) -> jax.Array:
 
 
 def nothing(total: jax.Array) -> jax.Array:
-    """Whether weights add up to so little that their ratios are rounded away: less than the smallest number over its epsilon."""
+    """Whether weights add up to so little that their ratios are rounded away: to less than the smallest number over epsilon."""
     return total < jnp.finfo(total.dtype).tiny / jnp.finfo(total.dtype).eps
 
 

@@ -24,7 +24,8 @@ class Floor(NamedTuple):
 
     Attributes:
         scale: of every channel (m,).
-        fraction: `FLOOR`, or less where EM starts below that.
+        fraction: `FLOOR`, or less where EM starts below half of that; a fit that goes on at its floor starts there, but for
+            rounding.
     """
 
     scale: jax.Array
@@ -49,7 +50,7 @@ def floor(emissions: jax.Array, covs: jax.Array) -> Floor:
     start = jnp.diagonal(matrices, axis1=-2, axis2=-1).reshape(-1, len(mean)).mean(0)
     scale = jnp.sqrt(jnp.where(variance > rounding, variance, start)).astype(dtype)
     least = jnp.linalg.eigvalsh(_in_units(matrices, scale)).min()
-    return Floor(scale, jnp.clip(least, 0, FLOOR[dtype]))
+    return Floor(scale, jnp.where(least < FLOOR[dtype] / 2, jnp.maximum(least, 0), FLOOR[dtype]).astype(dtype))
 
 
 def raised(cov: jax.Array, floor: Floor) -> tuple[jax.Array, jax.Array]:

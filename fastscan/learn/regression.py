@@ -17,8 +17,8 @@ diagonal, with eps that of the dtype. Rounding of their sums is as large."""
 class Regression(NamedTuple):
     """What is expected of B T residuals r = y - W x, given all data.
 
-    Sums are left undone. Those of the residuals about new weights, squared, are a covariance whatever is rounded; as differences
-    of sums about old ones, they would not be.
+    Sums are left undone. Squares of residuals about new weights are a covariance, whatever is rounded; differences of sums
+    about old ones would not be.
 
     Attributes:
         x: E[x], (B, T, n). The state comes first, if it is among the regressors; the rest is known.

@@ -71,6 +71,7 @@ class Fit(tuple):
     verdict: Verdict
 
     def __new__(cls, params: Any, log_likelihoods: Any, verdict: Any) -> "Fit":
+        """Make one of its three parts, which need be no arrays: JAX makes trees of other things, too."""
         self = super().__new__(cls, (params, log_likelihoods))
         self.verdict = verdict
         return self
