@@ -54,20 +54,31 @@ def floor(emissions: jax.Array, covs: jax.Array) -> Floor:
 
 
 def raised(cov: jax.Array, floor: Floor) -> tuple[jax.Array, jax.Array]:
-    """A covariance (m, m), or variances (m,), raised to the floor; and which channels that concerns (m,)."""
+    """A covariance (m, m), or variances (m,), raised to the floor; and which channels that concerns (m,).
+
+    A covariance much larger than the data's, after a poor start, is also raised to what its own rounding leaves definite.
+    """
     if cov.ndim == 1:
         least = floor.fraction * floor.scale**2
         return jnp.maximum(cov, least), cov < least
-    values, vectors = jnp.linalg.eigh(_in_units(cov, floor.scale))
-    lift = jnp.maximum(floor.fraction - values, 0)  # added, so that nothing is rounded where there is nothing to raise
-    vectors_scaled = floor.scale[:, None] * vectors
-    return cov + product(vectors_scaled * lift, vectors_scaled.T), leaning(vectors, lift > 0)
+    cov, low = _lifted(cov, floor.scale, floor.fraction)
+    rounding = 4 * len(cov) * jnp.finfo(cov.dtype).eps
+    cov, _ = _lifted(cov, jnp.sqrt(jnp.maximum(jnp.diagonal(cov), 0)), jnp.where(floor.fraction > 0, rounding, 0))
+    return cov, low
+
+
+def _lifted(cov: jax.Array, scale: jax.Array, least: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """With eigenvalues of at least that in units of the scale: something is added, so what lies above keeps its bits."""
+    values, vectors = jnp.linalg.eigh(_in_units(cov, scale))
+    lift = jnp.maximum(least - values, 0)
+    scaled = scale[:, None] * vectors
+    return cov + product(scaled * lift, scaled.T), leaning(vectors, lift > 0)
 
 
 def leaning(vectors: jax.Array, chosen: jax.Array) -> jax.Array:
-    """Which coordinates (n,) the chosen ones of unit vectors, the columns (n, n), lean on most."""
+    """Which coordinates (n,) the chosen ones of unit vectors, the columns (n, n), lean on: with a tenth of the most."""
     share = vectors**2
-    return ((share >= 0.5 * share.max(0)) & chosen).any(1)
+    return ((share >= 0.1 * share.max(0)) & chosen).any(1)
 
 
 def factor(S: jax.Array) -> jax.Array:

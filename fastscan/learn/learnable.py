@@ -141,4 +141,5 @@ def check_priors(model: Learnable, params: Any, priors: Any) -> dict[str, Any]:
                 f"priors: concentration {np.min(concentration)} given for {name!r}, wanted at least 1: "
                 "below, the density has no maximum. Take fit_hmc."
             )
+    jax.eval_shape(model.log_prior, params, found)  # which checks shapes
     return found

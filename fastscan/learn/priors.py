@@ -65,7 +65,10 @@ def gamma(rates: jax.Array, concentration: jax.typing.ArrayLike, rate: jax.typin
 
 def dirichlet(probs: jax.Array, concentration: jax.typing.ArrayLike) -> jax.Array:
     """Log density at probabilities (..., K), summed over rows; concentrations are a number, (K,) or (..., K)."""
-    c = jnp.broadcast_to(jnp.asarray(concentration, probs.dtype), probs.shape)
+    given, wanted = jnp.shape(concentration), jnp.shape(probs)
+    if given not in ((), wanted[-1:], wanted):
+        raise ValueError(f"concentration: shape {given} given, wanted a number, {wanted[-1:]} or {wanted}.")
+    c = jnp.broadcast_to(jnp.asarray(concentration, probs.dtype), wanted)
     return (xlogy(c - 1, probs) - gammaln(c)).sum() + gammaln(c.sum(-1)).sum()
 
 
