@@ -75,8 +75,9 @@ REDUNDANT = {
 }
 
 
-@both_dtypes
-@pytest.mark.parametrize("kind", REDUNDANT)
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [*((kind, "float32") for kind in REDUNDANT), ("seasons beside the bias", "float64")]
+)
 def test_redundant_regressors_change_nothing(kind, dtype):
     u, enough, named = REDUNDANT[kind]
     fit, wanted = regression_on(u, dtype), regression_on(enough, dtype)
@@ -187,7 +188,7 @@ def walks(kind, dtype, T=100, m=5, seed=0):
     y[:, 0] = y[:, 1] if kind == "a channel twice" else y[:, 0]
     D, H = 3, r.normal(size=(m, 3)) / 3
     params = make_lgssm_params(np.zeros(D), np.eye(D), 0.9 * np.eye(D), 0.1 * np.eye(D), H, np.eye(m))
-    params = params._replace(emissions=params.emissions._replace(bias=np.zeros(m)))
+    params = params._replace(emissions=params.emissions._replace(bias=y.mean(0) * (kind == "a constant far away")))
     return jax.tree.map(lambda x: jnp.asarray(x, dtype), (params, y / np.maximum(y.std(0), 1)))
 
 

@@ -15,7 +15,8 @@ from fastscan.model import product
 FLOOR = {jnp.dtype("float32"): 1e-6, jnp.dtype("float64"): 1e-12}
 """The least variance of noise, over the data's own: in every direction, with every channel measured in its standard deviation.
 
-It lies about as far above rounding as squares of the data can be told apart from it.
+It lies about as far above rounding as squares of the data can be told apart from it. Where their mean is so large that they
+themselves are rounded to more, to ``4 eps`` of it, that is the least standard deviation.
 """
 
 
@@ -46,9 +47,10 @@ def floor(emissions: jax.Array, covs: jax.Array) -> Floor:
     count = jnp.maximum(seen.sum((0, 1)), 1)
     mean = jnp.where(seen, emissions, 0).sum((0, 1)) / count
     variance = jnp.where(seen, (emissions - mean) ** 2, 0).sum((0, 1)) / count
-    rounding = (8 * jnp.finfo(dtype).eps * mean) ** 2
+    rounding = (4 * jnp.finfo(dtype).eps * mean) ** 2  # of emissions, and of what is predicted of them
     start = jnp.diagonal(matrices, axis1=-2, axis2=-1).reshape(-1, len(mean)).mean(0)
-    scale = jnp.sqrt(jnp.where(variance > rounding, variance, start)).astype(dtype)
+    scale = jnp.where(variance > rounding, variance, start)
+    scale = jnp.sqrt(jnp.maximum(scale, rounding / FLOOR[dtype])).astype(dtype)
     least = jnp.linalg.eigvalsh(_in_units(matrices, scale)).min()
     return Floor(scale, jnp.where(least < FLOOR[dtype] / 2, jnp.maximum(least, 0), FLOOR[dtype]).astype(dtype))
 
