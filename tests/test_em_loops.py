@@ -79,7 +79,7 @@ def test_one_fit_under_jit():
     assert isinstance(found, Fit)
     np.testing.assert_allclose(found.log_likelihoods, fit(model, params, Y[0], num_iters=4).log_likelihoods, rtol=1e-5)
     programs = [jax.make_jaxpr(lambda y, n=n: fit(model, params, y, num_iters=n).log_likelihoods)(Y[0]) for n in (4, 40)]
-    assert len(set(len(str(x).splitlines()) for x in programs)) == 1
+    assert len({len(str(x).splitlines()) for x in programs}) == 1
 
 
 def test_a_tuple_of_two():
@@ -145,7 +145,7 @@ def arrays(jaxpr):
                 yield from arrays(inner)
 
 
-@pytest.mark.parametrize("family", [GAUSSIAN, POISSON])
+@pytest.mark.parametrize("family", [GAUSSIAN, POISSON], ids=["gaussian", "poisson"])
 def test_no_array_has_every_channel_of_every_state_at_every_step(family):
     T, K, m = 30_000, 7, 6
     params = {
