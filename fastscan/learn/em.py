@@ -28,7 +28,7 @@ def fit_em(
     tol: float | None = None,
     progress: bool = True,
 ) -> Fit:
-    """Most likely parameters, by expectation maximisation: no step makes the data less likely.
+    """Find the most likely parameters, by expectation maximisation: no step makes the data less likely.
 
     Regressors of linear-Gaussian models may be redundant; then coefficients change as little as they can. Covariances of
     Gaussian noise stay above `fastscan.learn.floors.FLOOR` of the data's variance, or above where they start, if that is less:
@@ -79,7 +79,7 @@ def fit_em(
 
 
 def _loop(target: Target, params: Any, data: Any, num_iters: int, tol: float | None, steps: int) -> Fit:
-    """All iterations in one loop, of a length that values decide about only if there is a tolerance."""
+    """Run all iterations in one loop, of a length that values decide about only if there is a tolerance."""
     params, values, notes = params, *jax.eval_shape(functools.partial(_iterate, target), params, *data)[1:]
     values = jnp.full(num_iters, jnp.nan, values.dtype)
     notes = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), notes)
@@ -103,7 +103,7 @@ def _loop(target: Target, params: Any, data: Any, num_iters: int, tol: float | N
 
 @functools.partial(jax.jit, static_argnames=("tol", "steps"))
 def _verdict(values: jax.Array, n: Any, notes: Any, tol: float | None, steps: int) -> Verdict:
-    """Of the first n values."""
+    """Judge the first n values."""
     ran = jnp.arange(len(values)) < n
     gains = jnp.where(ran[1:], jnp.diff(values), jnp.nan)
     last = jnp.abs(gains[n - 2]) if len(values) > 1 else jnp.nan
@@ -116,7 +116,7 @@ def _verdict(values: jax.Array, n: Any, notes: Any, tol: float | None, steps: in
 def _iterate(
     target: Target, params: Any, emissions: jax.Array, inputs: jax.Array | None, priors: Any, floors: Any
 ) -> tuple[Any, jax.Array, Any]:
-    """One step of EM: parameters, the objective before it, and what the step noticed."""
+    """Take one step of EM: parameters, the objective before it, and what the step noticed."""
     model = target.model
     statistics, log_likelihoods = model.expect(params, emissions, inputs, target.missing)
     found, notes = model.maximise(params, statistics, target.constraints, priors, floors)
@@ -132,6 +132,6 @@ def _floors(model: Learnable, params: Any, emissions: jax.Array) -> Any:
 
 
 def _of_one_dtype(params: Any) -> Any:
-    """Floating parameters as the first of them are, so that what an iteration returns is what the next one was compiled for."""
+    """Make floating parameters what the first of them is: an iteration then returns what the next one was compiled for."""
     dtype = next((x.dtype for x in jax.tree.leaves(params) if jnp.issubdtype(x.dtype, jnp.floating)), None)
     return jax.tree.map(lambda x: lax.convert_element_type(x, dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, params)

@@ -164,12 +164,12 @@ def _log_prior_of_field(params: Any, prior: Any) -> jax.Array:
 
 
 def nothing(total: jax.Array) -> jax.Array:
-    """Whether weights add up to so little that their ratios are rounded away: to less than the smallest number over epsilon."""
+    """Say whether weights add up to so little that their ratios are rounded away: less than the smallest number over eps."""
     return total < jnp.finfo(total.dtype).tiny / jnp.finfo(total.dtype).eps
 
 
 def normalised(counts: jax.Array, otherwise: jax.Array, prior: Any = None) -> jax.Array:
-    """Rows that sum to one, the most likely ones of counts (..., K) and a `Dirichlet` prior; of `nothing`, the other ones."""
+    """Find rows that sum to one, the most likely ones of counts (..., K) and a `Dirichlet` prior; of `nothing`, the others."""
     counts = counts if prior is None else counts + prior.concentration - 1
     total = counts.sum(-1, keepdims=True)
     visited = ~nothing(total)
@@ -177,7 +177,7 @@ def normalised(counts: jax.Array, otherwise: jax.Array, prior: Any = None) -> ja
 
 
 def _sum_in_blocks(function: Callable[..., jax.Array], rows: tuple[jax.Array, ...], width: int) -> jax.Array:
-    """The sum over time of what a function of some rows sums over theirs, with `BLOCK` numbers, ``width`` a row, at a time."""
+    """Sum over time what a function sums over some rows, with `BLOCK` numbers, ``width`` a row, at a time."""
     steps, N = max(1, BLOCK // width), len(rows[0])
     if steps >= N:
         return function(*rows)

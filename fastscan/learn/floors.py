@@ -2,7 +2,8 @@
 
 Without a floor a likelihood has no maximum where data are constant, or a state has one emission: a variance goes to zero and
 takes the log-likelihood to infinity. Of all covariances with eigenvalues of at least a floor, a sum of Gaussian log densities
-is greatest at the sample covariance with its eigenvalues raised to that floor; so EM never falls for it, if it starts above.
+is greatest at the sample covariance with its eigenvalues raised to that floor; so EM never falls for it, if it starts above
+(Ingrassia & Rocci, 2007, Computational Statistics & Data Analysis 51).
 """
 
 from typing import Any, NamedTuple
@@ -34,7 +35,7 @@ class Floor(NamedTuple):
 
 
 def floor(emissions: jax.Array, covs: jax.Array) -> Floor:
-    """The floor of covariances that data are to be fitted with.
+    """Find the floor of covariances that data are to be fitted with.
 
     Args:
         emissions: (B, T, m); NaN entries are missing.
@@ -56,7 +57,7 @@ def floor(emissions: jax.Array, covs: jax.Array) -> Floor:
 
 
 def raised(cov: jax.Array, floor: Floor) -> tuple[jax.Array, jax.Array]:
-    """A covariance (m, m), or variances (m,), raised to the floor; and which channels that concerns (m,).
+    """Raise a covariance (m, m), or variances (m,), to the floor; say which channels that concerns (m,).
 
     A covariance much larger than the data's, after a poor start, is also raised to what its own rounding leaves definite.
     """
@@ -70,7 +71,7 @@ def raised(cov: jax.Array, floor: Floor) -> tuple[jax.Array, jax.Array]:
 
 
 def _lifted(cov: jax.Array, scale: jax.Array, least: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """With eigenvalues of at least that in units of the scale: something is added, so what lies above keeps its bits."""
+    """Raise eigenvalues in units of the scale, by an addition: what lies above keeps its bits."""
     values, vectors = jnp.linalg.eigh(_in_units(cov, scale))
     lift = jnp.maximum(least - values, 0)
     scaled = scale[:, None] * vectors
@@ -78,13 +79,13 @@ def _lifted(cov: jax.Array, scale: jax.Array, least: jax.Array) -> tuple[jax.Arr
 
 
 def leaning(vectors: jax.Array, chosen: jax.Array) -> jax.Array:
-    """Which coordinates (n,) the chosen ones of unit vectors, the columns (n, n), lean on: with a tenth of the most."""
+    """Say which coordinates (n,) some of the unit vectors, columns (n, n), lean on: with a tenth of the most, or more."""
     share = vectors**2
     return ((share >= 0.1 * share.max(0)) & chosen).any(1)
 
 
 def factor(S: jax.Array) -> jax.Array:
-    """A square root L of a positive semi-definite matrix, S = L L', whatever rounding has made of its zero eigenvalues."""
+    """Take a square root L of a positive semi-definite matrix, S = L L', whatever rounding made of its zero eigenvalues."""
     scale = jnp.sqrt(jnp.maximum(jnp.diagonal(S), 0))
     values, vectors = jnp.linalg.eigh(_in_units(S, scale))
     return scale[:, None] * vectors * jnp.sqrt(jnp.maximum(values, 0))

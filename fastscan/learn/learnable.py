@@ -120,7 +120,7 @@ def prepare(
 
 
 def check_priors(model: Learnable, params: Any, priors: Any) -> dict[str, Any]:
-    """Conjugate priors as arrays of the parameters' dtype.
+    """Check conjugate priors, and make them arrays of the parameters' dtype.
 
     Raises:
         TypeError, ValueError: what was given, what was wanted.

@@ -94,7 +94,7 @@ def maximise(
 
 
 def log_prior(params: Any, given: dict[str, Any]) -> jax.Array:
-    """Of all parts with a prior."""
+    """Sum the log densities of all parts with a prior."""
     total = jnp.zeros((), params.initial.mean.dtype)
     for name, prior in given.items():
         part = getattr(params, name)

@@ -91,7 +91,7 @@ class NormalInverseWishart(NamedTuple):
     scale: jax.Array
 
     def log_density(self, mean: jax.Array, cov: jax.Array) -> jax.Array:
-        """Of a mean (n,), or one as a column (n, 1), and a covariance matrix (n, n)."""
+        """Return that of a mean (n,), or one as a column (n, 1), and a covariance matrix (n, n)."""
         return self.of_regression().log_density(mean.reshape(-1, 1), cov)
 
     def of_regression(self) -> "MatrixNormalInverseWishart":
@@ -119,7 +119,7 @@ class MatrixNormalInverseWishart(NamedTuple):
     scale: jax.Array
 
     def log_density(self, weights: jax.Array, cov: jax.Array) -> jax.Array:
-        """Of weights (n, p) and a covariance matrix (n, n)."""
+        """Return that of weights (n, p) and a covariance matrix (n, n)."""
         return matrix_normal_inverse_wishart(weights, cov, *self)
 
     def of_regression(self) -> "MatrixNormalInverseWishart":
@@ -141,7 +141,7 @@ class InverseWishart(NamedTuple):
     scale: jax.Array
 
     def log_density(self, mean: jax.Array, cov: jax.Array) -> jax.Array:
-        """Of a covariance matrix (n, n), whatever the mean."""
+        """Return that of a covariance matrix (n, n), whatever the mean."""
         del mean
         return inverse_wishart(cov, *self)
 
@@ -159,7 +159,7 @@ class Dirichlet(NamedTuple):
     concentration: jax.typing.ArrayLike = 1.1
 
     def log_density(self, probs: jax.Array) -> jax.Array:
-        """Of probabilities (..., K), summed over rows."""
+        """Return that of probabilities (..., K), summed over rows."""
         return dirichlet(probs, *self)
 
 
@@ -177,7 +177,7 @@ class Gamma(NamedTuple):
     rate: jax.typing.ArrayLike = 0.1
 
     def log_density(self, rates: jax.Array) -> jax.Array:
-        """Of rates (...), summed."""
+        """Return that of rates (...), summed."""
         return gamma(rates, *self)
 
 

@@ -36,7 +36,7 @@ class Regression(NamedTuple):
 
 
 def normal_equations(of: Regression, states: int, prior: MatrixNormalInverseWishart | None = None) -> jax.Array:
-    """The sum of E[x x'] (n, n), of which the first ``states`` are uncertain."""
+    """Sum E[x x'] (n, n), of which the first ``states`` are uncertain."""
     xx = _gram(of.x, of.x).at[:states, :states].add(of.cov[:, :states, :states].sum(0))
     return xx if prior is None else xx + prior.precision
 
@@ -44,7 +44,7 @@ def normal_equations(of: Regression, states: int, prior: MatrixNormalInverseWish
 def products(
     of: Regression, states: int, change: jax.Array, prior: MatrixNormalInverseWishart | None = None, weights: Any = None
 ) -> tuple[jax.Array, jax.Array]:
-    """The sums of E[x r'] (n, m) and E[r r'] (m, m) about weights that are changed (m, n).
+    """Sum E[x r'] (n, m) and E[r r'] (m, m) about weights that are changed (m, n).
 
     With a prior, which knows the ``weights`` before the change, they are its terms of both, too.
     """
@@ -63,7 +63,9 @@ def products(
 def fit(
     of: Regression, states: int, free: Any, bias: bool, prior: MatrixNormalInverseWishart | None = None, weights: Any = None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The change of weights that leaves least, of minimum norm where regressors are redundant.
+    """Find the change of weights that leaves least, of minimum norm where regressors are redundant.
+
+    Normal equations of unit diagonal, whose eigenvalues say what is redundant: see `RANK`.
 
     Args:
         of: about the weights before the change.
@@ -97,7 +99,7 @@ def fit(
 
 
 def _whitening(xx: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """V with V V' the pseudo-inverse of the normal equations, scaled to a unit diagonal; and the redundant regressors."""
+    """Find V with V V' the pseudo-inverse of the normal equations, scaled to a unit diagonal; and the redundant regressors."""
     n, eps = len(xx), jnp.finfo(xx.dtype).eps
     size = jnp.sqrt(jnp.maximum(jnp.diagonal(xx), 0))
     inverse = jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 0)
@@ -108,7 +110,7 @@ def _whitening(xx: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _spread(loadings: jax.Array, cov: jax.Array) -> jax.Array:
-    """The sum of loadings cov loadings'."""
+    """Sum loadings cov loadings'."""
     if len(cov) == 1:
         root = product(loadings[0], factor(cov[0]))
         return product(root, root.T)
