@@ -22,6 +22,7 @@ from fastscan.learn import (
     PoissonEmissions,
     fit_em,
 )
+from fastscan.learn.regression import products
 from oracle import cast, random_params, simulate
 
 T, D, M, B = 12, 2, 3, 2
@@ -74,11 +75,13 @@ def test_statistics_are_the_gradient(missing):
         part, of, sums = getattr(params, name), getattr(score, name), getattr(statistics, name)
         precision = np.linalg.inv(part.cov)
         coefficients = np.concatenate([of.weights, of.input_weights, of.bias[:, None]], 1)
-        np.testing.assert_allclose(precision @ sums.xr.T, coefficients, rtol=1e-8, atol=1e-9)
-        of_cov = (precision @ sums.rr @ precision - sums.count * precision) / 2
+        xr, rr = products(sums, D, np.zeros_like(coefficients))
+        np.testing.assert_allclose(precision @ xr.T, coefficients, rtol=1e-8, atol=1e-9)
+        of_cov = (precision @ rr @ precision - sums.x.shape[0] * sums.x.shape[1] * precision) / 2
         np.testing.assert_allclose(of_cov, of.cov, rtol=1e-8, atol=1e-9)
     precision = np.linalg.inv(params.initial.cov)
-    np.testing.assert_allclose(precision @ statistics.initial.xr[0], score.initial.mean, rtol=1e-8, atol=1e-9)
+    xr, _ = products(statistics.initial, 0, np.zeros((D, 1)))
+    np.testing.assert_allclose(precision @ xr[0], score.initial.mean, rtol=1e-8, atol=1e-9)
 
 
 def test_frozen_parameters():

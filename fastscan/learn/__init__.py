@@ -27,6 +27,7 @@ from fastscan.learn.hmm import HMM, ParamsHMM
 from fastscan.learn.learnable import Learnable
 from fastscan.learn.lgssm import LGSSM
 from fastscan.learn.sgd import fit_sgd
+from fastscan.learn.verdict import Fit, Verdict
 
 __all__ = [
     "CATEGORICAL",
@@ -44,10 +45,12 @@ __all__ = [
     "Convergence",
     "Draws",
     "Emissions",
+    "Fit",
     "GaussianEmissions",
     "Learnable",
     "ParamsHMM",
     "PoissonEmissions",
+    "Verdict",
     "convergence",
     "fit_em",
     "fit_hmc",

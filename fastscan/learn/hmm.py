@@ -8,8 +8,9 @@ import jax.numpy as jnp
 
 from fastscan.hmm import hmm_marginal_loglik, hmm_smoother
 from fastscan.learn.constraints import FROZEN, SIMPLEX
-from fastscan.learn.emissions import Emissions
+from fastscan.learn.emissions import Emissions, normalised, nothing
 from fastscan.learn.learnable import Learnable
+from fastscan.learn.priors import Dirichlet
 
 
 class ParamsHMM(NamedTuple):
@@ -82,18 +83,42 @@ def HMM(family: Emissions) -> Learnable:
         probs = jnp.where(family.missing(emissions)[..., None], 0, posterior.smoothed_probs)
         return Statistics(*sums, probs, emissions), posterior.marginal_loglik
 
-    def maximise(params: ParamsHMM, statistics: Statistics, constraints: ParamsHMM) -> ParamsHMM:
-        found = ParamsHMM(
-            _normalised(statistics.first, params.initial_distribution),
-            _normalised(statistics.transitions, params.transition_matrix),
-            family.maximise(params.emissions, statistics.probs, statistics.emissions),
-        )
-        return jax.tree.map(lambda c, new, old: old if c is FROZEN else new, constraints, found, params)
+    def maximise(
+        params: ParamsHMM, statistics: Statistics, constraints: ParamsHMM, priors: dict[str, Any], floors: dict[str, Any]
+    ) -> tuple[ParamsHMM, dict[str, Any]]:
+        rows = {"initial_distribution": statistics.first, "transition_matrix": statistics.transitions}
+        found = {
+            name: normalised(counts, getattr(params, name), priors.get(name))
+            for name, counts in rows.items()
+            if getattr(constraints, name) is not FROZEN
+        }
+        given = constraints.emissions, priors.get("emissions"), floors.get("emissions")
+        emissions, low = family.maximise(params.emissions, statistics.probs, statistics.emissions, *given)
+        notes = {
+            "floored": {f"emissions.{name}": mask for name, mask in low.items()},
+            "unvisited": {"states": nothing(statistics.probs.sum((0, 1)))},
+        }
+        return params._replace(**found, emissions=emissions), notes
 
-    return Learnable(log_likelihoods, constraints, expect, maximise, check, family.event_dims)
+    def log_prior(params: ParamsHMM, given: dict[str, Any]) -> jax.Array:
+        total = jnp.zeros((), params.initial_distribution.dtype)
+        for name, prior in given.items():
+            of = getattr(params, name)
+            total += family.log_prior(of, prior) if name == "emissions" and family.log_prior else prior.log_density(of)
+        return total
 
+    def floors(params: ParamsHMM, emissions: jax.Array) -> dict[str, Any]:
+        return {"emissions": family.floor(params.emissions, emissions)} if family.floor else {}
 
-def _normalised(counts: jax.Array, otherwise: jax.Array) -> jax.Array:
-    """Rows that sum to one; of zeros, the other ones."""
-    total = counts.sum(-1, keepdims=True)
-    return jnp.where(total > 0, counts / jnp.where(total > 0, total, 1), otherwise)
+    priors = {"initial_distribution": (Dirichlet,), "transition_matrix": (Dirichlet,), "emissions": family.priors}
+    return Learnable(
+        log_likelihoods,
+        constraints,
+        expect,
+        maximise,
+        check,
+        family.event_dims,
+        floors=floors,
+        log_prior=log_prior,
+        priors=tuple((name, types) for name, types in priors.items() if types),
+    )

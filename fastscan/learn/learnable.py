@@ -5,8 +5,20 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fastscan.learn.constraints import dotted, freeze, from_unconstrained, log_det_jac_constrain
+from fastscan.learn.priors import NormalInverseWishart
+
+
+def _no_floors(params: Any, emissions: Any) -> dict[str, Any]:
+    del params, emissions
+    return {}
+
+
+def _flat(params: Any, given: dict[str, Any]) -> float:
+    del params, given
+    return 0.0
 
 
 class Learnable(NamedTuple):
@@ -19,17 +31,24 @@ class Learnable(NamedTuple):
             whether entries are, None if that is not known.
         constraints: ``params`` to a tree of the same form, of `Constraint`s.
         expect: ``(params, emissions, inputs, missing)`` to what ``maximise`` takes, and log-likelihoods (B,).
-        maximise: ``(params, statistics, constraints)`` to the most likely parameters, but for the frozen ones.
+        maximise: ``(params, statistics, constraints, priors, floors)`` to the most likely parameters, but for the frozen ones,
+            and what was noticed, ``{kind: {field: whether, an array}}``, the same at every iteration.
         check: ``(params, emissions, inputs)``, raises where these do not go together.
         event_dims: axes of one time step's emission, by which a single sequence is told from a batch.
+        floors: ``(params, emissions)`` to what ``maximise`` takes, once for all iterations.
+        log_prior: ``(params, priors)`` to the log density of the parameters.
+        priors: pairs of a group of parameters that has conjugate priors, and their types.
     """
 
     log_likelihoods: Callable[[Any, Any, Any, bool | None], jax.Array]
     constraints: Callable[[Any], Any]
     expect: Callable[[Any, Any, Any, bool | None], tuple[Any, jax.Array]]
-    maximise: Callable[[Any, Any, Any], Any]
+    maximise: Callable[[Any, Any, Any, dict[str, Any], Any], tuple[Any, dict[str, Any]]]
     check: Callable[[Any, Any, Any], None]
     event_dims: int = 1
+    floors: Callable[[Any, Any], Any] = _no_floors
+    log_prior: Callable[[Any, dict[str, Any]], Any] = _flat
+    priors: tuple[tuple[str, tuple[type, ...]], ...] = ()
 
 
 class Target(NamedTuple):
@@ -98,3 +117,29 @@ def prepare(
     known = jnp.issubdtype(emissions.dtype, jnp.floating) and not isinstance(emissions, jax.core.Tracer)
     missing = bool(jnp.isnan(emissions).any()) if known else None
     return Target(model, freeze(model.constraints(params), frozen), missing, log_prior), params, emissions, inputs
+
+
+def check_priors(model: Learnable, params: Any, priors: Any) -> dict[str, Any]:
+    """Check conjugate priors, and make them arrays of the parameters' dtype.
+
+    Raises:
+        TypeError, ValueError: what was given, what was wanted.
+    """
+    known, found = dict(model.priors), {}
+    dtype = jax.tree.leaves(params)[0].dtype
+    for name, prior in (priors or {}).items():
+        if name not in known:
+            raise ValueError(f"priors: {name!r} given, wanted some of {', '.join(known) or 'none'}.")
+        if not isinstance(prior, known[name]):
+            wanted = " or ".join(f"priors.{x.__name__}" for x in known[name])
+            raise TypeError(f"priors: {type(prior).__name__} given for {name!r}, wanted {wanted}.")
+        found[name] = jax.tree.map(lambda x: jnp.asarray(x, dtype), prior)
+        concentration = getattr(prior, "concentration", 1)
+        below = not isinstance(prior, NormalInverseWishart) and not isinstance(concentration, jax.core.Tracer)
+        if below and np.min(concentration) < 1:
+            raise ValueError(
+                f"priors: concentration {np.min(concentration)} given for {name!r}, wanted at least 1: "
+                "below, the density has no maximum. Take fit_hmc."
+            )
+    jax.eval_shape(model.log_prior, params, found)  # which checks shapes
+    return found

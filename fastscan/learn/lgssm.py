@@ -12,7 +12,10 @@ import numpy as np
 from jax import lax
 
 from fastscan.learn.constraints import FROZEN, POSITIVE, POSITIVE_DEFINITE, REAL
+from fastscan.learn.floors import Floor, floor, raised
 from fastscan.learn.learnable import Learnable
+from fastscan.learn.priors import MatrixNormalInverseWishart, NormalInverseWishart
+from fastscan.learn.regression import Regression, fit
 from fastscan.lgssm import lgssm_marginal_loglik, lgssm_smoother
 from fastscan.model import product
 from fastscan.transforms import any_nan
@@ -20,24 +23,12 @@ from fastscan.transforms import any_nan
 _COEFFICIENTS = ("weights", "input_weights", "bias")
 
 
-class Residuals(NamedTuple):
-    """Expected products, summed over time and sequences, of regressors x and residuals r = y - W x; and how many were summed.
-
-    Regressions on residuals lose less to rounding than those on y, the less the closer W is.
-    """
-
-    xx: jax.Array
-    xr: jax.Array
-    rr: jax.Array
-    count: int
-
-
 class Statistics(NamedTuple):
     """Of the first state on 1, of z_{t+1} on (z_t, u_{t+1}, 1) unless T is 1, of y_t on (z_t, u_t, 1)."""
 
-    initial: Residuals
-    dynamics: Residuals | None
-    emissions: Residuals
+    initial: Regression
+    dynamics: Regression | None
+    emissions: Regression
 
 
 def log_likelihoods(params: Any, emissions: jax.Array, inputs: jax.Array | None, missing: bool | None = None) -> jax.Array:
@@ -77,25 +68,46 @@ def expect(
     _check_static(params)
     posterior = lgssm_smoother(params, emissions, inputs, missing=missing, central=True)
     mean, cov = posterior.smoothed_means, posterior.smoothed_covariances
-    B, T, _ = mean.shape
-    one = jnp.ones((B, 1, 1), mean.dtype)
-    initial = _residuals(one, mean[:, :1] - params.initial.mean)
-    initial = initial._replace(rr=initial.rr + cov[:, 0].sum(0))
-    arrivals = None if T == 1 else _arrivals(params.dynamics, mean, cov, posterior.smoothed_cross_covariances, inputs)
+    initial = _first(params.initial, mean, cov)
+    cross = posterior.smoothed_cross_covariances
+    arrivals = None if mean.shape[1] == 1 else _arrivals(params.dynamics, mean, cov, cross, inputs)
     emitted = _emitted(params.emissions, mean, cov, emissions, inputs, missing)
     return Statistics(initial, arrivals, emitted), posterior.marginal_loglik
 
 
-def maximise(params: Any, statistics: Statistics, constraints: Any) -> Any:
-    """The M-step: regressions, in which frozen coefficients and covariances keep their values."""
-    dynamics = params.dynamics
-    if statistics.dynamics is not None:
-        dynamics = _regress(dynamics, _COEFFICIENTS, statistics.dynamics, constraints.dynamics)
-    return params._replace(
-        initial=_regress(params.initial, ("mean",), statistics.initial, constraints.initial),
-        dynamics=dynamics,
-        emissions=_regress(params.emissions, _COEFFICIENTS, statistics.emissions, constraints.emissions),
-    )
+def maximise(
+    params: Any, statistics: Statistics, constraints: Any, priors: dict[str, Any], floors: dict[str, Floor]
+) -> tuple[Any, dict[str, Any]]:
+    """The M-step: regressions, in which frozen coefficients and covariances keep their values.
+
+    Returns:
+        Parameters; and which regressors were redundant, and which channels' noise is at its floor.
+    """
+    notes = {"floored": {}, "redundant": {}}
+    for name, of in statistics._asdict().items():
+        if of is not None:
+            given = getattr(constraints, name), priors.get(name), floors.get(name)
+            part, noted = _regress(name, getattr(params, name), of, *given)
+            params = params._replace(**{name: part})
+            notes = {kind: known | noted.get(kind, {}) for kind, known in notes.items()}
+    return params, notes
+
+
+def log_prior(params: Any, given: dict[str, Any]) -> jax.Array:
+    """Sum the log densities of all parts with a prior."""
+    total = jnp.zeros((), params.initial.mean.dtype)
+    for name, prior in given.items():
+        part = getattr(params, name)
+        cov = jnp.diag(part.cov) if part.cov.ndim == 1 else part.cov
+        location = part.mean if name == "initial" else _coefficients(part, _present(part))
+        total += prior.log_density(location, cov)
+    return total
+
+
+def floors(params: Any, emissions: jax.Array) -> dict[str, Floor]:
+    """Of the noise of emissions. States have no scale of their own, and their noise may vanish: inference takes that."""
+    _check_static(params)
+    return {"emissions": floor(emissions, params.emissions.cov)}
 
 
 def check(params: Any, emissions: jax.Array, inputs: Any) -> None:
@@ -127,14 +139,6 @@ def _shapes(params: Any) -> dict[str, tuple[tuple[int, ...], Any]]:
     return shapes
 
 
-def _sum_of_products(x: jax.Array, y: jax.Array) -> jax.Array:
-    return jnp.einsum("bti,btj->ij", x, y, precision="highest")
-
-
-def _residuals(x: jax.Array, r: jax.Array) -> Residuals:
-    return Residuals(_sum_of_products(x, x), _sum_of_products(x, r), _sum_of_products(r, r), x.shape[0] * x.shape[1])
-
-
 def _regressors(part: Any, mean: jax.Array, inputs: jax.Array | None, start: int) -> tuple[jax.Array, jax.Array]:
     """E[x] (B, T, n), the state, the inputs from ``start`` on and a one, as far as the part has coefficients; and W E[x]."""
     B, T, _ = mean.shape
@@ -147,52 +151,57 @@ def _regressors(part: Any, mean: jax.Array, inputs: jax.Array | None, start: int
     return x, jnp.einsum("mn,btn->btm", _coefficients(part, _COEFFICIENTS), x, precision="highest")
 
 
-def _arrivals(part: Any, mean: jax.Array, cov: jax.Array, cross: Any, inputs: jax.Array | None) -> Residuals:
+def _first(part: Any, mean: jax.Array, cov: jax.Array) -> Regression:
+    """Of the first states, r = z_1 - m."""
+    D = mean.shape[-1]
+    one, nothing = jnp.ones((len(mean), 1, 1), mean.dtype), jnp.zeros((D, D), mean.dtype)
+    return Regression(one, mean[:, :1] - part.mean, jnp.eye(D, dtype=mean.dtype)[None], cov[:, 0].sum(0)[None], nothing)
+
+
+def _arrivals(part: Any, mean: jax.Array, cov: jax.Array, cross: Any, inputs: jax.Array | None) -> Regression:
     """Of the transitions, r = z_{t+1} - F z_t - B u_{t+1} - b; ``cross`` are the covariances of z_t and z_{t+1}."""
     x, expected = _regressors(part, mean[:, :-1], inputs, 1)
-    V, after, F = cov[:, :-1].sum((0, 1)), cov[:, 1:].sum((0, 1)), part.weights
-    C = cross.sum((0, 1))
-    of_state = C - product(V, F.T)
-    sums = _with_covariance(_residuals(x, mean[:, 1:] - expected), V, of_state)
-    return sums._replace(rr=sums.rr + after - product(F, C) - product(of_state.T, F.T))
+    C, one = cross.sum((0, 1)), jnp.eye(mean.shape[-1], dtype=mean.dtype)
+    both = jnp.block([[cov[:, :-1].sum((0, 1)), C], [C.T, cov[:, 1:].sum((0, 1))]])
+    loadings = jnp.concatenate([-part.weights, one], 1)
+    return Regression(x, mean[:, 1:] - expected, loadings[None], both[None], jnp.zeros_like(one))
 
 
 def _emitted(
     part: Any, mean: jax.Array, cov: jax.Array, y: jax.Array, inputs: jax.Array | None, missing: bool | None
-) -> Residuals:
-    """Of the emissions, r = y - H z - D u - d."""
+) -> Regression:
+    """Of the emissions, r = y - H z - D u - d.
+
+    Given the state, with gaps it is N(K (y - W x), (I - K) R), where K looks at what is seen only, which it keeps.
+    """
     x, expected = _regressors(part, mean, inputs, 0)
-    V, H = cov.sum((0, 1)), part.weights
+    R = jnp.diag(part.cov) if part.cov.ndim == 1 else part.cov
+    if missing is False:
+        return Regression(x, y - expected, -part.weights[None], cov.sum((0, 1))[None], jnp.zeros_like(R))
 
-    def complete() -> Residuals:
-        HV = product(H, V)
-        sums = _with_covariance(_residuals(x, y - expected), V, -HV.T)
-        return sums._replace(rr=sums.rr + product(HV, H.T))
-
-    def with_gaps() -> Residuals:
-        """Given the state, r is N(K (y - W x), (I - K) R), where K looks at what is seen only, which it keeps."""
-        R = jnp.diag(part.cov) if jnp.ndim(part.cov) == 1 else part.cov
+    def with_gaps() -> tuple[jax.Array, jax.Array, jax.Array]:
         seen = ~jnp.isnan(y)
+        unseen = ~seen[..., :, None] & ~seen[..., None, :]
+        r = jnp.where(seen, y - expected, 0)
+        if part.cov.ndim == 1:
+            return r, -jnp.where(seen[..., None], part.weights, 0), jnp.where(unseen, R, 0).sum((0, 1))
+        one = jnp.eye(len(R), dtype=R.dtype)
         both = seen[..., :, None] & seen[..., None, :]
-        K = jnp.linalg.solve(jnp.where(both, R, jnp.eye(len(R))), jnp.where(seen[..., :, None], R, 0)).mT
-        K = jnp.where(seen[..., None, :], K, 0)
-        r = jnp.einsum("btij,btj->bti", K, jnp.where(seen, y - expected, 0), precision="highest")
-        KH = product(K, H)
-        KHV = product(KH, cov)
-        sums = _with_covariance(_residuals(x, r), V, -KHV.sum((0, 1)).T)
-        unseen = product(jnp.eye(len(R)) - K, R)
-        return sums._replace(rr=sums.rr + (product(KHV, KH.mT) + unseen).sum((0, 1)))
+        K = jnp.linalg.solve(jnp.where(both, R, one), jnp.where(seen[..., :, None], R, 0)).mT
+        K = jnp.where(seen[..., :, None], one, jnp.where(seen[..., None, :], K, 0))
+        r = jnp.einsum("btij,btj->bti", K, r, precision="highest")
+        return r, -product(K, part.weights), jnp.where(unseen, product(one - K, R), 0).sum((0, 1))
 
-    if missing is not None:
-        return with_gaps() if missing else complete()
-    xx, xr, rr = lax.cond(any_nan(y), lambda: with_gaps()[:3], lambda: complete()[:3])
-    return Residuals(xx, xr, rr, x.shape[0] * x.shape[1])
+    def complete() -> tuple[jax.Array, jax.Array, jax.Array]:
+        return y - expected, jnp.broadcast_to(-part.weights, (*y.shape[:2], *part.weights.shape)), jnp.zeros_like(R)
+
+    r, loadings, rest = with_gaps() if missing else lax.cond(any_nan(y), with_gaps, complete)
+    flat = loadings.reshape(-1, *loadings.shape[2:]), cov.reshape(-1, *cov.shape[2:])
+    return Regression(x, r, *flat, rest)
 
 
-def _with_covariance(sums: Residuals, of_state: jax.Array, with_residual: jax.Array) -> Residuals:
-    """With the covariances of the state, which is the first of x."""
-    D = len(of_state)
-    return sums._replace(xx=sums.xx.at[:D, :D].add(of_state), xr=sums.xr.at[:D].add(with_residual))
+def _present(part: Any) -> tuple[str, ...]:
+    return tuple(name for name in ("mean", *_COEFFICIENTS) if getattr(part, name, None) is not None)
 
 
 def _coefficients(part: Any, names: tuple[str, ...]) -> jax.Array:
@@ -201,23 +210,47 @@ def _coefficients(part: Any, names: tuple[str, ...]) -> jax.Array:
     return jnp.concatenate([x if x.ndim == 2 else x[:, None] for x in columns], 1)
 
 
-def _regress(part: Any, names: tuple[str, ...], sums: Residuals, constraints: Any) -> Any:
+def _regress(
+    name: str, part: Any, of: Regression, constraints: Any, given: Any, least: Floor | None
+) -> tuple[Any, dict[str, Any]]:
     """The part with its most likely coefficients and covariance, given those that are frozen."""
-    names = tuple(name for name in names if getattr(part, name) is not None)
-    widths = [getattr(part, name).shape[1] if getattr(part, name).ndim == 2 else 1 for name in names]
-    free = np.flatnonzero(np.repeat([getattr(constraints, name) is not FROZEN for name in names], widths))
-    W, change = _coefficients(part, names), jnp.zeros_like(sums.xr.T)
-    if len(free):
-        change = change.at[:, free].set(jax.scipy.linalg.solve(sums.xx[np.ix_(free, free)], sums.xr[free], assume_a="pos").T)
-    found = dict(zip(names, jnp.split(W + change, np.cumsum(widths)[:-1], 1), strict=True))
-    found = {name: x if getattr(part, name).ndim == 2 else x[:, 0] for name, x in found.items()}
+    names = _present(part)
+    widths = [getattr(part, x).shape[1] if getattr(part, x).ndim == 2 else 1 for x in names]
+    free = np.flatnonzero(np.repeat([getattr(constraints, x) is not FROZEN for x in names], widths))
+    W, cuts = _coefficients(part, names), np.cumsum(widths)[:-1].tolist()
+    prior = None if given is None else given.of_regression()
+    states = 0 if "mean" in names else widths[0]
+    change, rr, redundant = fit(
+        of, states, free, bool(len(free)) and names[-1] == "bias" and free[-1] == W.shape[1] - 1, prior, W
+    )
+    found = dict(zip(names, jnp.split(W + change, cuts, 1), strict=True))
+    found = {x: y if getattr(part, x).ndim == 2 else y[:, 0] for x, y in found.items()}
+    noted = {"redundant": {}, "floored": {}}
+    for x, mask in zip(names, jnp.split(redundant, cuts), strict=True):
+        if getattr(constraints, x) is not FROZEN and mask.size:
+            noted["redundant"][f"{name}.{x}"] = mask if getattr(part, x).ndim == 2 else mask[0]
     if constraints.cov is not FROZEN:
-        explained = product(change, sums.xr)
-        cov = (sums.rr - explained - explained.T + product(product(change, sums.xx), change.T)) / sums.count
-        cov = (cov + cov.T) / 2
-        found["cov"] = jnp.diag(cov) if part.cov.ndim == 1 else cov
-    return part._replace(**found)
+        count = of.x.shape[0] * of.x.shape[1]
+        count += 0 if prior is None else prior.df + len(W) + W.shape[1] + 1
+        cov = (jnp.diagonal(rr) if part.cov.ndim == 1 else rr) / count
+        if least is not None:
+            cov, noted["floored"][f"{name}.cov"] = raised(cov, least)
+        found["cov"] = cov
+    return part._replace(**found), noted
 
 
-LGSSM = Learnable(log_likelihoods, constraints, expect, maximise, check)
+LGSSM = Learnable(
+    log_likelihoods,
+    constraints,
+    expect,
+    maximise,
+    check,
+    floors=floors,
+    log_prior=log_prior,
+    priors=(
+        ("initial", (NormalInverseWishart,)),
+        ("dynamics", (MatrixNormalInverseWishart,)),
+        ("emissions", (MatrixNormalInverseWishart,)),
+    ),
+)
 """Linear-Gaussian models, with a `ParamsLGSSM` or dynamax's."""

@@ -1,10 +1,11 @@
-"""Log densities for priors: plain functions of parameters. Add them up for a model's."""
+"""Priors: log densities, plain functions of parameters to add up for a model's; and conjugate ones, as `fit_em` takes them."""
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import gammaln, multigammaln
+from jax.scipy.special import gammaln, multigammaln, xlogy
 
 from fastscan.model import product
 
@@ -25,6 +26,8 @@ def inverse_wishart(cov: jax.Array, df: float, scale: jax.Array) -> jax.Array:
 def matrix_normal(weights: jax.Array, loc: jax.Array, cov: jax.Array, precision: jax.Array) -> jax.Array:
     """Log density at a matrix (n, p), whose rows have covariance ``cov`` (n, n) and whose columns a precision (p, p)."""
     n, p = weights.shape
+    if jnp.shape(loc) != (n, p):
+        raise ValueError(f"loc: shape {jnp.shape(loc)} given, wanted {(n, p)}, which the weights have.")
     if jnp.shape(cov) != (n, n) or jnp.shape(precision) != (p, p):
         given = f"{jnp.shape(cov)}, {jnp.shape(precision)}"
         raise ValueError(f"cov, precision: shapes {given} given with weights {(n, p)}, wanted {(n, n)} and {(p, p)}.")
@@ -54,10 +57,128 @@ def inverse_gamma(variance: jax.Array, shape: float, scale: float) -> jax.Array:
     return one.sum()
 
 
-def dirichlet(probs: jax.Array, concentration: float) -> jax.Array:
-    """Log density at probabilities (..., K), symmetric, summed over rows."""
-    K, rows = probs.shape[-1], math.prod(probs.shape[:-1])
-    return (concentration - 1) * jnp.log(probs).sum() + rows * (gammaln(K * concentration) - K * gammaln(concentration))
+def gamma(rates: jax.Array, concentration: jax.typing.ArrayLike, rate: jax.typing.ArrayLike) -> jax.Array:
+    """Log density at rates (...), summed; of mean ``concentration / rate``, numbers or arrays that broadcast."""
+    one = xlogy(concentration - 1, rates) + xlogy(concentration, rate) - rate * rates - gammaln(concentration)
+    return one.sum()
+
+
+def dirichlet(probs: jax.Array, concentration: jax.typing.ArrayLike) -> jax.Array:
+    """Log density at probabilities (..., K), summed over rows; concentrations are a number, (K,) or (..., K)."""
+    given, wanted = jnp.shape(concentration), jnp.shape(probs)
+    if given not in ((), wanted[-1:], wanted):
+        raise ValueError(f"concentration: shape {given} given, wanted a number, {wanted[-1:]} or {wanted}.")
+    c = jnp.broadcast_to(jnp.asarray(concentration, probs.dtype), wanted)
+    return (xlogy(c - 1, probs) - gammaln(c)).sum() + gammaln(c.sum(-1)).sum()
+
+
+class NormalInverseWishart(NamedTuple):
+    """N(mean; loc, cov / concentration) IW(cov; df, scale), of a mean (n,) and a covariance (n, n).
+
+    `fit_em` takes it for "initial" of linear-Gaussian models, and for "emissions" of Gaussian hidden Markov models, where all
+    states have it.
+
+    Attributes:
+        loc: (n,).
+        concentration: how many observations it is worth, positive.
+        df: degrees of freedom, above n - 1.
+        scale: (n, n), positive definite.
+    """
+
+    loc: jax.Array
+    concentration: jax.typing.ArrayLike
+    df: jax.typing.ArrayLike
+    scale: jax.Array
+
+    def log_density(self, mean: jax.Array, cov: jax.Array) -> jax.Array:
+        """Return that of a mean (n,), or one as a column (n, 1), and a covariance matrix (n, n)."""
+        return self.of_regression().log_density(mean.reshape(-1, 1), cov)
+
+    def of_regression(self) -> "MatrixNormalInverseWishart":
+        """Return the same density, of a regression on a constant."""
+        precision = jnp.asarray(self.concentration).reshape(1, 1)
+        return MatrixNormalInverseWishart(self.loc[:, None], precision, self.df, self.scale)
+
+
+class MatrixNormalInverseWishart(NamedTuple):
+    """MN(weights; loc, cov, precision) IW(cov; df, scale), of weights (n, p) and a covariance (n, n).
+
+    `fit_em` takes it for "dynamics" and "emissions" of linear-Gaussian models. Weights are then ``weights``,
+    ``input_weights`` and ``bias`` beside each other, of what there is.
+
+    Attributes:
+        loc: (n, p).
+        precision: of columns (p, p), positive definite.
+        df: degrees of freedom, above n - 1.
+        scale: (n, n), positive definite.
+    """
+
+    loc: jax.Array
+    precision: jax.Array
+    df: jax.typing.ArrayLike
+    scale: jax.Array
+
+    def log_density(self, weights: jax.Array, cov: jax.Array) -> jax.Array:
+        """Return that of weights (n, p) and a covariance matrix (n, n)."""
+        return matrix_normal_inverse_wishart(weights, cov, *self)
+
+    def of_regression(self) -> "MatrixNormalInverseWishart":
+        """Return itself."""
+        return self
+
+
+class InverseWishart(NamedTuple):
+    """IW(cov; df, scale), of a covariance (n, n).
+
+    `fit_em` takes it for "emissions" of Gaussian hidden Markov models, whose means then have a flat prior.
+
+    Attributes:
+        df: degrees of freedom, above n - 1.
+        scale: (n, n), positive definite.
+    """
+
+    df: jax.typing.ArrayLike
+    scale: jax.Array
+
+    def log_density(self, mean: jax.Array, cov: jax.Array) -> jax.Array:
+        """Return that of a covariance matrix (n, n), whatever the mean."""
+        del mean
+        return inverse_wishart(cov, *self)
+
+
+class Dirichlet(NamedTuple):
+    """A distribution of probabilities (..., K), row by row.
+
+    `fit_em` takes it for "initial_distribution" and "transition_matrix" of hidden Markov models, and for "emissions" of
+    categorical ones.
+
+    Attributes:
+        concentration: a number, (K,) or (..., K), at least 1 everywhere; by default dynamax's.
+    """
+
+    concentration: jax.typing.ArrayLike = 1.1
+
+    def log_density(self, probs: jax.Array) -> jax.Array:
+        """Return that of probabilities (..., K), summed over rows."""
+        return dirichlet(probs, *self)
+
+
+class Gamma(NamedTuple):
+    """A distribution of rates, of mean ``concentration / rate``; by default dynamax's.
+
+    `fit_em` takes it for "emissions" of Poisson hidden Markov models.
+
+    Attributes:
+        concentration: a number, or (K, m), at least 1.
+        rate: a number, or (K, m), positive.
+    """
+
+    concentration: jax.typing.ArrayLike = 1.1
+    rate: jax.typing.ArrayLike = 0.1
+
+    def log_density(self, rates: jax.Array) -> jax.Array:
+        """Return that of rates (...), summed."""
+        return gamma(rates, *self)
 
 
 def _half_log_det(L: jax.Array) -> jax.Array:
