@@ -38,12 +38,19 @@ def lgssm_posterior_predictive(
     Raises:
         TypeError, ValueError: what was given, what was wanted.
     """
-    emissions, inputs = emissions_array(emissions), None if inputs is None else array("inputs", inputs)
-    T = emissions.shape[-2] if emissions.ndim > 1 else 0
+    inputs = None if inputs is None else array("inputs", inputs)
+    y, params = _given(params, emissions, 0, inputs, timing)
+    return _predictive(params, y, inputs, implementation)
+
+
+def _given(params: Any, emissions: Any, more: int, inputs: Any, timing: str) -> tuple[Any, Any]:
+    """Emissions, and parameters of as many steps and more, checked as far as their values are seen."""
+    emissions = emissions_array(emissions)
+    T = (emissions.shape[-2] if emissions.ndim > 1 else 0) + more
     params = plain_params(params, T, inputs, timing)
     if seen(emissions):
         check_covariances(params, T)
-    return _predictive(params, emissions, inputs, implementation)
+    return emissions, params
 
 
 @functools.partial(jax.jit, static_argnames="implementation")
@@ -85,8 +92,8 @@ def lgssm_forecast(
     Raises:
         TypeError, ValueError: what was given, what was wanted.
     """
-    emissions, N = emissions_array(emissions), count("num_forecast_timesteps", num_forecast_timesteps)
-    T = emissions.shape[-2] if emissions.ndim > 1 else 0
+    y: Any = emissions_array(emissions)
+    N, T = count("num_forecast_timesteps", num_forecast_timesteps), y.shape[-2] if y.ndim > 1 else 0
     before, after = _columns("inputs", inputs), _columns("forecast_inputs", forecast_inputs)
     if (before is None) != (after is None):
         raise ValueError("inputs, forecast_inputs: one of them given, wanted both or none.")
@@ -96,10 +103,8 @@ def lgssm_forecast(
             wanted = f"wanted (..., {T}, U) and (..., {N}, U)"
             raise ShapeError(f"inputs, forecast_inputs: shapes {before.shape} and {after.shape} given, {wanted}.")
         inputs = _joined(before, after)
-    params = plain_params(params, T + N, inputs, timing)
-    if seen(emissions):
-        check_covariances(params, T + N)
-    return _forecast(params, emissions, inputs, N, implementation)
+    y, params = _given(params, y, N, inputs, timing)
+    return _forecast(params, y, inputs, N, implementation)
 
 
 @functools.partial(jax.jit, static_argnames=("N", "implementation"))
@@ -108,7 +113,8 @@ def _forecast(params: Any, emissions: Any, inputs: Any, N: int, implementation: 
     emissions = emissions.astype(promoted([emissions.dtype]))
     unknown = jnp.full((*emissions.shape[:-2], N, emissions.shape[-1]), jnp.nan, emissions.dtype)
     emissions = jnp.concatenate([emissions, unknown], -2)
-    _, means, covs, *_ = lgssm_filter(params, emissions, inputs, implementation=implementation, missing=True)
+    filtered: Any = lgssm_filter(params, emissions, inputs, implementation=implementation, missing=True)
+    means, covs = filtered.filtered_means, filtered.filtered_covariances
     mean, signal, noise = _emitted(params, emissions, inputs, means, covs)
     cov = (signal + noise).reshape(*mean.shape, mean.shape[-1])
     return means[..., -N:, :], covs[..., -N:, :, :], mean[..., -N:, :], cov[..., -N:, :, :]

@@ -21,8 +21,8 @@ class ShapeError(ValueError, AssertionError):
 
 @functools.cache
 def plain(kind: type) -> bool:
-    """Whether all objects of a type are arrays without a mask; what takes longer to ask of each object."""
-    return issubclass(kind, (jax.Array, np.ndarray)) and not issubclass(kind, np.ma.MaskedArray)
+    """Whether all objects of a type are arrays without a mask, and no keys; what takes longer to ask of each object."""
+    return issubclass(kind, (jax.Array, np.ndarray)) and not issubclass(kind, np.ma.MaskedArray) and "Key" not in kind.__name__
 
 
 @functools.cache
@@ -56,6 +56,7 @@ def array(name: str, x: Any) -> Any:
                 f"{name}: masked entries given, wanted all. Only emissions and log-likelihoods may have missing ones."
             )
         return np.asarray(x.data)
+    check_dtypes({name: x.dtype} if isinstance(x, jax.Array) else {})
     if x is None or callable(x):
         given = "None" if x is None else "a function"
         raise TypeError(f"{name}: {given} given, wanted an array.")
@@ -74,8 +75,8 @@ def check_kind(name: str, x: Any) -> None:
     """Refuses NumPy arrays of anything but numbers, which `jax.jit` has no good word for."""
     if x.dtype.kind in "OUSMm":
         raise TypeError(
-            f"{name}: an array of {x.dtype} given, wanted numbers. Convert it, e.g. {name}.astype('float32'), with NaN for what "
-            "is missing."
+            f"{name}: an array of {x.dtype} given, wanted numbers. Convert it, e.g. {name}.astype('float32'), with NaN for "
+            "what is missing."
         )
 
 
@@ -113,8 +114,8 @@ def log_likelihoods_array(x: Any) -> Any:
         mask = np.ma.getmaskarray(x)
         if mask.ndim and (mask.any(-1) != mask.all(-1)).any():
             raise ValueError(
-                "log_likelihoods: rows with some entries masked given, wanted whole rows. A missing observation says nothing of "
-                "any state; -inf stands for an impossible state."
+                "log_likelihoods: rows with some entries masked given, wanted whole rows. A missing observation says nothing "
+                "of any state; -inf stands for an impossible state."
             )
         return _filled(x)
     return array("log_likelihoods", x)
@@ -122,8 +123,7 @@ def log_likelihoods_array(x: Any) -> Any:
 
 def _filled(x: np.ma.MaskedArray) -> np.ndarray:
     """With NaN for what is masked, as floats."""
-    x = x if x.dtype.kind in "fc" else x.astype(np.float64)
-    return np.ma.filled(x, np.nan)
+    return np.ma.filled(x if x.dtype.kind in "fc" else x.astype(np.float64), np.nan)
 
 
 def check_key(x: Any, order: str = "") -> None:
@@ -134,7 +134,8 @@ def check_key(x: Any, order: str = "") -> None:
         raise TypeError(f"key: {given} given, wanted a random key, e.g. jax.random.key(0).{order}")
     if x.ndim != kind:
         raise ShapeError(
-            f"key: an array of shape {x.shape} given, wanted one key, e.g. jax.random.key(0). Take `jax.vmap` for several.{order}"
+            f"key: an array of shape {x.shape} given, wanted one key, e.g. jax.random.key(0). Take `jax.vmap` for several."
+            f"{order}"
         )
 
 

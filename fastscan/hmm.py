@@ -7,13 +7,13 @@ matrix is not read. Entries may be zero, and need not sum to one: they are weigh
 logarithm of the sum over all paths. With ``log_weights`` both are logarithms.
 
 In float32 a state whose filtered probability falls below 1e-38 counts as impossible from then on. If the data are impossible,
-the log-likelihood is -inf, probabilities are zero, and states are -1, all of a sequence's. Python and JAX take -1 as an index for
-the last state: ask ``(states < 0).any()`` before indexing by states.
+the log-likelihood is -inf, probabilities are zero, and states are -1, all of a sequence's. As an index -1 means the last state:
+ask ``(states < 0).any()`` before indexing by states.
 
-``implementation`` is as in `fastscan.lgssm`. Arrays of different dtypes are promoted as JAX promotes them, to float32 or float64,
-integers to floats; so are results. States are int32, whatever ``jax_enable_x64`` says. Arrays may be JAX's or NumPy's, or what
-NumPy takes for one; masked rows of log-likelihoods are missing ones. Outside of `jit`, weights that are negative or NaN are an
-error; where values can't be seen, they make results NaN.
+``implementation`` is as in `fastscan.lgssm`. Arrays of different dtypes are promoted as JAX promotes them, to float32 or
+float64, integers to floats; so are results. States are int32, whatever ``jax_enable_x64`` says. Arrays may be JAX's or
+NumPy's, or what NumPy takes for one; masked rows of log-likelihoods are missing ones. Outside of `jit`, weights that are
+negative or NaN are an error; where values can't be seen, they make results NaN.
 """
 
 import functools

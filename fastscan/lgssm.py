@@ -225,19 +225,20 @@ def pad_sequences(sequences: Sequence[jax.typing.ArrayLike], length: int | None 
     shapes = [s.shape for s in sequences]
     if not sequences or any(len(s) != 2 or s[1] != shapes[0][1] for s in shapes):
         raise ShapeError(f"sequences: shapes {shapes} given, wanted at least one, all (T_i, m) with one m.")
-    check_dtypes({"sequences": s.dtype for s in sequences})
+    for s in sequences:
+        check_dtypes({"sequences": s.dtype})
     dtype = promoted(jax.dtypes.canonicalize_dtype(s.dtype) for s in sequences)
     longest = max(s[0] for s in shapes)
-    length = longest if length is None else count("length", length)
-    if length < longest:
-        raise ValueError(f"length: {length} given, wanted at least the longest sequence's, {longest}.")
+    T = longest if length is None else count("length", length)
+    if longest > T:
+        raise ValueError(f"length: {T} given, wanted at least the longest sequence's, {longest}.")
     lengths = jax.device_put(np.array([s[0] for s in shapes]))
     if all(map(seen, sequences)):  # by NumPy, as `jax.debug_nans` takes what JAX computes to be NaN for an error
-        padded = np.full((len(shapes), length, shapes[0][1]), np.nan, dtype)
+        padded = np.full((len(shapes), T, shapes[0][1]), np.nan, dtype)
         for row, s in zip(padded, sequences, strict=True):
             row[: len(s)] = s
         return jax.device_put(padded), lengths
-    padded = [jnp.pad(s.astype(dtype), ((0, length - len(s)), (0, 0)), constant_values=jnp.nan) for s in sequences]
+    padded = [jnp.pad(s.astype(dtype), ((0, T - len(s)), (0, 0)), constant_values=jnp.nan) for s in sequences]
     return jnp.stack(padded), lengths
 
 

@@ -200,8 +200,8 @@ def _may_be(name: str, shape: tuple[int, ...], allowed: Sequence[tuple[int, ...]
             'whose entry t is of the transition from t to t + 1, take timing="departure".'
         )
     return (
-        f" The first axis is time; dynamax reads the last of {shape[0]} entries for the steps after them. If each is a recording's,"
-        f" give the one of this recording, {alone}, or take `jax.vmap` over both."
+        f" The first axis is time; dynamax reads the last of {shape[0]} entries for the steps after them. If each is a "
+        f"recording's, give the one of this recording, {alone}, or take `jax.vmap` over both."
     )
 
 

@@ -62,7 +62,7 @@ class SLDSPosterior(NamedTuple):
         pair: the averaged potentials that q(x) is made with, (T - 1, ...).
         log_likelihoods: that q(k) is made with (T - 1, K).
         objective: a lower bound of the log normaliser of x and k together, (), after one turn more, which made all this.
-        trace: the objective after every turn (max_iters,), without derivative; NaN after the last one.
+        trace: the objective after every turn (max_iters,), without derivative; after the last one it repeats.
         iterations: how many turns were taken, but for that one.
         converged: whether the objective's relative change fell to ``tol``. Where it did not, implicit gradients are those of a
             fixed point that has not been reached: take more turns, or "unrolled".
@@ -194,6 +194,9 @@ def _inference(
     run = {"implicit": _implicit, "unrolled": _unrolled, "none": _constant}[gradient]
     probs, trace, iterations, converged = run(settings, probs, (node, params))
     after, pair, statistics, log_likelihoods, objective = _turn(settings, probs, (node, params))
+    trace = jnp.where(
+        jnp.arange(settings.max_iters, dtype=iterations.dtype) < iterations, trace, trace[iterations - 1]
+    )  # no NaN of healthy data
     return SLDSPosterior(statistics, after, pair, log_likelihoods, objective, trace, iterations, converged)
 
 
@@ -214,7 +217,7 @@ def _turn(settings: _Settings, probs: jax.Array, theta: Theta) -> tuple[Any, ...
         implementation=settings.implementation,
         log_weights=True,
     )
-    entropy_less_energy = log_normalizer - (probs * (log_likelihoods - params.log_scale)).sum()
+    entropy_less_energy = log_normalizer - (probs * (log_likelihoods - jnp.expand_dims(params.log_scale, 0))).sum()
     objective = hmm.marginal_loglik + entropy_less_energy + params.init_log_scale
     after = jnp.where(jnp.isnan(log_normalizer), jnp.nan, hmm.smoothed_probs)  # to an HMM, NaN is what was not observed
     return after, pair, statistics, log_likelihoods, objective

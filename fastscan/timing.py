@@ -88,8 +88,8 @@ def check_timing(timing: str) -> None:
     """Refuses what names no convention."""
     if timing not in TIMINGS:
         raise ValueError(
-            f"timing: {timing!r} given, wanted 'arrival' (entry t is of the transition from t - 1 to t, as in dynamax 1.0.3) or "
-            "'departure' (from t to t + 1, as before)."
+            f"timing: {timing!r} given, wanted 'arrival' (entry t is of the transition from t - 1 to t, as in dynamax 1.0.3) "
+            "or 'departure' (from t to t + 1, as before)."
         )
 
 
@@ -104,8 +104,8 @@ def tabulated(name: str, function: Callable[[Any], Any], steps: int, remedy: str
         error, _ = checkify.checkify(jax.vmap(function), errors=checkify.index_checks)(jnp.arange(steps))
         if error.get() is not None:
             warnings.warn(
-                f"{name}: a function of t given that indexes a table out of bounds for some t in 0 to {steps - 1}, where JAX reads "
-                f"the nearest entry. {remedy}",
+                f"{name}: a function of t given that indexes a table out of bounds for some t in 0 to {steps - 1}, where JAX "
+                f"reads the nearest entry. {remedy}",
                 stacklevel=2,
             )
     return table
@@ -142,8 +142,8 @@ def known_drift(bias: Any, weights: Any, inputs: Any, T: int) -> Any:
     inputs = jnp.asarray(inputs)
     if inputs.ndim not in (2, 3) or inputs.shape[-2] != T or weights.ndim < 2 or weights.shape[-1] != inputs.shape[-1]:
         raise ShapeError(
-            f"inputs: shape {inputs.shape} given, wanted {(T, weights.shape[-1])} or a batch of such: dynamics.input_weights have "
-            f"{weights.shape[-1]} columns."
+            f"inputs: shape {inputs.shape} given, wanted {(T, weights.shape[-1])} or a batch of such: dynamics.input_weights "
+            f"have {weights.shape[-1]} columns."
         )
     before = jnp.concatenate([inputs[..., :1, :], inputs[..., :-1, :]], -2)
     drift = jnp.matmul(weights, before[..., None], precision="highest")[..., 0]

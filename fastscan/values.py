@@ -1,4 +1,4 @@
-"""Values that make all results NaN, found where they can be seen: outside of `jax.jit`, in small arrays in this process's memory.
+"""Values that make all results NaN, found where they can be seen: outside of `jax.jit`, in small arrays on CPUs.
 
 A verdict is a function of the bytes that it is about, and is remembered by these, as most calls have a model that was judged
 before: to look eigenvalues up takes less than inference on ten steps, to find them more.
@@ -48,8 +48,9 @@ def check_covariances(params: Any, T: int) -> None:
     P, Q = initial.cov, dynamics.cov
     if known(type(P)) and (verdict := _of_matrix(np.asarray(P))).wrong:
         _refuse("initial.cov", verdict.wrong)
-    if known(type(Q)) and (verdict := _of_matrix(np.asarray(Q))).wrong:
-        if not (verdict.negative and _within_rounding(Q, dynamics.weights, P)):
+    if known(type(Q)):
+        verdict = _of_matrix(np.asarray(Q))
+        if verdict.wrong and not (verdict.negative and _within_rounding(Q, dynamics.weights, P)):
             _refuse("dynamics.cov", verdict.wrong)
     if known(type(R)):
         _check_noise(np.asarray(R), T)
@@ -59,12 +60,12 @@ def _check_noise(R: np.ndarray, T: int) -> None:
     if R.ndim == 2 and R.shape[0] == R.shape[1]:
         m = len(R)
         if wrong := _of_matrix(R).wrong:
-            told = f"; {(m, m)} is one covariance also where T = m, and variances of every step are given as (T, m, m)"
-            _refuse("emissions.cov", wrong + (told if m == T > 1 else ""))
+            told = f" {(m, m)} is one covariance also where T = m; give variances of every step as (T, m, m)."
+            _refuse("emissions.cov", wrong, told if m == T > 1 else "")
         if m == T > 1 and _all_equal(R):
             warnings.warn(
                 f"emissions.cov: shape {R.shape} with equal entries given, where T = m = {T}. It is read as one covariance, of "
-                "noise that is the same in all coordinates. Give variances of every step as (T, m, m), with diagonals of these.",
+                "noise that is the same in all coordinates. Give variances of every step as diagonals of (T, m, m).",
                 stacklevel=2,
             )
     elif R.ndim in (1, 2) and not (least := _smallest(R)) >= 0:
@@ -82,7 +83,7 @@ def check_weights(initial: Any, matrix: Any, log_weights: bool) -> None:
         if known(type(x)) and not (least := _smallest(np.asarray(x))) >= 0 and (not log_weights or math.isnan(least)):
             given = "NaN" if math.isnan(least) else f"{least:.3g}"
             raise ValueError(
-                f"{name}: {given} given, wanted weights that are not negative, for results would be NaN. Logarithms of weights want "
+                f"{name}: {given} given, wanted weights that are not negative, for results would be NaN. Logarithms want "
                 "log_weights=True."
             )
 
@@ -140,7 +141,7 @@ def _all_equal(x: np.ndarray) -> bool:
     return bool(x[0, 0] > 0 and (x == x[0, 0]).all())
 
 
-def _refuse(name: str, wrong: str) -> None:
+def _refuse(name: str, wrong: str, told: str = "") -> None:
     raise ValueError(
-        f"{name}: {wrong} given, wanted a covariance, symmetric and without negative eigenvalues, for results would be NaN."
+        f"{name}: {wrong} given, wanted a covariance, symmetric and without negative eigenvalues; results would be NaN.{told}"
     )

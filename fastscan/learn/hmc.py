@@ -143,7 +143,7 @@ def _starts(key: jax.Array, position: Any, num_chains: int, spread: float) -> An
     keys = jax.random.split(key, len(leaves))
     dtype = jnp.result_type(float)  # which chains move in, whatever the parameters' is: blackjax's step sizes have it
     noise = [jax.random.normal(k, (num_chains, *x.shape), dtype) for k, x in zip(keys, leaves, strict=True)]
-    return tree.unflatten([x + spread * n for x, n in zip(leaves, noise, strict=True)])
+    return tree.unflatten([x[None] + spread * n for x, n in zip(leaves, noise, strict=True)])
 
 
 @functools.partial(jax.jit, static_argnames=("target", "leapfrogs", "steps"))
