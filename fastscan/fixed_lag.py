@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fastscan.given import ShapeError, array, count, log_likelihoods_array, seen
 from fastscan.hmm import hmm_filter
 from fastscan.hmm_model import check_hmm, tabulated
 from fastscan.kernels.probability import quotient
 from fastscan.kernels.ranges import ranged
 from fastscan.types import HMMPosterior
+from fastscan.values import check_weights
 
 
 @ranged
@@ -43,19 +45,24 @@ def hmm_fixed_lag_smoother(
     Raises:
         TypeError, ValueError: what was given, what was wanted.
     """
-    if window_size < 1:
-        raise ValueError(f"window_size: {window_size} given, wanted at least 1.")
-    matrix, called = tabulated(transition_matrix, transition_fn, log_likelihoods)
-    model, batched = check_hmm(initial_distribution, matrix, log_likelihoods, called)
-    if batched:
-        shape = jnp.shape(log_likelihoods)
-        raise ValueError(f"log_likelihoods: shape {shape} given, wanted (T, K); take `jax.vmap` for a batch.")
-    arguments = initial_distribution, transition_matrix, log_likelihoods, transition_fn
-    filtered = hmm_filter(*arguments, implementation=implementation)
-    return _windows(model.A[0], model.log_likelihoods[0], filtered.filtered_probs, filtered.predicted_probs, window_size)
+    window_size = count("window_size", window_size)
+    ll = log_likelihoods_array(log_likelihoods)
+    if ll.ndim == 3:
+        raise ShapeError(f"log_likelihoods: shape {ll.shape} given, wanted (T, K); take `jax.vmap` for a batch.")
+    matrix, called = tabulated(transition_matrix, transition_fn, ll)
+    initial = array("initial_distribution", initial_distribution)
+    if seen(ll):
+        check_weights(initial, matrix, False)
+    return _fixed_lag(initial, matrix, ll, called, window_size, implementation)
 
 
-@functools.partial(jax.jit, static_argnames="W")
+@functools.partial(jax.jit, static_argnames=("called", "W", "implementation"))
+def _fixed_lag(initial: Any, matrix: Any, ll: Any, called: bool, W: int, implementation: str | None) -> HMMPosterior:
+    model, _ = check_hmm(initial, matrix, ll, called)
+    filtered = hmm_filter(initial, matrix, ll, implementation=implementation)
+    return _windows(model.A[0], model.log_likelihoods[0], filtered.filtered_probs, filtered.predicted_probs, W)
+
+
 def _windows(A: jax.Array, ll: jax.Array, filtered: jax.Array, predicted: jax.Array, W: int) -> HMMPosterior:
     T, K = filtered.shape
     A = jnp.broadcast_to(A, (T - 1, K, K))

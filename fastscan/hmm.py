@@ -7,9 +7,13 @@ matrix is not read. Entries may be zero, and need not sum to one: they are weigh
 logarithm of the sum over all paths. With ``log_weights`` both are logarithms.
 
 In float32 a state whose filtered probability falls below 1e-38 counts as impossible from then on. If the data are impossible,
-the log-likelihood is -inf, probabilities are zero, and states are -1.
+the log-likelihood is -inf, probabilities are zero, and states are -1, all of a sequence's. As an index -1 means the last state:
+ask ``(states < 0).any()`` before indexing by states.
 
-``implementation`` is as in `fastscan.lgssm`. Everything is float32 or float64 throughout, as the log-likelihoods are.
+``implementation`` is as in `fastscan.lgssm`. Arrays of different dtypes are promoted as JAX promotes them, to float32 or
+float64, integers to floats; so are results. States are int32, whatever ``jax_enable_x64`` says. Arrays may be JAX's or
+NumPy's, or what NumPy takes for one; masked rows of log-likelihoods are missing ones. Outside of `jit`, weights that are
+negative or NaN are an error; where values can't be seen, they make results NaN.
 """
 
 import functools
@@ -22,10 +26,11 @@ import numpy as np
 
 from fastscan import hmm_inference
 from fastscan.dispatch import How, Problem
+from fastscan.given import array, check_dtypes, check_key, log_likelihoods_array, promoted, seen
 from fastscan.hmm_model import HMM, check_hmm, check_transitions, tabulated
 from fastscan.kernels.ranges import ranged
-from fastscan.model import as_array
 from fastscan.types import HMMPosterior, HMMPosteriorFiltered
+from fastscan.values import check_weights
 
 ArrayLike = jax.typing.ArrayLike
 TransitionFn = Callable[[Any], Any] | None
@@ -58,7 +63,9 @@ def hmm_filter(
         TypeError, ValueError: what was given, what was wanted.
     """
     return _filter(
-        *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods), implementation, log_weights
+        *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods, log_weights),
+        implementation,
+        log_weights,
     )
 
 
@@ -78,7 +85,9 @@ def hmm_marginal_loglik(
         A scalar, or (B,).
     """
     return _loglik(
-        *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods), implementation, log_weights
+        *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods, log_weights),
+        implementation,
+        log_weights,
     )
 
 
@@ -108,7 +117,7 @@ def hmm_smoother(
         The log-likelihood, filtered, predicted and smoothed probabilities, and those of the transitions.
     """
     return _smooth(
-        *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods),
+        *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods, log_weights),
         implementation,
         log_weights,
         compute_trans_probs,
@@ -130,7 +139,9 @@ def hmm_backward_filter(
         The logarithm of the sum over all paths without initial weights, and messages proportional to p(y_{t+1..T} | z_t),
         (T, K): ones at the end, and before it ``A @ b`` with b the normalised product of message and likelihood at t + 1.
     """
-    return _filter_backward(*_given(None, transition_matrix, transition_fn, log_likelihoods), implementation, log_weights)
+    return _filter_backward(
+        *_given(None, transition_matrix, transition_fn, log_likelihoods, log_weights), implementation, log_weights
+    )
 
 
 @ranged
@@ -146,10 +157,13 @@ def hmm_posterior_mode(
     """The most likely states, by Viterbi's algorithm. Arguments and errors as `hmm_filter`.
 
     Returns:
-        States (T,) or (B, T), int32. Of equally likely paths, the one with the lower state where they first differ.
+        States (T,) or (B, T), int32. Of equally likely paths, the one with the lower state where they first differ. If the
+        data are impossible all are -1, which as an index means the last state: ask ``(states < 0).any()`` first.
     """
     return _most_likely(
-        *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods), implementation, log_weights
+        *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods, log_weights),
+        implementation,
+        log_weights,
     )
 
 
@@ -180,10 +194,15 @@ def hmm_posterior_sample(
         log_weights: the initial distribution and the transition matrices are logarithms.
 
     Returns:
-        The log-likelihood, and states (T,) or (B, T), int32.
+        The log-likelihood, and states (T,) or (B, T), int32. If the data are impossible, these are -inf and -1, which as an
+        index means the last state: ask ``log_likelihood > -inf`` first.
     """
+    check_key(key, " The order is (key, initial_distribution, transition_matrix, log_likelihoods).")
     return _sample(
-        *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods), implementation, log_weights, key
+        *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods, log_weights),
+        implementation,
+        log_weights,
+        key,
     )
 
 
@@ -214,7 +233,11 @@ def compute_transition_probs(
     probs = jnp.asarray(hmm_posterior.smoothed_probs)
     batched, (T, K) = probs.ndim == 3, probs.shape[-2:]
     matrix, called = tabulated(transition_matrix, transition_fn, probs)
-    A = check_transitions(matrix, called, probs.shape[0] if batched else None, T, K, probs.dtype)
+    if seen(probs):
+        check_weights(None, matrix, log_weights)
+    given = {"hmm_posterior": probs.dtype} | ({} if matrix is None else {"transition_matrix": matrix.dtype})
+    check_dtypes(given)
+    A = check_transitions(matrix, called, probs.shape[0] if batched else None, T, K, promoted(given.values()))
     summed = _sums(matrix, called) if summed is None else summed
     posterior = hmm_posterior if batched else jax.tree.map(lambda x: jnp.asarray(x)[None], hmm_posterior)
     probs = hmm_inference.transition_probs(A, posterior, summed, log_weights)
@@ -265,11 +288,16 @@ def check_hmm_weights(initial_distribution: ArrayLike, transition_matrix: ArrayL
                 raise ValueError(f"{name}: {what}{where} given, {rows.sum()} such; wanted probabilities that sum to one.")
 
 
-def _given(initial: Any, matrix: Any, function: TransitionFn, log_likelihoods: Any) -> tuple[Any, Any, Any, bool]:
+def _given(
+    initial: Any, matrix: Any, function: TransitionFn, log_likelihoods: Any, log_weights: bool
+) -> tuple[Any, Any, Any, bool]:
     """What the compiled functions take: arrays, and whether the matrix is the function's values."""
-    ll = as_array(log_likelihoods)
+    ll = log_likelihoods_array(log_likelihoods)
     matrix, called = tabulated(matrix, function, ll)
-    return None if initial is None else as_array(initial), matrix, ll, called
+    initial = None if initial is None else array("initial_distribution", initial)
+    if seen(ll):
+        check_weights(initial, matrix, log_weights)
+    return initial, matrix, ll, called
 
 
 def _prepare(
@@ -278,7 +306,7 @@ def _prepare(
     """The checked model, whether it has a batch axis, and how to run it."""
     model, batched = check_hmm(initial, matrix, ll, called)
     B, T, K = model.log_likelihoods.shape
-    problem = Problem(implementation, T, K, 0, str(ll.dtype), family, shared=len(model.A) == 1)
+    problem = Problem(implementation, T, K, 0, str(model.A.dtype), family, shared=len(model.A) == 1)
     return model, batched, How(problem.plan(B), problem)
 
 
@@ -321,7 +349,7 @@ def _most_likely(initial, matrix, ll, called, implementation, log_weights) -> ja
 @functools.partial(jax.jit, static_argnames=("called", "implementation", "log_weights"))
 def _sample(initial, matrix, ll, called, implementation, log_weights, key) -> tuple[jax.Array, jax.Array]:
     model, batched, how = _prepare(initial, matrix, ll, called, implementation, "hmm_sample")
-    uniform = jax.random.uniform(key, (*model.log_likelihoods.shape[:2], 1, 1), ll.dtype)
+    uniform = jax.random.uniform(key, (*model.log_likelihoods.shape[:2], 1, 1), model.A.dtype)
     return _unbatch(batched, hmm_inference.sample_states(model, uniform, how, log_weights))
 
 

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fastscan.given import ShapeError, array, check_dtypes, promoted
 from fastscan.kernels.hmm_passes import HMMSeries
-from fastscan.model import FLOATS, as_array
+from fastscan.timing import tabulated as tabulate
 
 
 class HMM(NamedTuple):
@@ -32,12 +33,13 @@ class Scales(NamedTuple):
 def tabulated(matrix: Any, function: Callable | None, series: Any) -> tuple[Any, bool]:
     """Transition weights as an array or None, and whether they are the function's, for the steps of a series (..., T, K)."""
     if function is not None:
-        return jax.vmap(function)(jnp.arange(jnp.shape(series)[-2] - 1 if jnp.ndim(series) > 1 else 0)), True
-    return None if matrix is None else as_array(matrix), False
+        steps = jnp.shape(series)[-2] - 1 if jnp.ndim(series) > 1 else 0
+        return tabulate("transition_fn", function, steps, "Entry t is of the transition from t to t + 1."), True
+    return None if matrix is None else array("transition_matrix", matrix), False
 
 
 def check_hmm(initial: Any, transition_matrix: Any, log_likelihoods: Any, called: bool = False) -> tuple[HMM, bool]:
-    """Arguments in one layout, and whether the log-likelihoods had a batch axis.
+    """Arguments in one layout and one dtype, and whether the log-likelihoods had a batch axis.
 
     Args:
         initial: (K,), (B, K), or None for functions that have no use for it.
@@ -45,24 +47,33 @@ def check_hmm(initial: Any, transition_matrix: Any, log_likelihoods: Any, called
         log_likelihoods: (T, K) or (B, T, K).
         called: the transition matrix is what a ``transition_fn`` returned, (T - 1, K, K).
 
+    All are promoted to one dtype as JAX promotes, float32 or float64.
+
     Raises:
-        TypeError: dtypes that differ or are not float32 or float64.
+        TypeError: dtypes that are neither these nor integers.
         ValueError: shapes; neither a matrix nor a function.
     """
     ll = jnp.asarray(log_likelihoods)
-    if ll.dtype not in FLOATS:
-        raise TypeError(f"log_likelihoods: {ll.dtype} given, wanted float32 or float64.")
+    given = {"log_likelihoods": ll.dtype}
+    for name, x in (("initial_distribution", initial), ("transition_fn" if called else "transition_matrix", transition_matrix)):
+        given |= {} if x is None else {name: jnp.asarray(x).dtype}
+    check_dtypes(given)
     if ll.ndim not in (2, 3) or 0 in ll.shape:
-        raise ValueError(
+        raise ShapeError(
             f"log_likelihoods: shape {ll.shape} given, wanted (T, K) or (B, T, K) with T, K and B at least 1: one number "
             "for every step and state."
         )
     batched, (T, K) = ll.ndim == 3, ll.shape[-2:]
-    B = ll.shape[0] if batched else None
-    initial = jnp.ones(K, ll.dtype) if initial is None else initial
-    initial = _checked("initial_distribution", initial, ll.dtype, [(K,), *([(B, K)] if batched else [])])
-    A = check_transitions(transition_matrix, called, B, T, K, ll.dtype)
-    return HMM(initial.reshape(-1, K), A, ll.reshape(-1, T, K)), batched
+    B, dtype = ll.shape[0] if batched else None, promoted(given.values())
+    if initial is not None and transition_matrix is not None and jnp.ndim(initial) > 1 == jnp.ndim(transition_matrix):
+        raise ShapeError(
+            f"initial_distribution, transition_matrix: shapes {jnp.shape(initial)} and {jnp.shape(transition_matrix)} given, "
+            f"wanted {(K,)} and {(K, K)}. Are the two exchanged?"
+        )
+    initial = jnp.ones(K, dtype) if initial is None else initial
+    initial = _checked("initial_distribution", initial, dtype, [(K,), *([(B, K)] if batched else [])])
+    A = check_transitions(transition_matrix, called, B, T, K, dtype)
+    return HMM(initial.reshape(-1, K), A, ll.astype(dtype).reshape(-1, T, K)), batched
 
 
 def check_transitions(matrix: Any, called: bool, B: int | None, T: int, K: int, dtype: Any) -> jax.Array:
@@ -102,12 +113,10 @@ def unscaled_loglik(density: jax.Array, scales: Scales, T: int) -> jax.Array:
 
 def _checked(name: str, x: Any, dtype: Any, allowed: list[tuple]) -> jax.Array:
     x = jnp.asarray(x)
-    if x.dtype != dtype:
-        raise TypeError(f"{name}: {x.dtype} given, wanted {dtype}, which the log-likelihoods have. Convert one of the two.")
     if x.shape not in allowed:
         wanted = " or ".join(map(str, dict.fromkeys(allowed)))
-        raise ValueError(f"{name}: shape {x.shape} given, wanted {wanted}.")
-    return x
+        raise ShapeError(f"{name}: shape {x.shape} given, wanted {wanted}.")
+    return x.astype(dtype)
 
 
 def relative_weights(log_weights: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:

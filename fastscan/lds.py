@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from fastscan.dispatch import How, Problem
+from fastscan.given import array, check_key
 from fastscan.kernels import potential_passes as passes
 from fastscan.kernels.axes import as_lanes
 from fastscan.kernels.plan import Plan
@@ -90,7 +91,7 @@ def lds_inference(
     Raises:
         TypeError, ValueError: what was given, what was wanted.
     """
-    return _inference(node, init, pair, implementation)
+    return _inference(*_given(node, init, pair), implementation)
 
 
 @ranged
@@ -98,7 +99,7 @@ def lds_log_normalizer(
     node: NodePotential, init: InitialPotential, pair: PairPotential, *, implementation: str | None = None
 ) -> jax.Array:
     """The log normaliser alone. Arguments and errors as `lds_inference`."""
-    return _log_normalizer(node, init, pair, implementation)
+    return _log_normalizer(*_given(node, init, pair), implementation)
 
 
 @ranged
@@ -120,7 +121,15 @@ def lds_sample(
     Raises:
         TypeError, ValueError: what was given, what was wanted.
     """
-    return _sample(key, node, init, pair, implementation)
+    check_key(key, " The order is (key, node, init, pair).")
+    return _sample(key, *_given(node, init, pair), implementation)
+
+
+def _given(*parts: Any) -> Any:
+    """Potentials of arrays, and not of what only looks like one to a compiled function."""
+    forms = NodePotential, InitialPotential, PairPotential
+    named = zip(forms, parts, strict=True)
+    return tuple(form(*(array(f"{form.__name__}.{n}", x) for n, x in zip(form._fields, p, strict=True))) for form, p in named)
 
 
 @functools.partial(jax.jit, static_argnames="implementation")

@@ -1,8 +1,16 @@
 """Inference in linear-Gaussian state-space models, as dynamax 1.0.3 has it.
 
 Emissions are (T, m), or (B, T, m) for B sequences; NaN entries are missing. Parameters may be static, time-varying, and
-with a batch axis also (B, T, ...) or (B, 1, ...) per sequence. Everything is float32 or float64 throughout, as the
-emissions are. All functions can be transformed by `jit`, `vmap` and `grad` and called inside `lax.scan`.
+with a batch axis also (B, T, ...) or (B, 1, ...) per sequence. Arrays of different dtypes are promoted as JAX promotes them, to
+float32 or float64, integers to floats; so are results. All functions can be transformed by `jit`, `vmap` and `grad` and called
+inside `lax.scan`.
+
+Arrays may be JAX's or NumPy's, or what NumPy takes for one; masked entries of emissions are missing ones. Outside of `jit`,
+static covariances of up to 16 rows that are none are an error; where values can't be seen, they make results NaN.
+
+``timing`` says which transition entry t of time-varying dynamics (and of functions of t) belongs to: "arrival", that from t - 1
+to t, or "departure", that from t to t + 1, as in dynamax before 1.0.3. Then inputs u_t act on that transition, too, and the
+dynamics may have T - 1 entries.
 
 Covariances may be singular. An emission without noise of what is known already, up to rounding, says nothing: the
 log-likelihood is that of the model without it, as statsmodels and MARSS have it. If it contradicts what is known, by more than
@@ -26,9 +34,23 @@ import numpy as np
 
 from fastscan import lgssm_inference
 from fastscan.dispatch import How, Problem
+from fastscan.given import (
+    ShapeError,
+    array,
+    check_dtypes,
+    check_key,
+    check_kind,
+    check_missing,
+    count,
+    emissions_array,
+    promoted,
+    seen,
+)
 from fastscan.kernels.ranges import ranged
-from fastscan.model import Model, Sizes, as_array, check_emission_dim, check_emissions, check_model, plain_params
+from fastscan.model import Model, Sizes, check_emission_dim, check_emissions, check_model
+from fastscan.timing import plain_params
 from fastscan.types import ParamsLGSSM, PosteriorGSSMFiltered, PosteriorGSSMSmoothed
+from fastscan.values import check_covariances
 
 
 @ranged
@@ -40,6 +62,7 @@ def lgssm_filter(
     implementation: str | None = None,
     per_step_loglik: bool = False,
     missing: bool | None = None,
+    timing: str = "arrival",
 ) -> PosteriorGSSMFiltered:
     """Kalman filter.
 
@@ -51,6 +74,7 @@ def lgssm_filter(
         per_step_loglik: return log p(y_t | y_1..t-1) for every step, in place of their sum.
         missing: whether entries are missing, if it is known, which halves what `jit` compiles; then a NaN entry in spite of
             False makes results NaN.
+        timing: of what varies in the dynamics, as above.
 
     Returns:
         The log-likelihood and the filtered moments.
@@ -58,7 +82,7 @@ def lgssm_filter(
     Raises:
         TypeError, ValueError: what was given, what was wanted.
     """
-    return _filter(*_given(params, emissions, inputs, missing), implementation, per_step_loglik)
+    return _filter(*_given(params, emissions, inputs, missing, timing), implementation, per_step_loglik)
 
 
 @ranged
@@ -71,6 +95,7 @@ def lgssm_smoother(
     per_step_loglik: bool = False,
     missing: bool | None = None,
     central: bool = False,
+    timing: str = "arrival",
 ) -> PosteriorGSSMSmoothed:
     """Kalman filter and Rauch-Tung-Striebel smoother.
 
@@ -83,6 +108,7 @@ def lgssm_smoother(
         missing: whether entries are missing, if it is known, which halves what `jit` compiles; then a NaN entry in spite of
             False makes results NaN.
         central: return the covariances of z_t and z_{t+1}, which lose nothing to large means, in place of their second moments.
+        timing: as `lgssm_filter`.
 
     Returns:
         The log-likelihood, filtered and smoothed moments, and E[z_t z_{t+1}'], always.
@@ -90,7 +116,7 @@ def lgssm_smoother(
     Raises:
         TypeError, ValueError: what was given, what was wanted.
     """
-    return _smooth(*_given(params, emissions, inputs, missing), implementation, per_step_loglik, central)
+    return _smooth(*_given(params, emissions, inputs, missing, timing), implementation, per_step_loglik, central)
 
 
 @ranged
@@ -102,13 +128,14 @@ def lgssm_marginal_loglik(
     implementation: str | None = None,
     per_step_loglik: bool = False,
     missing: bool | None = None,
+    timing: str = "arrival",
 ) -> jax.Array:
     """Log p(y_1..T), without keeping any moments. Arguments and errors as `lgssm_filter`.
 
     Returns:
         A scalar or (B,); with ``per_step_loglik``, log p(y_t | y_1..t-1) as (T,) or (B, T).
     """
-    return _loglik(*_given(params, emissions, inputs, missing), implementation, per_step_loglik)
+    return _loglik(*_given(params, emissions, inputs, missing, timing), implementation, per_step_loglik)
 
 
 @ranged
@@ -121,6 +148,7 @@ def lgssm_posterior_sample(
     *,
     implementation: str | None = None,
     missing: bool | None = None,
+    timing: str = "arrival",
 ) -> jax.Array:
     """One draw of the states given the emissions, by filtering forward and sampling backward.
 
@@ -135,6 +163,7 @@ def lgssm_posterior_sample(
         jitter: added to the conditional variances; never needed for singular ones.
         implementation: None, or a name as above.
         missing: as `lgssm_filter`.
+        timing: as `lgssm_filter`.
 
     Returns:
         States (T, D) or (B, T, D).
@@ -142,7 +171,8 @@ def lgssm_posterior_sample(
     Raises:
         TypeError, ValueError: what was given, what was wanted.
     """
-    return _sample(*_given(params, emissions, inputs, missing), implementation, key, jitter)
+    check_key(key, " The order is (key, params, emissions).")
+    return _sample(*_given(params, emissions, inputs, missing, timing), implementation, key, jitter)
 
 
 @ranged
@@ -153,6 +183,7 @@ def lgssm_joint_sample(
     inputs: jax.typing.ArrayLike | None = None,
     *,
     implementation: str | None = None,
+    timing: str = "arrival",
 ) -> tuple[jax.Array, jax.Array]:
     """One draw of states and emissions from the model.
 
@@ -162,6 +193,7 @@ def lgssm_joint_sample(
         num_timesteps: T, at least 1.
         inputs: (T, U) or None.
         implementation: None, or a name as above; all return the same sample, up to rounding.
+        timing: as `lgssm_filter`.
 
     Returns:
         States (T, D) and emissions (T, m).
@@ -169,9 +201,13 @@ def lgssm_joint_sample(
     Raises:
         TypeError, ValueError: what was given, what was wanted.
     """
-    if num_timesteps < 1:
-        raise ValueError(f"num_timesteps: {num_timesteps} given, wanted at least 1.")
-    return _joint_sample(plain_params(params, num_timesteps), key, num_timesteps, inputs, implementation)
+    check_key(key, " The order is (params, key, num_timesteps).")
+    T = count("num_timesteps", num_timesteps)
+    inputs = None if inputs is None else array("inputs", inputs)
+    params = plain_params(params, T, inputs, timing)
+    if seen(params.initial.mean):
+        check_covariances(params, T)
+    return _joint_sample(params, key, T, inputs, implementation)
 
 
 def pad_sequences(sequences: Sequence[jax.typing.ArrayLike], length: int | None = None) -> tuple[jax.Array, jax.Array]:
@@ -181,27 +217,35 @@ def pad_sequences(sequences: Sequence[jax.typing.ArrayLike], length: int | None 
     says after the end is a forecast.
 
     Args:
-        sequences: arrays (T_i, m) of one floating dtype.
+        sequences: arrays (T_i, m); masked entries become NaN, and dtypes are promoted as JAX promotes them.
         length: T; default the longest sequence's.
 
     Returns:
         Emissions (B, T, m), and the lengths (B,).
 
     Raises:
+        TypeError: what is no array of floats or integers.
         ValueError: no sequences, shapes that do not go together, a length below a sequence's.
     """
-    sequences = [check_emissions(s) for s in sequences]
+    sequences = [emissions_array(s) for s in sequences]
     shapes = [s.shape for s in sequences]
     if not sequences or any(len(s) != 2 or s[1] != shapes[0][1] for s in shapes):
-        raise ValueError(f"sequences: shapes {shapes} given, wanted at least one, all (T_i, m) with one m.")
-    if len({s.dtype for s in sequences}) > 1:
-        raise TypeError(f"sequences: dtypes {sorted({str(s.dtype) for s in sequences})} given, wanted one.")
+        raise ShapeError(f"sequences: shapes {shapes} given, wanted at least one, all (T_i, m) with one m.")
+    for s in sequences:
+        check_dtypes({"sequences": s.dtype})
+    dtype = promoted(jax.dtypes.canonicalize_dtype(s.dtype) for s in sequences)
     longest = max(s[0] for s in shapes)
-    length = longest if length is None else length
-    if length < longest:
-        raise ValueError(f"length: {length} given, wanted at least the longest sequence's, {longest}.")
-    padded = [jnp.pad(s, ((0, length - len(s)), (0, 0)), constant_values=jnp.nan) for s in sequences]
-    return jnp.stack(padded), jnp.array([s[0] for s in shapes])
+    T = longest if length is None else count("length", length)
+    if longest > T:
+        raise ValueError(f"length: {T} given, wanted at least the longest sequence's, {longest}.")
+    lengths = jax.device_put(np.array([s[0] for s in shapes]))
+    if all(map(seen, sequences)):  # by NumPy, as `jax.debug_nans` takes what JAX computes to be NaN for an error
+        padded = np.full((len(shapes), T, shapes[0][1]), np.nan, dtype)
+        for row, s in zip(padded, sequences, strict=True):
+            row[: len(s)] = s
+        return jax.device_put(padded), lengths
+    padded = [jnp.pad(s.astype(dtype), ((0, T - len(s)), (0, 0)), constant_values=jnp.nan) for s in sequences]
+    return jnp.stack(padded), lengths
 
 
 parallel_lgssm_filter = lgssm_filter
@@ -209,24 +253,29 @@ parallel_lgssm_smoother = lgssm_smoother
 parallel_lgssm_posterior_sample = lgssm_posterior_sample
 
 
-def _given(params: Any, emissions: Any, inputs: Any, missing: bool | None) -> tuple[ParamsLGSSM, Any, Any, bool | None]:
+def _given(
+    params: Any, emissions: Any, inputs: Any, missing: bool | None, timing: str
+) -> tuple[ParamsLGSSM, Any, Any, bool | None]:
     """What the compiled functions take: arrays, and whether entries are missing, as far as that is known."""
-    emissions = as_array(emissions)
+    emissions = emissions_array(emissions)
     T = emissions.shape[-2] if emissions.ndim > 1 else 0
-    inputs = None if inputs is None else as_array(inputs)
-    return plain_params(params, T), emissions, inputs, _missing(emissions, missing)
+    inputs = None if inputs is None else array("inputs", inputs)
+    params = plain_params(params, T, inputs, timing)
+    missing = check_missing(missing)
+    if not seen(emissions):
+        return params, emissions, inputs, missing
+    check_covariances(params, T)
+    return params, emissions, inputs, _missing(np.asarray(emissions), missing)
 
 
-def _missing(emissions: Any, said: bool | None) -> bool | None:
-    """Whether entries are missing, if it was said, or where looking costs little; that halves what is compiled."""
-    seen = isinstance(emissions, np.ndarray) or (
-        not isinstance(emissions, jax.core.Tracer) and all(device.platform == "cpu" for device in emissions.devices())
-    )
-    found = None
-    if seen and emissions.dtype.kind == "f":
-        here = np.asarray(emissions)
-        squares = np.vdot(here, here)
+def _missing(emissions: np.ndarray, said: bool | None) -> bool:
+    """Whether entries are missing, which halves what is compiled."""
+    found = False
+    if emissions.dtype.kind == "f":
+        squares = np.vdot(emissions, emissions)
         found = bool(squares != squares)  # NaN if there is one
+    else:
+        check_kind("emissions", emissions)
     if found and said is False:
         raise ValueError("missing: False given, but emissions have NaN entries. Take None, or True.")
     return found if said is None else said
@@ -240,6 +289,7 @@ def _prepare(
     batch = emissions.shape[0] if emissions.ndim == 3 else None
     model, sizes = check_model(params, emissions.shape[-2], batch, emissions.dtype, inputs)
     check_emission_dim(emissions, sizes.m)
+    emissions = emissions.astype(model.F.dtype)
     matrices = model.initial_cov, model.F, model.Q, model.H, model.R
     shared = missing is False and all(len(x) == 1 for x in matrices)
     family = "lgssm" if model.F.shape[1] == model.Q.shape[1] == 1 else "lgssm_varying"
@@ -283,8 +333,8 @@ def _sample(params, emissions, inputs, missing, implementation, key, jitter) -> 
 
 @functools.partial(jax.jit, static_argnames=("T", "implementation"))
 def _joint_sample(params, key, T, inputs, implementation) -> tuple[jax.Array, jax.Array]:
-    dtype = params.initial.mean.dtype
-    model, sizes = check_model(params, T, None, dtype, inputs)
+    model, sizes = check_model(params, T, None, params.initial.mean.dtype, inputs)
+    dtype = model.F.dtype
     problem = Problem(implementation, sizes.T, sizes.D, sizes.m, str(dtype))
     state_key, emission_key = jax.random.split(key)
     noises = (jax.random.normal(k, (1, T, n, 1), dtype) for k, n in ((state_key, sizes.D), (emission_key, sizes.m)))

@@ -18,7 +18,7 @@ from fastscan.kernels.gaussian import square_root
 from fastscan.kernels.kalman import Filtered
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.smoothing import AffineMap, Smoothed
-from fastscan.model import Model, known_terms, product, series
+from fastscan.model import Model, deviation, known_terms, product, series
 from fastscan.transforms import any_nan, batch_size, scored, transformable, under_xla
 
 
@@ -117,7 +117,7 @@ def _sample_prior(plan: Plan, model: Model, state_noise: jax.Array, emission_noi
     static = AffineMap(model.F.transpose(2, 3, 1, 0)) if model.F.shape[1] == 1 else AffineMap()
     rows = AffineMap(None if static.E is not None else maps.E[:, 1:], maps.e[:, 1:])
     states = passes.affine_states(plan, initial.transpose(2, 3, 1, 0), static, rows)
-    root = jnp.sqrt(model.R) if model.R.shape[-1] == 1 else _root(model.R)
+    root = deviation(model.R) if model.R.shape[-1] == 1 else _root(model.R)
     noise = root * emission_noise if model.R.shape[-1] == 1 else product(root, emission_noise)
     emissions = product(model.H, states) + offset + noise
     return jnp.broadcast_to(states, (len(emissions), *states.shape[1:]))[..., 0], emissions[..., 0]

@@ -18,6 +18,7 @@ import numpy as np
 
 from fastscan import mcmc_inference as inference
 from fastscan.dispatch import check_gpu, compiled_implementations, device_kind
+from fastscan.given import check_key
 from fastscan.kernels.metropolis import Keep, Schedule
 from fastscan.kernels.plan import Launch
 from fastscan.kernels.ranges import ranged
@@ -128,6 +129,7 @@ def rw_metropolis(
         RuntimeError: "pallas", on a device that is no NVIDIA GPU.
         NotImplementedError: kernels, for a log density that can't be taken apart.
     """
+    check_key(key, " The order is (key, log_density, initial_position, num_samples).")
     _check_settings(num_samples, thin, warmup, keep, target_acceptance)
     num_samples, thin, warmup = int(num_samples), int(thin), int(warmup)
     going_on = isinstance(initial_position, MetropolisState)

@@ -86,7 +86,7 @@ def of_common_scale(walkers: Walkers) -> Walkers:
     """Walkers whose scale is the geometric mean of theirs; those that are nowhere, and never move, have no say."""
     able = jnp.isfinite(walkers.log_density) & jnp.isfinite(walkers.scale) & (walkers.scale > 0)
     total = jnp.where(able, jnp.log(jnp.where(able, walkers.scale, 1)), 0).sum()
-    return walkers._replace(scale=jnp.full_like(walkers.scale, jnp.exp(total / jnp.maximum(able.sum(), 1))))
+    return walkers._replace(scale=jnp.full_like(walkers.scale, jnp.exp(total / jnp.maximum(able.sum(), 1).astype(total.dtype))))
 
 
 def as_it_stands(task: Task) -> bool:

@@ -9,21 +9,19 @@ from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
+from fastscan.given import ShapeError, check_dtypes, promoted
 from fastscan.kernels import driver
 from fastscan.kernels.axes import as_lanes
 from fastscan.kernels.gaussian import Gaussian, decorrelate, indefinite
 from fastscan.kernels.kalman import FilterInputs
 from fastscan.kernels.passes import Series
 from fastscan.kernels.plan import Plan
-from fastscan.types import ParamsLGSSM, ParamsLGSSMDynamics, ParamsLGSSMEmissions, ParamsLGSSMInitial
+from fastscan.timing import plain_params
 
 product = functools.partial(jnp.matmul, precision="highest")
 """Of matrices, as precise as their dtype."""
-
-FLOATS = (jnp.dtype("float32"), jnp.dtype("float64"))
 
 
 class Sizes(NamedTuple):
@@ -51,55 +49,12 @@ class Model(NamedTuple):
     u: jax.Array | None
 
 
-_ARRAYS = (jax.Array, np.ndarray)
-
-
-def as_array(x: Any) -> Any:
-    """An array of JAX or NumPy as it is, anything else as an array of JAX."""
-    return x if isinstance(x, _ARRAYS) else jnp.asarray(x)
-
-
-@functools.cache
-def _of_arrays(kind: type) -> bool:
-    """Whether all objects of a type are arrays: what takes longer to ask of each of a small model's."""
-    return issubclass(kind, _ARRAYS)
-
-
-def plain_params(params: Any, T: int) -> ParamsLGSSM:
-    """Parameters as arrays, of functions of time at 0 to T - 1; from any object with the fields of a `ParamsLGSSM`.
-
-    Raises:
-        TypeError: a field that is missing.
-    """
-    if isinstance(params, ParamsLGSSM) and all(map(_of_arrays, map(type, jax.tree.leaves(params)))):
-        return params
-
-    def field(part: str, name: str) -> Any:
-        try:
-            x = getattr(getattr(params, part), name)
-        except AttributeError:
-            raise TypeError(
-                f"params: {type(params).__name__} without a field {part}.{name} given; wanted fastscan.ParamsLGSSM, or an "
-                "object with its fields, such as dynamax's."
-            ) from None
-        if x is None:
-            return None
-        return jax.vmap(x)(jnp.arange(T)) if callable(x) else as_array(x)
-
-    parts = {"initial": ParamsLGSSMInitial, "dynamics": ParamsLGSSMDynamics, "emissions": ParamsLGSSMEmissions}
-    return ParamsLGSSM(*(kind(*(field(part, name) for name in kind._fields)) for part, kind in parts.items()))
-
-
 def check_emissions(emissions: Any) -> jax.Array:
-    """The emissions as an array: floating, of shape (T, m) or (B, T, m), T >= 1."""
+    """The emissions as an array of numbers, of shape (T, m) or (B, T, m), T >= 1."""
     emissions = jnp.asarray(emissions)
-    if emissions.dtype not in FLOATS:
-        raise TypeError(
-            f"emissions: {emissions.dtype} given, wanted float32 or float64. Convert them, e.g. emissions.astype('float32'); "
-            "mark missing entries with NaN."
-        )
+    check_dtypes({"emissions": emissions.dtype})
     if emissions.ndim not in (2, 3) or 0 in emissions.shape:
-        raise ValueError(
+        raise ShapeError(
             f"emissions: shape {emissions.shape} given, wanted (T, m) or (B, T, m) with T, m and B at least 1. "
             "A scalar series of length T is emissions[:, None]."
         )
@@ -107,18 +62,18 @@ def check_emissions(emissions: Any) -> jax.Array:
 
 
 def check_model(params: Any, T: int, batch: int | None, dtype: Any, inputs: Any = None) -> tuple[Model, Sizes]:
-    """Parameters in one layout, and the model's sizes.
+    """Parameters in one layout and one dtype, and the model's sizes.
 
     Args:
         params: a `ParamsLGSSM` or an object with its fields.
         T: time steps.
         batch: B of the emissions, or None.
-        dtype: of the emissions; every required parameter must have it. The optional ones, which dynamax fills with zeros
-            of JAX's default dtype, are converted.
+        dtype: of the emissions. All are promoted to one dtype as JAX promotes, float32 or float64; biases and input weights,
+            which dynamax fills with zeros of JAX's default dtype, are converted to it.
         inputs: (T, U), (B, T, U) or None.
 
     Raises:
-        TypeError: fields that are missing, dtypes that differ or are not float32 or float64.
+        TypeError: fields that are missing, dtypes that are neither floats as above nor integers.
         ValueError: shapes.
     """
     params = plain_params(params, T)
@@ -126,29 +81,24 @@ def check_model(params: Any, T: int, batch: int | None, dtype: Any, inputs: Any 
         f"{part}.{name}": x for part in params._fields for name, x in getattr(params, part)._asdict().items()
     }
     for name, x in fields.items():
-        if x is not None and x.size and x.dtype not in FLOATS:
-            raise TypeError(f"{name}: {x.dtype} given, wanted float32 or float64.")
-    required = {n: x for n, x in fields.items() if n not in _OPTIONAL}
-    for name, x in required.items():
-        if x is None:
+        if x is None and name not in _OPTIONAL:
             raise TypeError(f"{name}: None given, wanted an array. Only biases and input weights may be None.")
-        if x.dtype != dtype:
-            raise TypeError(
-                f"{name}: {x.dtype} given, wanted {dtype}, which the emissions have. Convert one of the two, e.g. "
-                f"jax.tree.map(lambda x: x.astype('{dtype}'), params)."
-            )
-    optional = {n: None if x is None else x.astype(dtype) for n, x in fields.items() if n in _OPTIONAL}
-    fields = required | optional
+    inputs = None if inputs is None or jnp.shape(inputs)[-1:] == (0,) else jnp.asarray(inputs)
+    dtypes = {name: x.dtype for name, x in fields.items() if x is not None and x.size}
+    dtypes |= {"emissions": dtype} | ({} if inputs is None else {"inputs": inputs.dtype})
+    check_dtypes(dtypes)
+    dtype = promoted(d for name, d in dtypes.items() if name not in _OPTIONAL)
+    fields = {name: x if x is None else x.astype(dtype) for name, x in fields.items()}
     F, H = fields["dynamics.weights"], fields["emissions.weights"]
     if F.ndim < 2 or H.ndim < 2:
         name, x, wanted = ("dynamics.weights", F, "(D, D)") if F.ndim < 2 else ("emissions.weights", H, "(N, D)")
-        raise ValueError(f"{name}: shape {x.shape} given, wanted {wanted}, with leading axes for what varies.")
+        raise ShapeError(f"{name}: shape {x.shape} given, wanted {wanted}, with leading axes for what varies.")
     D, m = F.shape[-1], H.shape[-2]
     u, U = _check_inputs(inputs, fields, T, batch, dtype)
 
     def layout(name: str, *shape: int) -> Any:
         x = fields[name]
-        return None if x is None or 0 in shape else _layout(name, x, shape, T, batch)
+        return None if x is None or 0 in shape else _layout(name, x, shape, T, batch)  # inputs without columns are none
 
     model = Model(
         initial_mean=_layout_initial("initial.mean", fields["initial.mean"], (D,), batch),
@@ -166,11 +116,20 @@ def check_model(params: Any, T: int, batch: int | None, dtype: Any, inputs: Any 
     return model, Sizes(batch, T, D, m)
 
 
+def deviation(variance: jax.Array) -> jax.Array:
+    """The standard deviation of a variance, with derivative 0 where it is 0; NaN below zero."""
+    positive = variance > 0
+    root = jnp.sqrt(jnp.where(positive, variance, 1))
+    return jnp.where(positive, root, jnp.where(variance == 0, 0, jnp.nan).astype(variance.dtype))
+
+
 def check_emission_dim(emissions: jax.Array, m: int) -> None:
     """Refuses emissions whose last axis is not as long as the model's emissions are."""
     if emissions.shape[-1] != m:
-        raise ValueError(
+        transposed = " Time is the last axis but one: take emissions.mT." if emissions.shape[-2] == m else ""
+        raise ShapeError(
             f"emissions: shape {emissions.shape} given, wanted {(*emissions.shape[:-1], m)}: emissions.weights has {m} rows."
+            + transposed
         )
 
 
@@ -202,8 +161,10 @@ def series(plan: Plan, model: Model, emissions: jax.Array, missing: bool) -> Ser
 
 def known_terms(model: Model) -> tuple[jax.Array, jax.Array]:
     """Biases and inputs: of the transitions (B or 1, T or 1, D, 1), of the emissions (B or 1, T or 1, m, 1)."""
-    drift = _known(model.b, model.B, model.u, jnp.zeros_like(model.F[:1, :1, :, :1]))
-    offset = _known(model.d, model.D, model.u, jnp.zeros_like(model.H[:1, :1, :, :1]))
+    drift = _known(
+        model.b, model.B, model.u, jnp.zeros_like(model.F[:, :1, :, :1])
+    )  # of as many sequences as what it goes with
+    offset = _known(model.d, model.D, model.u, jnp.zeros_like(model.H[:, :1, :, :1]))
     return drift, offset
 
 
@@ -218,7 +179,25 @@ def _shapes(shape: Sequence[int], T: int, batch: int | None) -> list[tuple[int, 
 
 def _refuse(name: str, x: jax.Array, allowed: Sequence[tuple[int, ...]]) -> NoReturn:
     wanted = " or ".join(map(str, dict.fromkeys(allowed)))
-    raise ValueError(f"{name}: shape {x.shape} given, wanted {wanted}.")
+    raise ShapeError(f"{name}: shape {x.shape} given, wanted {wanted}.{_may_be(name, x.shape, allowed)}")
+
+
+def _may_be(name: str, shape: tuple[int, ...], allowed: Sequence[tuple[int, ...]]) -> str:
+    """What may have been meant by a shape."""
+    if name.startswith("initial"):
+        return ""
+    alone, varying = allowed[:2]
+    if len(shape) != len(varying) or shape[1:] != varying[1:]:
+        return ""
+    if name.startswith("dynamics") and shape[0] == varying[0] - 1:
+        return (
+            " Entry t belongs to the transition from t - 1 to t, and entry 0 is not read; of a model for dynamax before 1.0.3, "
+            'whose entry t is of the transition from t to t + 1, take timing="departure".'
+        )
+    return (
+        f" The first axis is time; dynamax reads the last of {shape[0]} entries for the steps after them. If each is a "
+        f"recording's, give the one of this recording, {alone}, or take `jax.vmap` over both."
+    )
 
 
 def _layout(name: str, x: jax.Array, shape: tuple[int, ...], T: int, batch: int | None) -> jax.Array:
@@ -251,19 +230,16 @@ def _check_inputs(inputs: Any, fields: dict, T: int, batch: int | None, dtype: A
     if inputs is None:
         for name, U in widths.items():
             if U:
-                raise ValueError(f"inputs: None given, wanted shape {(T, U)}: {name} has {U} columns.")
+                raise ShapeError(f"inputs: None given, wanted shape {(T, U)}: {name} has {U} columns.")
         return None, 0
-    inputs = jnp.asarray(inputs)
-    if inputs.dtype != dtype and inputs.size:
-        raise TypeError(f"inputs: {inputs.dtype} given, wanted {dtype}, which the emissions have.")
     leading = [(T,)] if batch is None else [(T,), (batch, T)]
     if inputs.ndim < 2 or inputs.shape[:-1] not in leading:
-        raise ValueError(f"inputs: shape {inputs.shape} given, wanted {' or '.join(str((*s, 'U')) for s in leading)}.")
+        raise ShapeError(f"inputs: shape {inputs.shape} given, wanted {' or '.join(str((*s, 'U')) for s in leading)}.")
     U = inputs.shape[-1]
     for name, width in widths.items():
         if width != U:
-            raise ValueError(f"inputs: shape {inputs.shape} given, but {name} has {width} columns; the two must agree.")
-    return inputs.reshape(-1, T, U, 1), U
+            raise ShapeError(f"inputs: shape {inputs.shape} given, but {name} has {width} columns; the two must agree.")
+    return inputs.astype(dtype).reshape(-1, T, U, 1), U
 
 
 def _known(bias: jax.Array | None, weights: jax.Array | None, inputs: jax.Array | None, zeros: jax.Array) -> jax.Array:

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fastscan.given import check_key, count
 from fastscan.hmm import hmm_posterior_sample, hmm_smoother
 from fastscan.kernels.ranges import ranged
 from fastscan.lds import InitialPotential, LDSStatistics, NodePotential, PairPotential, lds_inference, lds_sample
@@ -61,7 +62,7 @@ class SLDSPosterior(NamedTuple):
         pair: the averaged potentials that q(x) is made with, (T - 1, ...).
         log_likelihoods: that q(k) is made with (T - 1, K).
         objective: a lower bound of the log normaliser of x and k together, (), after one turn more, which made all this.
-        trace: the objective after every turn (max_iters,), without derivative; NaN after the last one.
+        trace: the objective after every turn (max_iters,), without derivative; after the last one it repeats.
         iterations: how many turns were taken, but for that one.
         converged: whether the objective's relative change fell to ``tol``. Where it did not, implicit gradients are those of a
             fixed point that has not been reached: take more turns, or "unrolled".
@@ -120,7 +121,7 @@ def lds_to_hmm_mf(statistics: LDSStatistics, params: SLDSParams) -> jax.Array:
     h1, J11, J12, J22, h2 = params.pair
     linear = contract("td,kd->tk", x[1:], h2) - contract("td,kd->tk", x[:-1], h1)
     squares = contract("tij,kij->tk", xx[:-1], J11) + contract("tij,kij->tk", xx[1:], J22)
-    return params.log_scale + linear + contract("tij,kij->tk", xx_next, J12) - squares / 2
+    return jnp.expand_dims(params.log_scale, 0) + linear + contract("tij,kij->tk", xx_next, J12) - squares / 2
 
 
 @ranged
@@ -166,9 +167,7 @@ def slds_inference(
     for name, value, wanted in (("gradient", gradient, get_args(Gradient)), ("solver", solver, get_args(Solver))):
         if value not in wanted:
             raise ValueError(f"{name}: {value!r} given, wanted one of {', '.join(wanted)}.")
-    for name, count in (("max_iters", max_iters), ("solver_iters", solver_iters)):
-        if count < 1:
-            raise ValueError(f"{name}: {count} given, wanted at least 1.")
+    max_iters, solver_iters = count("max_iters", max_iters), count("solver_iters", solver_iters)
     for name, bound in (("tol", tol), ("solver_tol", solver_tol or 0.0)):
         if not bound >= 0:
             raise ValueError(f"{name}: {bound} given, wanted a number that is not negative.")
@@ -177,6 +176,7 @@ def slds_inference(
     node, params = _checked(recog_potentials, params)
     shape = len(node.r) - 1, len(params.log_initial)
     if key is not None:
+        check_key(key)
         initial_probs = jax.random.dirichlet(key, jnp.ones(shape[1], node.r.dtype), shape[:1])
     initial_probs = jnp.asarray(initial_probs)
     if initial_probs.dtype != node.r.dtype:
@@ -194,6 +194,9 @@ def _inference(
     run = {"implicit": _implicit, "unrolled": _unrolled, "none": _constant}[gradient]
     probs, trace, iterations, converged = run(settings, probs, (node, params))
     after, pair, statistics, log_likelihoods, objective = _turn(settings, probs, (node, params))
+    trace = jnp.where(
+        jnp.arange(settings.max_iters, dtype=iterations.dtype) < iterations, trace, trace[iterations - 1]
+    )  # no NaN of healthy data
     return SLDSPosterior(statistics, after, pair, log_likelihoods, objective, trace, iterations, converged)
 
 
@@ -214,7 +217,7 @@ def _turn(settings: _Settings, probs: jax.Array, theta: Theta) -> tuple[Any, ...
         implementation=settings.implementation,
         log_weights=True,
     )
-    entropy_less_energy = log_normalizer - (probs * (log_likelihoods - params.log_scale)).sum()
+    entropy_less_energy = log_normalizer - (probs * (log_likelihoods - jnp.expand_dims(params.log_scale, 0))).sum()
     objective = hmm.marginal_loglik + entropy_less_energy + params.init_log_scale
     after = jnp.where(jnp.isnan(log_normalizer), jnp.nan, hmm.smoothed_probs)  # to an HMM, NaN is what was not observed
     return after, pair, statistics, log_likelihoods, objective
@@ -344,6 +347,7 @@ def slds_sample(
     implementation: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """One draw from q(x) q(k): states x (T, D), and discrete states (T - 1,), int32. Arguments as `slds_inference`."""
+    check_key(key, " The order is (key, recog_potentials, params, posterior).")
     of_x, of_k = jax.random.split(key)
     x = lds_sample(of_x, recog_potentials, params.init, posterior.pair, implementation=implementation)
     _, k = hmm_posterior_sample(

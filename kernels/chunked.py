@@ -78,6 +78,8 @@ def total(plan: Plan, rows: jax.Array) -> jax.Array:
 def _sum_in_blocks(numbers: jax.Array, block: int = 32) -> jax.Array:
     """A sum whose work lies within a loop: see `sweep`."""
     whole = len(numbers) // block * block
+    if not whole:
+        return numbers.sum()  # as `jax.disable_jit` knows no loop of no steps
     blocks = numbers[:whole].reshape(-1, block)
     return lax.scan(lambda total, x: (total + x.sum(), None), numbers[whole:].sum(), blocks)[0]
 

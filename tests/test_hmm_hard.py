@@ -211,10 +211,10 @@ def test_errors():
         hmm_filter(initial, None, ll, lambda t: jnp.eye(2) + t)
     with pytest.raises(ValueError, match=r"log_likelihoods: shape \(5,\) given, wanted \(T, K\) or \(B, T, K\)"):
         hmm_filter(initial, A, ll[:, 0])
-    with pytest.raises(TypeError, match="initial_distribution: float32 given, wanted float64"):
-        hmm_filter(initial.astype("float32"), A, ll)
-    with pytest.raises(TypeError, match="log_likelihoods: int64 given"):
-        hmm_filter(initial, A, ll.astype(int))
+    with pytest.raises(TypeError, match="initial_distribution: float16 given, wanted float32 or float64; integers are conv"):
+        hmm_filter(initial.astype("float16"), A, ll)
+    with pytest.raises(TypeError, match="log_likelihoods: complex128 given"):
+        hmm_filter(initial, A, ll.astype(complex))
     with pytest.raises(ValueError, match="'fastest' given"):
         hmm_filter(initial, A, ll, implementation="fastest")
     big = random_model(9, 5, 13)

@@ -66,7 +66,7 @@ def _log_det_of_log_cholesky(y: jax.Array) -> jax.Array:
     n = _rows(y.shape[-1])
     i = jnp.arange(n)
     log_diagonal = y[..., i * (i + 3) // 2]
-    return ((n + 1 - i) * log_diagonal).sum() + math.prod(y.shape[:-1]) * n * math.log(2)
+    return ((n + 1 - i).astype(y.dtype) * log_diagonal).sum() + math.prod(y.shape[:-1]) * n * math.log(2)
 
 
 def _rows(entries: int) -> int:

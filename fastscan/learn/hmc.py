@@ -11,6 +11,7 @@ from blackjax.diagnostics import ess_bulk, rhat
 from jax import lax
 from rich.progress import Progress
 
+from fastscan.given import check_key, count
 from fastscan.learn.constraints import from_unconstrained, log_det_jac_constrain, to_unconstrained
 from fastscan.learn.learnable import Learnable, Target, prepare
 
@@ -88,10 +89,10 @@ def fit_hmc(
     Raises:
         TypeError, ValueError: what was given, what was wanted.
     """
-    counts = {"num_samples": num_samples, "num_chains": num_chains, "warmup_steps": warmup_steps}
-    for name, count in (counts | {"num_integration_steps": num_integration_steps}).items():
-        if count < 1:
-            raise ValueError(f"{name}: {count} given, wanted at least 1.")
+    num_samples, num_chains = count("num_samples", num_samples), count("num_chains", num_chains)
+    warmup_steps = count("warmup_steps", warmup_steps)
+    num_integration_steps = count("num_integration_steps", num_integration_steps)
+    check_key(key)
     target, params, emissions, inputs = prepare(model, params, emissions, inputs, frozen, log_prior)
     position = to_unconstrained(params, target.constraints)
     if not jax.tree.leaves(position):
@@ -142,7 +143,7 @@ def _starts(key: jax.Array, position: Any, num_chains: int, spread: float) -> An
     keys = jax.random.split(key, len(leaves))
     dtype = jnp.result_type(float)  # which chains move in, whatever the parameters' is: blackjax's step sizes have it
     noise = [jax.random.normal(k, (num_chains, *x.shape), dtype) for k, x in zip(keys, leaves, strict=True)]
-    return tree.unflatten([x + spread * n for x, n in zip(leaves, noise, strict=True)])
+    return tree.unflatten([x[None] + spread * n for x, n in zip(leaves, noise, strict=True)])
 
 
 @functools.partial(jax.jit, static_argnames=("target", "leapfrogs", "steps"))

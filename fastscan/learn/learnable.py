@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fastscan.given import ShapeError, array, check_kind, emissions_array, seen
 from fastscan.learn.constraints import dotted, freeze, from_unconstrained, log_det_jac_constrain
 from fastscan.learn.priors import NormalInverseWishart
 
@@ -95,23 +96,28 @@ def prepare(
     Raises:
         TypeError, ValueError: data, parameters, names of frozen ones: what was given, what was wanted.
     """
-    emissions = jnp.asarray(emissions)
+    if model.event_dims == 0 and isinstance(emissions, np.ma.MaskedArray) and emissions.dtype.kind in "iu":
+        emissions = emissions.astype(np.int64).filled(-1)  # symbols, of which negative ones are missing
+    emissions = emissions_array(emissions)
+    check_kind("emissions", emissions)
     batched = emissions.ndim == model.event_dims + 2
     if not batched and emissions.ndim != model.event_dims + 1:
         event = ", m" * model.event_dims
         raise ValueError(f"emissions: shape {emissions.shape} given, wanted (T{event}) or (B, T{event}).")
     emissions = emissions if batched else emissions[None]
+    emissions = jax.device_put(emissions) if seen(emissions) else jnp.asarray(emissions)
     B, T = emissions.shape[:2]
+    inputs = None if inputs is None else jnp.asarray(array("inputs", inputs))
     if inputs is not None:
-        inputs = jnp.asarray(inputs)
         allowed = [(T,), (B, T)] if batched else [(T,)]
         if inputs.shape[:-1] not in allowed:
             wanted = " or ".join(str((*shape, "U")) for shape in allowed)
-            raise ValueError(f"inputs: shape {inputs.shape} given, wanted {wanted}.")
-        inputs = jnp.broadcast_to(inputs, (B, T, inputs.shape[-1]))
+            raise ShapeError(f"inputs: shape {inputs.shape} given, wanted {wanted}.")
+        inputs = jnp.broadcast_to(inputs, (B, T, inputs.shape[-1])) if inputs.shape[-1] else None
     for path, x in jax.tree_util.tree_leaves_with_path(params):
         if callable(x):
             raise TypeError(f"{dotted(path)}: a function given, wanted an array: its values at all time steps.")
+        array(dotted(path), x)
     params = jax.tree.map(jnp.asarray, params)
     model.check(params, emissions, inputs)
     known = jnp.issubdtype(emissions.dtype, jnp.floating) and not isinstance(emissions, jax.core.Tracer)

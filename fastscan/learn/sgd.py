@@ -10,6 +10,7 @@ import optax
 from jax import lax
 from rich.progress import track
 
+from fastscan.given import check_key, count
 from fastscan.learn.constraints import from_unconstrained, to_unconstrained
 from fastscan.learn.learnable import Learnable, Target, prepare
 
@@ -57,8 +58,9 @@ def fit_sgd(
     Raises:
         TypeError, ValueError: what was given, what was wanted.
     """
-    if num_epochs < 1 or batch_size < 1:
-        raise ValueError(f"num_epochs, batch_size: {num_epochs}, {batch_size} given, wanted at least 1.")
+    num_epochs, batch_size = count("num_epochs", num_epochs), count("batch_size", batch_size)
+    if key is not None:
+        check_key(key)
     target, params, emissions, inputs = prepare(model, params, emissions, inputs, frozen, log_prior)
     position = to_unconstrained(params, target.constraints)
     state = position, optimizer.init(position)
