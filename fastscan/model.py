@@ -271,7 +271,9 @@ def _with_scale(model: Model) -> tuple[jax.Array, jax.Array]:
     Who computes Q by subtraction, as Gaussian processes have it, has it up to a rounding of these.
     """
     moved = (product(model.F, model.initial_cov) * model.F).sum(-1)[..., None]
-    return model.Q, jnp.abs(moved) + _variances(model.Q).max(1, keepdims=True)
+    variances = _variances(model.Q)
+    largest = jnp.where(jnp.isnan(variances), 0, variances).max(1, keepdims=True)  # the first entry, which is not read, may be
+    return model.Q, jnp.abs(moved) + largest
 
 
 def _variances(cov: jax.Array) -> jax.Array:

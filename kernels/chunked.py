@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 
-from fastscan.kernels.algebra import ALGEBRAS, blank, in_form_of, stable_carry, varying
+from fastscan.kernels.algebra import ALGEBRAS, blank, in_form_of, stable_carry, vary_over, varying
 from fastscan.kernels.axes import as_lanes, as_rows
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.ranges import phase
@@ -198,32 +198,31 @@ def sweep(
 def _until_seams_hold(plan: Plan, seam: Seam, step: Callable, state: Any, rows: Any, reverse: bool) -> tuple[Any, Any]:
     """`loop`, as often as it takes until chunks fit together: one loop in another, which share what they write into."""
 
-    def row(t: Any) -> Any:
+    def row(rows: Any, t: Any) -> Any:
         return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, t, keepdims=False), rows), present(plan, t)
 
-    def body(i: Any, carry: Any) -> Any:
-        state, outputs = carry
-        t = plan.length - 1 - i if reverse else i
-        state, out = step(state, row(t))
-        return state, jax.tree.map(lambda all, one: lax.dynamic_update_index_in_dim(all, one, t, 0), outputs, out)
+    def sweep(state: Any, rows: Any, outputs: Any) -> tuple[Any, Any]:
+        def body(i: Any, carry: Any) -> Any:
+            state, outputs = carry
+            t = plan.length - 1 - i if reverse else i
+            state, out = step(state, row(rows, t))
+            return state, jax.tree.map(lambda all, one: lax.dynamic_update_index_in_dim(all, one, t, 0), outputs, out)
 
-    def again(carry: Any) -> Any:
-        entered, _, outputs, _ = carry
-        left, outputs = lax.fori_loop(0, plan.length, body, (entered, outputs))
-        resumed = neighbours(entered, seam.resume(left), reverse=reverse)
-        apart = ~seam.agree(*(arrays(plan, x) for x in (entered, resumed)))
-        return in_form_of(resumed, entered), left, outputs, apart
+        def again(carry: Any) -> Any:
+            entered, _, outputs, _ = carry
+            left, outputs = lax.fori_loop(0, plan.length, body, (entered, outputs))
+            resumed = neighbours(entered, seam.resume(left), reverse=reverse)
+            apart = ~seam.agree(*(arrays(plan, x) for x in (entered, resumed)))
+            return in_form_of(resumed, entered), left, outputs, apart
 
-    def sweep(state: Any, rows_and_outputs: Any) -> tuple[Any, Any]:
-        nonlocal rows
-        rows, outputs = rows_and_outputs
-        _, left, outputs, _ = lax.while_loop(lambda carry: carry[3], again, (state, state, outputs, jnp.bool_(True)))
+        unknown = vary_over(frozenset().union(*map(varying, jax.tree.leaves(state))), jnp.bool_(True))
+        _, left, outputs, _ = lax.while_loop(lambda carry: carry[3], again, (state, state, outputs, unknown))
         return left, outputs
 
-    state = stable_carry(lambda s, t: step(s, row(t)), state, jnp.int32(0))
-    shapes = jax.eval_shape(lambda s: step(s, row(0))[1], state)
+    state = stable_carry(lambda s, t: step(s, row(rows, t)), state, jnp.int32(0))
+    shapes = jax.eval_shape(lambda s: step(s, row(rows, 0))[1], state)
     outputs = jax.tree.map(lambda x: blank(x, (plan.length, *x.shape)), shapes)
-    return compiled(plan, sweep)(state, (rows, outputs))
+    return compiled(plan, sweep)(state, rows, outputs)
 
 
 def each_row(plan: Plan, name: str, function: Callable, series: tuple) -> Any:

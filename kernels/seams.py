@@ -30,17 +30,15 @@ def gaussians_agree(entered: Any, left: Any) -> jax.Array:
     (mean, cov), (other_mean, other_cov) = entered, left
     eps = float(jnp.finfo(mean.dtype).eps)
     sd = jnp.sqrt(jnp.maximum(jnp.stack([other_cov[i, i] for i in range(len(cov))]), 0))[:, None]
-    size = jnp.abs(other_mean)
-    largest = jnp.where(jnp.isfinite(size), size, 0).max(CHUNK_AXIS, keepdims=True)
-    rounding = 8 * eps * largest
-    means = _close(mean, other_mean, tolerance(mean.dtype) * sd + 32 * eps * size + rounding)
+    rounding = 8 * eps * _largest(other_mean)
+    means = _close(mean, other_mean, tolerance(mean.dtype) * sd + 32 * eps * jnp.abs(other_mean) + rounding)
     covs = _close(cov, other_cov, tolerance(cov.dtype) * _outer(sd) + _outer(rounding))
     return means & covs
 
 
 def vectors_agree(entered: jax.Array, left: jax.Array) -> jax.Array:
-    """Whether vectors, of which nothing says how large a difference matters, are numbers where they should be."""
-    return (jnp.isfinite(entered) == jnp.isfinite(left)).all()
+    """Whether vectors are the same, of which nothing says how large a difference matters but the largest of any chunk."""
+    return _close(entered, left, tolerance(left.dtype) * _largest(left))
 
 
 def neighbours(first: Any, exits: Any, *, reverse: bool) -> Any:
@@ -55,6 +53,11 @@ def neighbours(first: Any, exits: Any, *, reverse: bool) -> Any:
         return jnp.concatenate((others, end) if reverse else (end, others), CHUNK_AXIS)
 
     return jax.tree.map(one, first, exits)
+
+
+def _largest(x: jax.Array) -> jax.Array:
+    size = jnp.abs(x)
+    return jnp.where(jnp.isfinite(size), size, 0).max(CHUNK_AXIS, keepdims=True)
 
 
 def _outer(sd: jax.Array) -> jax.Array:

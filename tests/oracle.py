@@ -11,6 +11,7 @@ from fastscan import ParamsLGSSM, ParamsLGSSMDynamics, ParamsLGSSMEmissions, Par
 SMOOTHER_KERNELS = {
     "decorrelate",
     "first_observation",
+    "indefinite",
     "kalman_filter_summarise",
     "kalman_filter_summaries_summarise",
     "kalman_filter_summaries_sweep",

@@ -53,6 +53,8 @@ def test_numbers_that_are_none_agree_with_one_another_only():
     assert not seams.gaussians_agree(none, given)
     assert seams.vectors_agree(none.mean, none.mean)
     assert not seams.vectors_agree(none.mean, given.mean)
+    assert seams.vectors_agree(given.mean, given.mean * (1 + 1e-12))
+    assert not seams.vectors_agree(given.mean, given.mean * (1 + 1e-6))
 
 
 def test_what_is_known_exactly_agrees_up_to_rounding_of_it():
