@@ -9,6 +9,7 @@ import math
 import warnings
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from fastscan.given import known
@@ -117,24 +118,32 @@ def _of_bytes(data: bytes, shape: tuple[int, ...], dtype: Any) -> Verdict:
         return FINE
     if np.abs(x - x.T).max() > ASYMMETRY * np.abs(x).max():
         return Verdict("a matrix that is not symmetric")
-    least = np.linalg.eigvalsh((x + x.T) / 2)[0]
-    fine = least >= -_rounding(dtype) * np.abs(np.diagonal(x)).max()
-    return FINE if fine else Verdict(f"a matrix with eigenvalue {least:.3g}", negative=True)
+    if dtype.kind != "f" or _definite(x, np.abs(np.diagonal(x)), dtype):
+        return FINE
+    return Verdict(f"a matrix with eigenvalue {np.linalg.eigvalsh((x + x.T) / 2)[0]:.3g}", negative=True)
 
 
-def _rounding(dtype: Any) -> float:
-    """How far below zero an eigenvalue may be, relative to the largest variance, in a dtype or after a time in float32."""
-    return max(float(np.sqrt(np.finfo(dtype).eps)), 1e-6) if dtype.kind == "f" else 1e-6
+def _definite(x: np.ndarray, scale: np.ndarray, dtype: Any) -> bool:
+    """Whether a matrix is no further below zero than inference takes it, in a dtype (see `kernels.gaussian.indefinite`)."""
+    n, eps = len(x), float(np.finfo(jax.dtypes.canonicalize_dtype(dtype)).eps)
+    left = (x + x.T) / 2 + np.diag(16 * n * eps * scale)
+    diagonal = np.diagonal(left).copy()
+    for k in range(n):
+        pivot = left[k, k]
+        if pivot < -math.sqrt(eps) * diagonal[k]:
+            return False
+        if pivot > n * eps * diagonal[k]:
+            left = left - np.outer(left[:, k], left[k]) / pivot
+    return True
 
 
 def _within_rounding(Q: Any, F: Any, P: Any) -> bool:
-    """Whether eigenvalues below zero of Q are rounding beside F P F' + Q; if F varies, or is not known, they may be."""
+    """Whether what is below zero of Q is rounding beside F P F' + Q; if F varies, or is not known, it may be."""
     if not (known(type(F)) and known(type(P)) and np.shape(F) == np.shape(P) == np.shape(Q)):
         return True
-    allowed = _rounding(np.asarray(Q).dtype)
+    dtype = np.asarray(Q).dtype
     Q, F, P = (np.asarray(x, np.float64) for x in (Q, F, P))
-    scale = (np.diagonal(F @ P @ F.T) + np.abs(np.diagonal(Q))).max()
-    return bool(np.linalg.eigvalsh((Q + Q.T) / 2)[0] >= -allowed * scale)
+    return _definite(Q, np.abs(np.diagonal(F @ P @ F.T)) + np.abs(np.diagonal(Q)), dtype)
 
 
 def _all_equal(x: np.ndarray) -> bool:

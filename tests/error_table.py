@@ -170,12 +170,20 @@ def judge(case: Case) -> Row:
 def reference_error(this: Known, same: list[Known], name: str) -> float:
     """Dynamax's error; where dynamax has none, or is no number, the textbook's in the same dtype.
 
-    That is the largest one of the ``same`` data in any order and units, for in one of them it may be lucky.
+    It is the largest one of the ``same`` data in another order too, for in one of them they may be lucky; the textbook's, on
+    which units have no influence but by luck, also in other units.
     """
     name = "smoothed_covariances" if name == "cross" else name
-    theirs = this.dynamax.get(name, np.inf)
-    found = [x.textbook.get(name, np.inf) for x in same]
-    return theirs if np.isfinite(theirs) else max((x for x in found if np.isfinite(x)), default=np.inf)
+    if np.isfinite(this.dynamax.get(name, np.inf)):
+        alike = [x.dynamax.get(name, np.inf) for x in same if np.array_equal(_units(x), _units(this))]
+    else:
+        alike = [x.textbook.get(name, np.inf) for x in same]
+    return max((x for x in alike if np.isfinite(x)), default=np.inf)
+
+
+def _units(this: Known) -> np.ndarray:
+    """What tells data in some units from the same in others: all entries of the initial covariance, in any order."""
+    return np.sort(np.ravel(this.params.initial.cov))
 
 
 def available(model: str, implementation: str, T: int) -> bool:

@@ -133,5 +133,5 @@ def _floors(model: Learnable, params: Any, emissions: jax.Array) -> Any:
 
 def _of_one_dtype(params: Any) -> Any:
     """Make floating parameters what the first of them is: an iteration then returns what the next one was compiled for."""
-    dtype = next((x.dtype for x in jax.tree.leaves(params) if jnp.issubdtype(x.dtype, jnp.floating)), None)
-    return jax.tree.map(lambda x: lax.convert_element_type(x, dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, params)
+    floating = [x.dtype for x in jax.tree.leaves(params) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jax.tree.map(lambda x: lax.convert_element_type(x, floating[0]) if x.dtype in floating else x, params)

@@ -10,7 +10,7 @@ from jax.scipy.special import gammaln, multigammaln, xlogy
 from fastscan.model import product
 
 
-def inverse_wishart(cov: jax.Array, df: float, scale: jax.Array) -> jax.Array:
+def inverse_wishart(cov: jax.Array, df: float | jax.Array, scale: jax.Array) -> jax.Array:
     """Log density at a covariance matrix (n, n), with degrees of freedom above n - 1 and a scale matrix (n, n)."""
     n = len(scale)
     if jnp.shape(cov) != (n, n):
@@ -37,7 +37,7 @@ def matrix_normal(weights: jax.Array, loc: jax.Array, cov: jax.Array, precision:
 
 
 def normal_inverse_wishart(
-    mean: jax.Array, cov: jax.Array, loc: jax.Array, concentration: float, df: float, scale: jax.Array
+    mean: jax.Array, cov: jax.Array, loc: jax.Array, concentration: float, df: float | jax.Array, scale: jax.Array
 ) -> jax.Array:
     """Log density at a mean (n,) and a covariance matrix (n, n): N(mean; loc, cov / concentration) IW(cov; df, scale)."""
     precision = jnp.full((1, 1), concentration, cov.dtype)
@@ -45,7 +45,7 @@ def normal_inverse_wishart(
 
 
 def matrix_normal_inverse_wishart(
-    weights: jax.Array, cov: jax.Array, loc: jax.Array, precision: jax.Array, df: float, scale: jax.Array
+    weights: jax.Array, cov: jax.Array, loc: jax.Array, precision: jax.Array, df: float | jax.Array, scale: jax.Array
 ) -> jax.Array:
     """Log density at weights (n, p) and a covariance matrix (n, n): MN(weights; loc, cov, precision) IW(cov; df, scale)."""
     return matrix_normal(weights, loc, cov, precision) + inverse_wishart(cov, df, scale)
@@ -87,7 +87,7 @@ class NormalInverseWishart(NamedTuple):
 
     loc: jax.Array
     concentration: jax.typing.ArrayLike
-    df: jax.typing.ArrayLike
+    df: float | jax.Array
     scale: jax.Array
 
     def log_density(self, mean: jax.Array, cov: jax.Array) -> jax.Array:
@@ -115,7 +115,7 @@ class MatrixNormalInverseWishart(NamedTuple):
 
     loc: jax.Array
     precision: jax.Array
-    df: jax.typing.ArrayLike
+    df: float | jax.Array
     scale: jax.Array
 
     def log_density(self, weights: jax.Array, cov: jax.Array) -> jax.Array:
@@ -137,7 +137,7 @@ class InverseWishart(NamedTuple):
         scale: (n, n), positive definite.
     """
 
-    df: jax.typing.ArrayLike
+    df: float | jax.Array
     scale: jax.Array
 
     def log_density(self, mean: jax.Array, cov: jax.Array) -> jax.Array:

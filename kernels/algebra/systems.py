@@ -2,15 +2,17 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fastscan.kernels.algebra.stacked import UNROLLED_ROWS, Stacked, select, stage
+from fastscan.kernels.algebra.stacked import UNROLLED_ROWS, Stacked, select, stable_carry, stage
 
 UNPIVOTED_ROWS = 4  # up to here a system is solved without looking for the best pivot
+ROUGH = 1024  # roundings of a diagonal entry, of which less is left of a pivot that its row should not have been taken for
 
 
 def eliminate(matrix: Stacked, right: Stacked, settle: Callable) -> tuple[Stacked, Stacked, Stacked]:
@@ -34,10 +36,22 @@ def eliminate(matrix: Stacked, right: Stacked, settle: Callable) -> tuple[Stacke
 
 
 def solve(matrix: Stacked, right: Stacked, settle: Callable) -> tuple[Stacked, Stacked, Stacked]:
-    """Eliminates and substitutes: see `fastscan.kernels.algebra.solve`."""
-    kind, n, diagonal = type(matrix), matrix.shape[0], matrix.diagonal()
-    if n > UNPIVOTED_ROWS:
-        return _solve_pivoted(matrix, right)
+    """Eliminates and substitutes: see `fastscan.kernels.algebra.solve`.
+
+    In the order of the rows, which is quick; and again with the best pivot first where rounding left little of some pivot, as
+    it may of more than `UNPIVOTED_ROWS` rows.
+    """
+    diagonal = matrix.diagonal()
+    in_order = (_solve_unrolled if matrix.shape[0] <= UNROLLED_ROWS else _solve_rolled)(matrix, right, diagonal, settle)
+    if matrix.shape[0] <= UNPIVOTED_ROWS:
+        return in_order
+    return lax.cond(
+        _rough(in_order[1], diagonal).array.any(), lambda: _solve_pivoted(matrix, right, diagonal), lambda: in_order
+    )
+
+
+def _solve_unrolled(matrix: Stacked, right: Stacked, diagonal: Stacked, settle: Callable) -> tuple[Stacked, Stacked, Stacked]:
+    kind, n = type(matrix), matrix.shape[0]
     rows, inverses, factors = [], [], []
     for k in range(n):  # what is left of the matrix has one row less every time
         inverses.append(_first_inverse(settle)(matrix, diagonal.block(k, k + 1)))
@@ -51,13 +65,39 @@ def solve(matrix: Stacked, right: Stacked, settle: Callable) -> tuple[Stacked, S
     return kind.vstack(rows), kind.vstack(inverses), x
 
 
-def _solve_pivoted(matrix: Stacked, right: Stacked) -> tuple[Stacked, Stacked, Stacked]:
+def _solve_rolled(matrix: Stacked, right: Stacked, diagonal: Stacked, settle: Callable) -> tuple[Stacked, Stacked, Stacked]:
+    kind, n = type(matrix), matrix.shape[0]
+    later = matrix.constant(np.triu(np.ones((n, n)), 1))
+
+    def row_of(m: Stacked, k: Any) -> Stacked:
+        return kind(lax.dynamic_slice_in_dim(m.array, k, 1, 0))
+
+    def forward(carry, k):
+        matrix, right = carry
+        row, right_row = row_of(matrix, k), row_of(right, k)
+        inverse = _inverse(settle)(kind(lax.dynamic_slice_in_dim(row.array, k, 1, 1)), row_of(diagonal, k))
+        factors = _factors(row, row_of(later, k), inverse)
+        return (_eliminate(matrix, factors, row), _eliminate(right, factors, right_row)), (factors, right_row, inverse)
+
+    def backward(x, row):
+        k, factors, right_row, inverse = row
+        found = _solved_row(x, factors, right_row, inverse)
+        return kind(lax.dynamic_update_slice_in_dim(x.array, found.array, k, 0)), ()
+
+    order = jnp.arange(n)
+    start = stable_carry(forward, (matrix, right), order[0])
+    _, (factors, rows, inverses) = lax.scan(forward, start, order)
+    x, _ = lax.scan(backward, start[1] * 0.0, (order, factors, rows, inverses), reverse=True)
+    return *(kind(m.array[:, 0]) for m in (rows, inverses)), x
+
+
+def _solve_pivoted(matrix: Stacked, right: Stacked, diagonal: Stacked) -> tuple[Stacked, Stacked, Stacked]:
     """Solves in the order of what is left of the diagonal, relative to what it was: no units matter, and no numbering.
 
     A pivot below rounding is raised to it: of a matrix that is singular up to rounding, the last pivots are nothing else, and
     neither is what they divide.
     """
-    kind, n, diagonal = type(matrix), matrix.shape[0], matrix.diagonal()
+    kind, n = type(matrix), matrix.shape[0]
 
     def forward(carry, _):
         matrix, right, rest, left = carry
@@ -65,7 +105,7 @@ def _solve_pivoted(matrix: Stacked, right: Stacked) -> tuple[Stacked, Stacked, S
         row, right_row = _picked(basis, matrix), _picked(basis, right)
         inverse = _floored_inverse(basis, rest, diagonal)
         left = _without(left, basis)
-        factors = _factors(row, left, inverse)
+        factors = _factors(row, left.T, inverse)
         carry = _eliminate(matrix, factors, row), _eliminate(right, factors, right_row), _reduced(rest, factors, row), left
         return carry, (basis, factors, right_row, inverse)
 
@@ -98,6 +138,19 @@ def _eliminate(matrix, factors, row):
 def _first_inverse(settle: Callable) -> Callable:
     """The stage that inverts a matrix's first pivot."""
     return stage(lambda matrix, diagonal: _each(settle, matrix.block(0, 1).columns(0, 1), diagonal)[1])
+
+
+@functools.cache
+def _inverse(settle: Callable) -> Callable:
+    """The stage that inverts a pivot."""
+    return stage(lambda pivot, diagonal: _each(settle, pivot, diagonal)[1])
+
+
+@stage
+def _rough(inverses, diagonal):
+    """Whether little more than rounding is left of a pivot."""
+    least = ROUGH * float(np.finfo(diagonal.dtype).eps)
+    return type(diagonal).elementwise(lambda i, d: (d > 0) & ((i == 0) | (i * d * least > 1)), inverses, diagonal)
 
 
 @stage
@@ -160,7 +213,12 @@ def _without(left, basis):
 
 @stage
 def _factors(row, left, inverse):
-    return row * left.T * inverse
+    return row * left * inverse
+
+
+@stage
+def _solved_row(x, factors, right_row, inverse):
+    return right_row * inverse - factors @ x
 
 
 @stage
