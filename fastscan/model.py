@@ -161,9 +161,8 @@ def series(plan: Plan, model: Model, emissions: jax.Array, missing: bool) -> Ser
 
 def known_terms(model: Model) -> tuple[jax.Array, jax.Array]:
     """Biases and inputs: of the transitions (B or 1, T or 1, D, 1), of the emissions (B or 1, T or 1, m, 1)."""
-    drift = _known(
-        model.b, model.B, model.u, jnp.zeros_like(model.F[:, :1, :, :1])
-    )  # of as many sequences as what it goes with
+    # zeros are of as many sequences as what they go with, for derivatives are
+    drift = _known(model.b, model.B, model.u, jnp.zeros_like(model.F[:, :1, :, :1]))
     offset = _known(model.d, model.D, model.u, jnp.zeros_like(model.H[:, :1, :, :1]))
     return drift, offset
 

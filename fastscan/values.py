@@ -118,14 +118,15 @@ def _of_bytes(data: bytes, shape: tuple[int, ...], dtype: Any) -> Verdict:
         return FINE
     if np.abs(x - x.T).max() > ASYMMETRY * np.abs(x).max():
         return Verdict("a matrix that is not symmetric")
-    if dtype.kind != "f" or _definite(x, np.abs(np.diagonal(x)), dtype):
+    if _definite(x, np.abs(np.diagonal(x)), dtype):
         return FINE
     return Verdict(f"a matrix with eigenvalue {np.linalg.eigvalsh((x + x.T) / 2)[0]:.3g}", negative=True)
 
 
 def _definite(x: np.ndarray, scale: np.ndarray, dtype: Any) -> bool:
     """Whether a matrix is no further below zero than inference takes it, in a dtype (see `kernels.gaussian.indefinite`)."""
-    n, eps = len(x), float(np.finfo(jax.dtypes.canonicalize_dtype(dtype)).eps)
+    dtype = jax.dtypes.canonicalize_dtype(dtype if dtype.kind == "f" else float)  # integers become JAX's default floats
+    n, eps = len(x), float(np.finfo(dtype).eps)
     left = (x + x.T) / 2 + np.diag(16 * n * eps * scale)
     diagonal = np.diagonal(left).copy()
     for k in range(n):

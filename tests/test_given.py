@@ -280,12 +280,25 @@ def test_rounding_is_no_error():
     P, F = np.eye(D, dtype="float32"), np.diag([1.0, 0.5]).astype("float32")
     Q = P - F @ P @ F.T - np.diag([1e-7, 0]).astype("float32")
     params = cast(changed("dynamics", weights=F, cov=Q)._replace(initial=PARAMS.initial._replace(cov=P)), "float32")
-    lgssm_filter(params, Y.astype("float32"))
-    lgssm_filter(cast(params, "float64"), Y)
-    tiny = changed("dynamics", weights=F, cov=np.diag([-1e-9, 1e-9]))  # beside a state of variance one
-    lgssm_filter(tiny._replace(initial=PARAMS.initial._replace(cov=P)), Y)
-    with pytest.raises(ValueError, match=r"dynamics.cov: a matrix with eigenvalue -1e-09"):
+    assert np.isfinite(lgssm_filter(params, Y.astype("float32")).marginal_loglik)
+    with pytest.raises(ValueError, match=r"dynamics.cov: a matrix with eigenvalue -1e-07"):  # of float64 it is none
+        lgssm_filter(cast(params, "float64"), Y)
+    tiny = changed("dynamics", weights=F, cov=np.diag([-1e-15, 1e-9]))  # beside a state of variance one
+    assert np.isfinite(lgssm_filter(tiny._replace(initial=PARAMS.initial._replace(cov=P)), Y).marginal_loglik)
+    with pytest.raises(ValueError, match=r"dynamics.cov: a matrix with eigenvalue -1e-15"):
         lgssm_filter(tiny._replace(initial=PARAMS.initial._replace(cov=1e-9 * P)), Y)
+
+
+@pytest.mark.parametrize("least", [-1e-4, -1e-6, -1e-9, -1e-12, -1e-15])
+def test_what_is_refused_is_what_would_be_nan(least):
+    Q = np.array([[1.0, 0.0], [0.0, least]])
+    params = changed("dynamics", cov=Q)
+    results = jax.jit(lambda p: lgssm_filter(p, Y).marginal_loglik)(params)
+    if np.isnan(results):
+        with pytest.raises(ValueError, match=r"dynamics.cov: a matrix with eigenvalue"):
+            lgssm_filter(params, Y)
+    else:
+        assert np.isfinite(lgssm_filter(params, Y).marginal_loglik)
 
 
 def test_entries_that_are_not_read_are_not_looked_at():
