@@ -125,7 +125,10 @@ def _rounded(x: float | None) -> float | None:
 
 
 def merged(old: dict, new: dict) -> dict:
-    """The old table with the new one's families in place of its own; other devices, families and launches stay."""
+    """The old table with the new one's families in place of its own; other devices, families and launches stay.
+
+    A family that was measured on another occasion than the rest may say so by hand, in "measured_apart".
+    """
     devices = {name: dict(entry) for name, entry in old["devices"].items()}
     for name, entry in new["devices"].items():
         before = devices.get(name, {})
@@ -207,7 +210,8 @@ def explain(
             length = f"from T = {win['from']:,.0f} on (open from {low} to {high})" if win["from"] else "nowhere"
             sizes = f"D={near['D']}, B={near['B']}, {near['dtype']}, T = {near['T'][0]:,} to {near['T'][-1]:,}"
             lines.append(f"nearest measured, {sizes}: {name} wins {length}")
-        about = crossovers.of_device(device)["measured"]
+        entry = crossovers.of_device(device)
+        about = entry.get("measured_apart", {}).get(family, entry["measured"])
         versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
         lines.append(f"on {about['machine']}, {versions}, commit {about['commit']}, {about['date']}")
     return "\n".join(lines)
