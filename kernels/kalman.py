@@ -134,7 +134,7 @@ def observe(predicted: Gaussian, x: FilterInputs) -> tuple[Gaussian, Any]:
     innovation = _innovation(y, H, predicted.mean, weight)
     start = zeros(predicted.mean, *predicted.mean.shape)
     cov, (correction,), innovations = condition(predicted.cov, (start,), (innovation,), H, weight, noise)
-    size = _size(y, H, predicted.mean, predicted.cov.diagonal())
+    size = _size(y, H, predicted.mean)
     return Gaussian(_add(predicted.mean, correction), cov), log_density(innovations, weight, size)
 
 
@@ -164,9 +164,9 @@ def _innovation(y, H, mean, weight):
 
 
 @stage
-def _size(y, H, mean, variances):
+def _size(y, H, mean):
     """The squares of what an innovation is made of."""
-    return y * y + (H * H) @ (mean * mean + variances)
+    return multiply_add(H * H, mean * mean, y * y)
 
 
 @stage

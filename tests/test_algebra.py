@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fastscan.kernels import algebra
-from fastscan.kernels.algebra import ALGEBRAS, eliminate, eye, select, stage, symmetric, zeros
+from fastscan.kernels.algebra import ALGEBRAS, eliminate, eye, select, solve, stage, symmetric, zeros
 from fastscan.kernels.algebra.stacked import UNROLLED_ROWS, UNROLLED_TERMS
 
 LANES = (3, 2)
@@ -70,6 +70,28 @@ def test_elimination_factorises_and_solves(kind, n):
     L = np.reshape(L, (n, n, -1))[..., 0]
     assert np.all(np.triu(L, 1) == 0)
     assert np.all(np.diagonal(L) == 1)
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 5, UNROLLED_ROWS + 1])
+@pytest.mark.parametrize("kind", KINDS)
+def test_systems_are_solved(kind, n):
+    a, b = psd(n), random(n, 2)
+    whitened, inverses, x = (m.to_array() for m in solve(*matrices(kind, a, b)))
+    np.testing.assert_allclose(np.einsum("ik...,kj...->ij...", a, x), b, rtol=1e-7, atol=1e-8)
+    squares = np.einsum("ki...,k...,kj...->ij...", whitened, inverses[:, 0], whitened)
+    np.testing.assert_allclose(squares, np.einsum("ki...,kj...->ij...", b, x), rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("n", [3, 6, UNROLLED_ROWS + 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_systems_that_are_singular_have_a_solution(kind, n):
+    """Right-hand sides in the matrix's own range are met, in any units."""
+    units = 10.0 ** np.linspace(-4, 4, n)[:, None, None, None]
+    a = psd(n, rank=2)
+    b = np.einsum("ik...,kj...->ij...", a, random(n, 2)) * units
+    a = a * units * np.swapaxes(units, 0, 1)
+    *_, x = (m.to_array() for m in solve(*matrices(kind, a, b)))
+    np.testing.assert_allclose(np.einsum("ik...,kj...->ij...", a, x) / units, b / units, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

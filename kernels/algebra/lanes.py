@@ -187,35 +187,38 @@ class Lanes:
 
     def eliminate(self, right: "Lanes", settle: Callable) -> "tuple[Lanes, Lanes, Lanes]":
         """Symmetric elimination without pivoting: see `fastscan.kernels.algebra.eliminate`."""
+        lower, pivots, _, reduced = self._eliminated(right, settle)
+        return lower, pivots, reduced
+
+    def solve(self, right: "Lanes", settle: Callable) -> "tuple[Lanes, Lanes, Lanes]":
+        """Elimination and substitution: see `fastscan.kernels.algebra.solve`."""
+        lower, _, inverses, reduced = self._eliminated(right, settle)
+        rows = [list(row) for row in (reduced * inverses).rows]
+        for k in reversed(range(self.shape[0])):
+            for i in range(k):
+                minus = self._multiply(lower.rows[k][i], self.dtype.type(-1))
+                rows[i] = [self._multiply_add(minus, y, x) for x, y in zip(rows[i], rows[k], strict=True)]
+        return reduced, inverses, type(self)(rows)
+
+    def _eliminated(self, right: "Lanes", settle: Callable) -> "tuple[Lanes, Lanes, Lanes, Lanes]":
+        """L, d, its inverses or 0, and L^-1 B."""
         n = self.shape[0]
         matrix, right_rows = [list(row) for row in self.rows], [list(row) for row in right.rows]
         zero, one = self.dtype.type(0), self.dtype.type(1)
         lower = [[one if i == j else zero for j in range(n)] for i in range(n)]
-        pivots = []
+        settled = []
         for k in range(n):
-            pivot, inverse = settle(matrix[k][k], self.rows[k][k])
-            pivots.append([pivot])
+            settled.append(settle(matrix[k][k], self.rows[k][k]))
             for i in range(k + 1, n):
-                factor = lower[i][k] = self._multiply(matrix[i][k], inverse)
+                factor = lower[i][k] = self._multiply(matrix[i][k], settled[k][1])
                 minus = self._multiply(factor, self.dtype.type(-1))
                 for j in range(k + 1, i + 1):
                     matrix[i][j] = self._multiply_add(minus, matrix[j][k], matrix[i][j])
                 pairs = zip(right_rows[i], right_rows[k], strict=True)
                 right_rows[i] = [self._multiply_add(minus, y, x) for x, y in pairs]
         kind = type(self)
-        return kind(lower), kind(pivots), kind(right_rows)
-
-    def solve(self, right: "Lanes", settle: Callable) -> "tuple[Lanes, Lanes, Lanes]":
-        """Elimination and substitution: see `fastscan.kernels.algebra.solve`."""
-        lower, pivots, reduced = self.eliminate(right, settle)
-        kind, n = type(self), self.shape[0]
-        inverses = kind.elementwise(_inverse_or_zero, pivots)
-        rows = [list(row) for row in (reduced * inverses).rows]
-        for k in reversed(range(n)):
-            for i in range(k):
-                minus = self._multiply(lower.rows[k][i], self.dtype.type(-1))
-                rows[i] = [self._multiply_add(minus, y, x) for x, y in zip(rows[i], rows[k], strict=True)]
-        return reduced, inverses, kind(rows)
+        pivots, inverses = (kind([[x] for x in column]) for column in zip(*settled, strict=True))
+        return kind(lower), pivots, inverses, kind(right_rows)
 
 
 @jax.tree_util.register_pytree_node_class
@@ -232,11 +235,6 @@ def _broadcast(function: Callable, *matrices: Lanes) -> Lanes:
 
     rows = [[function(*(m.at(i, j) for m in matrices)) for j in range(i + 1 if symmetric else p)] for i in range(n)]
     return type(matrices[0])(rows, symmetric)
-
-
-def _inverse_or_zero(x: Any) -> Any:
-    zero = x == 0
-    return jnp.where(zero, x, 1 / jnp.where(zero, jnp.ones_like(x), x))
 
 
 def _is(x: Any, number: float) -> bool:
