@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from fastscan.given import known
+from fastscan.kernels.gaussian import ROUNDINGS
 
 MOST_BYTES = 2048
 """Of a matrix that is judged, at most: 16 rows of float64."""
@@ -127,7 +128,7 @@ def _definite(x: np.ndarray, scale: np.ndarray, dtype: Any) -> bool:
     """Whether a matrix is no further below zero than inference takes it, in a dtype (see `kernels.gaussian.indefinite`)."""
     dtype = jax.dtypes.canonicalize_dtype(dtype if dtype.kind == "f" else float)  # integers become JAX's default floats
     n, eps = len(x), float(np.finfo(dtype).eps)
-    left = (x + x.T) / 2 + np.diag(16 * n * eps * scale)
+    left = (x + x.T) / 2 + np.diag(ROUNDINGS * n * eps * scale)
     diagonal = np.diagonal(left).copy()
     for k in range(n):
         pivot = left[k, k]

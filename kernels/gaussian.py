@@ -12,6 +12,9 @@ from jax import lax
 
 from fastscan.kernels.algebra import downdate, eliminate, eye, mirrored, multiply_add, select, solve, stage, symmetric, zeros
 
+ROUNDINGS = 16
+"""Of its scale, for every row, that a covariance may be below zero by, and still count as one."""
+
 
 class Gaussian(NamedTuple):
     """N(mean, cov), with mean (D, 1) and cov (D, D)."""
@@ -155,7 +158,7 @@ def indefinite(cov, scale):
         scale: (n, 1), of what it was computed from, or will be added to; at least the variances.
     """
     n = cov.shape[0]
-    allowed = 16 * n * float(np.finfo(cov.dtype).eps)
+    allowed = ROUNDINGS * n * float(np.finfo(cov.dtype).eps)
     _, d, _ = eliminate(mirrored(cov + eye(cov, n) * (scale * allowed)), zeros(scale, n, 1), checked=True)
     return type(d).elementwise(lambda x: select(x != x, x, jnp.zeros_like(x)), d).T.reduce(jnp.add)
 
