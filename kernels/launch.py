@@ -23,6 +23,9 @@ from fastscan.kernels.algebra import Lanes, StagedLanes, stable_carry
 from fastscan.kernels.plan import Launch, Plan
 from fastscan.kernels.records import columns, indices, side_by_side, tiles
 
+MOST_ROWS = 2**31 - 1
+"""Of an array, all sequences' together. Lanes and rows are numbered in 32 bits; entries in 64, where an array is that large."""
+
 Kind = Literal["once", "chunk", "step"]
 """Which rows of an array a lane reads or writes: the only one, its chunk's, or one for every step."""
 
@@ -80,6 +83,8 @@ def launch(
     own = layout.inputs()
     reads, writes = (jax.tree.leaves(trees, is_leaf=_is_table) for trees in (sources, targets))
 
+    _check_rows(B, [*reads, *writes])
+
     def program(*refs: Any) -> None:
         remaining = iter(refs)
         layout.enter([next(remaining) for _ in own])
@@ -91,6 +96,15 @@ def launch(
     results = layout.run(name, program, operands, shapes)
     results = [layout.unpack(t, x) for t, x in zip(writes, results, strict=True)]
     return jax.tree.unflatten(jax.tree.structure(targets, is_leaf=_is_table), results)
+
+
+def _check_rows(B: int, tables: Sequence[Table]) -> None:
+    rows = max((table.rows for table in tables), default=0)
+    if B * rows > MOST_ROWS:
+        raise ValueError(
+            f"{B:,} sequences of {rows:,} rows given, for a kernel, which numbers at most {MOST_ROWS:,} rows in all. "
+            "Take fewer sequences at a time, or implementation='chunked'."
+        )
 
 
 def form(plan: Plan, tree: Any) -> Any:
