@@ -10,9 +10,6 @@ from typing import Any
 
 import numpy as np
 
-Bits = Any
-"""An array of unsigned integers, or a NumPy scalar; of predicates, of bools."""
-
 TYPES = {
     **{f"{letter}{8 * size}": np.dtype(f"{'i' if letter == 's' else 'u'}{size}") for letter in "usb" for size in (1, 2, 4, 8)},
     "f32": np.dtype("f4"),
@@ -42,12 +39,11 @@ def cast(value: Any, dtype: np.dtype) -> Any:
     return value.view(_UNSIGNED[value.dtype.itemsize]).astype(_UNSIGNED[dtype.itemsize]).view(dtype)
 
 
-def function(name: str, modifiers: Sequence[str]) -> tuple[Callable[..., Any], list[np.dtype | None], np.dtype]:
+def function(name: str, modifiers: Sequence[str]) -> tuple[Callable[..., Any], list[np.dtype]]:
     """What an instruction computes.
 
     Returns:
-        A function of numbers, the types of its operands (the last one's holds for all further ones; None leaves bits as they
-        are), and that of its result.
+        A function of numbers, and the types of its operands; the last one's holds for all further ones.
 
     Raises:
         UnknownInstructionError: it is none of those below.
@@ -60,10 +56,8 @@ def function(name: str, modifiers: Sequence[str]) -> tuple[Callable[..., Any], l
     make, allowed = known
     if not how <= set(allowed.split()):
         raise UnknownInstructionError(f"{'.'.join([name, *modifiers])}: of its modifiers, {allowed or 'none'} are known")
-    compute, operands, result = make(how, *types)
-    if "ftz" in how:
-        return _flushing(compute), operands, result
-    return compute, operands, result
+    compute, operands = make(how, *types)
+    return _flushing(compute) if "ftz" in how else compute, operands
 
 
 def _flushing(compute: Callable) -> Callable:
@@ -92,13 +86,13 @@ def _rounded(exact: Any, dtype: np.dtype, how: frozenset[str]) -> Any:
 
 def _plain(compute: Callable) -> Callable:
     """Of numbers of one type, of the same type."""
-    return lambda _, dtype: (compute, [dtype], dtype)
+    return lambda _, dtype: (compute, [dtype])
 
 
 def _fused(how: frozenset[str], dtype: np.dtype) -> Any:
     """``x y + z``, rounded once."""
     compute = _fused_in_float64 if dtype == np.float32 else _fused_in_longdouble
-    return lambda x, y, z: _rounded(compute(x, y, z), dtype, how), [dtype], dtype
+    return lambda x, y, z: _rounded(compute(x, y, z), dtype, how), [dtype]
 
 
 def _fused_in_float64(x: Any, y: Any, z: Any) -> Any:
@@ -117,21 +111,21 @@ def _fused_in_longdouble(x: Any, y: Any, z: Any) -> Any:
 
 def _least(compute: Callable, of_numbers: Callable) -> Callable:
     """A minimum or maximum: of a NaN and a number the number, unless ``NaN`` is asked for."""
-    return lambda how, dtype: (compute if dtype.kind != "f" or "NaN" in how else of_numbers, [dtype], dtype)
+    return lambda how, dtype: (compute if dtype.kind != "f" or "NaN" in how else of_numbers, [dtype])
 
 
 def _product(how: frozenset[str], dtype: np.dtype) -> Any:
-    return (np.multiply, [dtype], dtype) if dtype.kind == "f" else _integer_product(how, dtype)
+    return (np.multiply, [dtype]) if dtype.kind == "f" else _integer_product(how, dtype)
 
 
 def _integer_product(how: frozenset[str], dtype: np.dtype) -> Any:
     """Its lower half, its upper half, or all of it."""
     if "wide" in how:
         wide = _WIDER[dtype]
-        return lambda x, y: x.astype(wide) * y.astype(wide), [dtype], wide
+        return lambda x, y: x.astype(wide) * y.astype(wide), [dtype]
     if "hi" in how:
-        return lambda x, y: _upper_half(x, y, dtype), [dtype], dtype
-    return np.multiply, [dtype], dtype
+        return lambda x, y: _upper_half(x, y, dtype), [dtype]
+    return np.multiply, [dtype]
 
 
 def _upper_half(x: Any, y: Any, dtype: np.dtype) -> Any:
@@ -140,25 +134,25 @@ def _upper_half(x: Any, y: Any, dtype: np.dtype) -> Any:
 
 
 def _product_and_sum(how: frozenset[str], dtype: np.dtype) -> Any:
-    multiply, _, result = _integer_product(how, dtype)
-    return lambda x, y, z: multiply(x, y) + z, [dtype, dtype, result], result
+    multiply, _ = _integer_product(how, dtype)
+    return lambda x, y, z: multiply(x, y) + z, [dtype, dtype, _WIDER[dtype] if "wide" in how else dtype]
 
 
 def _quotient(_: frozenset[str], dtype: np.dtype) -> Any:
     if dtype.kind == "f":
-        return np.divide, [dtype], dtype
+        return np.divide, [dtype]
 
     def towards_zero(x: Any, y: Any) -> Any:
         sizes = (np.asarray(np.abs(n)).view(_UNSIGNED[dtype.itemsize]) for n in (x, y))
         size = np.floor_divide(*sizes).view(dtype)
         return np.where((x < 0) != (y < 0), -size, size)
 
-    return towards_zero, [dtype], dtype
+    return towards_zero, [dtype]
 
 
 def _remainder(how: frozenset[str], dtype: np.dtype) -> Any:
     divide = _quotient(how, dtype)[0]
-    return lambda x, y: (x - divide(x, y) * y).astype(dtype), [dtype], dtype
+    return lambda x, y: (x - divide(x, y) * y).astype(dtype), [dtype]
 
 
 def _shift(left: bool) -> Callable:
@@ -173,7 +167,7 @@ def _shift(left: bool) -> Callable:
             beyond = 0 if left or dtype.kind == "u" else np.where(x < 0, -1, 0)
             return np.where(by >= places, beyond, moved).astype(dtype)
 
-        return shifted, [dtype, np.dtype("u4")], dtype
+        return shifted, [dtype, np.dtype("u4")]
 
     return make
 
@@ -187,7 +181,7 @@ def _funnel(how: frozenset[str], dtype: np.dtype, left: bool) -> Any:
         moved = (both << by) >> np.uint64(32) if left else both >> by
         return (moved & np.uint64(0xFFFFFFFF)).astype(np.uint32)
 
-    return shifted, [dtype], dtype
+    return shifted, [dtype]
 
 
 def _funnel_shift(how: frozenset[str], dtype: np.dtype) -> Any:
@@ -206,7 +200,7 @@ def _field(_: frozenset[str], dtype: np.dtype) -> Any:
             taken = np.where((length > 0) & ((taken >> np.maximum(length - 1, 0)) % 2 == 1), taken - (1 << length), taken)
         return np.asarray(taken).astype(dtype)
 
-    return extract, [dtype, np.dtype("u4")], dtype
+    return extract, [dtype, np.dtype("u4")]
 
 
 def _permuted_bytes(_: frozenset[str], dtype: np.dtype) -> Any:
@@ -222,11 +216,11 @@ def _permuted_bytes(_: frozenset[str], dtype: np.dtype) -> Any:
             out |= np.where(nibble & np.uint64(8), sign, byte) << np.uint64(8 * k)
         return out.astype(np.uint32)
 
-    return permute, [dtype], dtype
+    return permute, [dtype]
 
 
 def _select(_: frozenset[str], dtype: np.dtype) -> Any:
-    return lambda x, y, p: np.where(p, x, y), [dtype, dtype, np.dtype(bool)], dtype
+    return lambda x, y, p: np.where(p, x, y), [dtype, dtype, np.dtype(bool)]
 
 
 _COMPARED: dict[str, Callable] = {
@@ -252,7 +246,7 @@ def _comparison(how: frozenset[str], dtype: np.dtype) -> Any:
             found = _COMPARED[name.removesuffix("u")](x, y) | unordered
         return found if join is None else join(found, *predicate)
 
-    return compare, [dtype, dtype, np.dtype(bool)], np.dtype(bool)
+    return compare, [dtype, dtype, np.dtype(bool)]
 
 
 _TO_WHOLE = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}
@@ -274,7 +268,7 @@ def _conversion(how: frozenset[str], to: np.dtype, given: np.dtype) -> Any:
         out = _rounded(x.astype(wide), to, how)
         return np.clip(np.where(np.isnan(out), to.type(0), out), 0, 1).astype(to) if "sat" in how else out
 
-    return convert, [given], to
+    return convert, [given]
 
 
 def _into_range(x: Any, to: np.dtype) -> Any:
@@ -289,11 +283,11 @@ def _into_range(x: Any, to: np.dtype) -> Any:
 
 
 def _root(_: frozenset[str], dtype: np.dtype) -> Any:
-    return np.sqrt, [dtype], dtype
+    return np.sqrt, [dtype]
 
 
 def _in_float64(compute: Callable) -> Callable:
-    return lambda _, dtype: (lambda x: np.asarray(compute(np.asarray(x, np.float64))).astype(dtype), [dtype], dtype)
+    return lambda _, dtype: (lambda x: np.asarray(compute(np.asarray(x, np.float64))).astype(dtype), [dtype])
 
 
 def _inverse(how: frozenset[str], dtype: np.dtype) -> Any:
@@ -303,12 +297,12 @@ def _inverse(how: frozenset[str], dtype: np.dtype) -> Any:
         def upper_half(x: Any) -> Any:
             return ((1 / x).view(np.uint64) & np.uint64(0xFFFFFFFF00000000)).view(np.float64)
 
-        return upper_half, [dtype], dtype
-    return lambda x: (1 / x).astype(dtype), [dtype], dtype
+        return upper_half, [dtype]
+    return lambda x: (1 / x).astype(dtype), [dtype]
 
 
 def _counted(_: frozenset[str], dtype: np.dtype) -> Any:
-    return lambda x: np.bitwise_count(x).astype(np.uint32), [dtype], np.dtype("u4")
+    return lambda x: np.bitwise_count(x).astype(np.uint32), [dtype]
 
 
 def _leading_zeros(_: frozenset[str], dtype: np.dtype) -> Any:
@@ -316,11 +310,11 @@ def _leading_zeros(_: frozenset[str], dtype: np.dtype) -> Any:
         bits = np.asarray(x).astype(object)
         return np.asarray(np.frompyfunc(lambda n: 8 * dtype.itemsize - int(n).bit_length(), 1, 1)(bits)).astype(np.uint32)
 
-    return count, [dtype], np.dtype("u4")
+    return count, [dtype]
 
 
 def _sign_of(_: frozenset[str], dtype: np.dtype) -> Any:
-    return lambda x, y: np.copysign(y, x), [dtype], dtype
+    return lambda x, y: np.copysign(y, x), [dtype]
 
 
 _LOGIC = {"and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor, "not": np.invert}

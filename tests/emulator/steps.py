@@ -24,7 +24,7 @@ def compiled(threads: Threads, instruction: Instruction) -> Step:
         return special(threads, instruction)
     if instruction.name == "mov" and (vectors := _vectors(threads, instruction)):
         return vectors
-    compute, types, _ = function(instruction.name, instruction.modifiers)
+    compute, types = function(instruction.name, instruction.modifiers)
     target, *sources = instruction.operands
     assert isinstance(target, str)
     dtype = bits_type(threads.width(target))
