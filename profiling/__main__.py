@@ -89,7 +89,9 @@ def main() -> None:
     fit.set_defaults(run=_fit)
 
     for command in (ahead, predict):
-        command.add_argument("--record", type=Path, help="folder for what is written (default: profiling/records)")
+        command.add_argument(
+            "--record", type=Path, help="folder for what is written (default: profiling/records; of some calls, out)"
+        )
     for command in (demo, report, kernels, gpu):
         command.add_argument("--out", type=Path, default=Path("out"), help="folder for what is written (default: out)")
     arguments = parser.parse_args()
@@ -225,14 +227,15 @@ def _ahead_of_time(arguments: Namespace) -> None:
     unknown = [name for name in arguments.devices if name not in DEVICES]
     if unknown:
         raise ValueError(f"--devices: {', '.join(unknown)} given, wanted some of {', '.join(DEVICES)}.")
-    run_ahead_of_time(arguments.record or RECORDS, arguments.only, arguments.devices, arguments.hlo)
+    folder = arguments.record or (Path("out") if arguments.only else RECORDS)
+    run_ahead_of_time(folder, arguments.only, arguments.devices, arguments.hlo)
 
 
 def _predict(arguments: Namespace) -> None:
     from fastscan.profiling.predict import run_predict
     from fastscan.profiling.records import RECORDS
 
-    run_predict(arguments.record or RECORDS, arguments.only)
+    run_predict(arguments.record or (Path("out") if arguments.only else RECORDS), RECORDS, arguments.only)
 
 
 def _gpu(arguments: Namespace) -> None:

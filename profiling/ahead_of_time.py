@@ -14,6 +14,7 @@ import csv
 import json
 import math
 import re
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -109,6 +110,7 @@ class Row(NamedTuple):
         kernels: launches of our own kernels in a call, where no seam has to be swept again.
         fusions, copies, others: launches of XLA's.
         loops, waits: see `Counted`.
+        graphs, alone: CUDA graphs, those of loops' bodies included; and launches, as the program lists them, that are in none.
         xla_bytes: that XLA's launches read and write.
         temporary_bytes: that XLA allocates beside arguments and results.
         error: the first line, "" if there was none.
@@ -124,6 +126,8 @@ class Row(NamedTuple):
     others: int | None = None
     loops: int | None = None
     waits: int | None = None
+    graphs: int | None = None
+    alone: int | None = None
     xla_bytes: int | None = None
     temporary_bytes: int | None = None
     error: str = ""
@@ -147,8 +151,12 @@ def compiled(call: PublicCall, name: str) -> tuple[Row, list[Pass], str]:
     with pretending(name), on_abstract_gpu(), _quiet():
         lowered = jax.jit(call.function).trace(*arguments).lower(lowering_platforms=("cuda",))
     between = time.perf_counter()
-    program = lowered.compile()
-    end = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        program = lowered.compile({"xla_dump_to": folder})
+        end = time.perf_counter()
+        graphs, alone = count_graphs(
+            "".join(f.read_text() for f in Path(folder).glob("*thunk_sequence_after_thunk_passes.txt"))
+        )
     text, usage = program.as_text() or "", program.memory_analysis()
     found = count(text)
     fusions, copies, all_passes = (sum(p.times for p in found.passes if p.opcode.startswith(k)) for k in ("fusion", "copy", ""))
@@ -163,6 +171,8 @@ def compiled(call: PublicCall, name: str) -> tuple[Row, list[Pass], str]:
         others=all_passes - fusions - copies,
         loops=found.loops,
         waits=found.waits,
+        graphs=graphs,
+        alone=alone,
         xla_bytes=sum(p.times * p.bytes for p in found.passes),
         temporary_bytes=usage.temp_size_in_bytes if usage else None,
     )
@@ -204,6 +214,21 @@ def count(text: str) -> Counted:
     return Counted(kernels, passes, waits, loops)
 
 
+def count_graphs(thunks: str) -> tuple[int, int]:
+    """Counts the command buffers, which are CUDA graphs, of a list of thunks as XLA dumps it; and launches outside of them."""
+    graphs = alone = 0
+    inside = None  # of a command buffer at this depth
+    for line in thunks.splitlines():
+        if match := re.match(r"( *)\d+: (k\w+)", line):
+            depth = len(match[1])
+            inside = None if inside is not None and depth <= inside else inside
+            if match[2] == "kCommandBuffer":
+                graphs, inside = graphs + 1, depth
+            elif inside is None and match[2] in ("kCustomKernel", "kKernel", "kCopy", "kMemset32BitValue", "kMemzero"):
+                alone += 1
+    return graphs, alone
+
+
 def run_ahead_of_time(folder: Path, only: str, devices: list[str], out: Path | None) -> None:
     """Compiles all calls for some of `DEVICES`; writes a record ``*-ahead-of-time.csv`` as it goes, and a json beside it.
 
@@ -215,6 +240,7 @@ def run_ahead_of_time(folder: Path, only: str, devices: list[str], out: Path | N
     """
     about = describe("python -m fastscan.profiling ahead-of-time")
     about["versions"] |= {name: version(name) for name in ("jax-cuda13-plugin", "nvidia-cuda-nvcc")}
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{about['date']}-ahead-of-time.csv"
     large: dict[str, list] = {}
     with path.open("w", newline="") as file:
@@ -259,7 +285,7 @@ def _sentence(row: Row) -> str:
     return (
         f"lowered in {row.lower_seconds:.1f} s, compiled in {row.compile_seconds:.1f} s; {row.kernels} kernels, {row.fusions} "
         f"fusions, {row.copies} copies, {row.others} others, {row.loops} loops, of which {row.waits} are waited for; "
-        f"{row.xla_bytes or 0:,} bytes moved by XLA, {row.temporary_bytes or 0:,} temporary"
+        f"{row.graphs} graphs, {row.alone} launches in none; {row.xla_bytes or 0:,} bytes moved by XLA, {row.temporary_bytes or 0:,} temporary"
     )
 
 

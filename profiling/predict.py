@@ -241,15 +241,22 @@ class Compiler:
         return self._known[key]
 
 
-def run_predict(folder: Path, only: str) -> list[Row]:
-    """Predicts all public calls whose name holds a text; prints a table; writes ``*-predictions.csv`` and a json beside it."""
+def run_predict(folder: Path, records: Path, only: str) -> list[Row]:
+    """Predicts all public calls whose name holds a text; prints a table; writes ``*-predictions.csv`` and a json beside it.
+
+    Args:
+        folder: for what is written.
+        records: where the newest record of `ahead_of_time` is, if there is one.
+        only: of calls whose name holds this.
+    """
     about = describe("python -m fastscan.profiling predict") | {
         "triton": version("triton"),
         "what": "predictions, not measured",
     }
-    record = ahead_of_time.newest_record(folder)
+    record = ahead_of_time.newest_record(records)
     about["xla"] = record.name if record else "not counted"
     compiled = {row.call: row for row in (ahead_of_time.read_rows(record) if record else []) if not row.error}
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{about['date']}-predictions.csv"
     path.with_suffix(".json").write_text(json.dumps(about | _constants(), indent=2) + "\n")
     rows: list[Row] = []

@@ -62,11 +62,30 @@ def test_launches_of_a_program_are_counted():
     assert {p.source for p in found.passes} == {"jit(f)/slice", "", "jit(f)/while/body"}
 
 
+THUNKS = """
+000: kCommandBuffer [source       | next=043 (1)]
+    001: kCustomKernel [source       | next=002 (1)] wrapped_dot grid: [1, 1, 1] threads: [16, 1, 1]
+    002: kCopy         [prev=001 (1) | next=003 (1)] kCopy
+003: kWhile         [prev=000 (1) | next=000 (1)]
+condition:
+    004: kCustomKernel [source | sink] input_reduce_fusion grid: [1, 1, 1] threads: [64, 1, 1]
+  body:
+    000: kCommandBuffer [source | sink]
+        005: kCustomKernel [prev=045 (1) | next=047 (1)] kalman_filter_sweep grid: [184, 1, 1]
+006: kCustomKernel [source | sink] loop_fusion grid: [1, 1, 1] threads: [64, 1, 1]
+"""
+
+
+def test_launches_outside_of_graphs_are_counted():
+    assert ahead_of_time.count_graphs(THUNKS) == (2, 2)
+    assert ahead_of_time.count_graphs("") == (0, 0)
+
+
 def test_a_record_is_read_as_it_was_written(tmp_path, monkeypatch):
     def compiled(call, device):
         if "lds" in call.name:
             raise NotImplementedError("no rule\nand more")
-        row = ahead_of_time.Row(call.name, device, 1.5, 2.5, 3, 4, 5, 6, 7, 8, 9, 10)
+        row = ahead_of_time.Row(call.name, device, 1.5, 2.5, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12)
         return row, [ahead_of_time.Pass("copy.1", "copy", 2, 1 << 20, "")], "HLO"
 
     monkeypatch.setattr(ahead_of_time, "compiled", compiled)
@@ -75,7 +94,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path, monkeypatch):
     assert path is not None
     rows = ahead_of_time.read_rows(path)
     good = next(row for row in rows if "smoother" in row.call)
-    assert good == ahead_of_time.Row(good.call, "NVIDIA H200", 1.5, 2.5, 3, 4, 5, 6, 7, 8, 9, 10)
+    assert good == ahead_of_time.Row(good.call, "NVIDIA H200", 1.5, 2.5, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12)
     assert [(row.compile_seconds, row.error) for row in rows if "lds" in row.call] == [(None, "NotImplementedError: no rule")]
     assert (tmp_path / "hlo" / "lgssm_smoother_D_4_m_2_T_100_000_float32.hlo").read_text() == "HLO"
     assert "copy.1" in path.with_suffix(".json").read_text()
