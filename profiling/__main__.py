@@ -89,9 +89,7 @@ def main() -> None:
     fit.set_defaults(run=_fit)
 
     for command in (ahead, predict):
-        command.add_argument(
-            "--record", type=Path, help="folder for what is written (default: profiling/records; of some calls, out)"
-        )
+        command.add_argument("--record", type=Path, help="folder for it (default: profiling/records; with --only, out)")
     for command in (demo, report, kernels, gpu):
         command.add_argument("--out", type=Path, default=Path("out"), help="folder for what is written (default: out)")
     arguments = parser.parse_args()

@@ -285,7 +285,8 @@ def _sentence(row: Row) -> str:
     return (
         f"lowered in {row.lower_seconds:.1f} s, compiled in {row.compile_seconds:.1f} s; {row.kernels} kernels, {row.fusions} "
         f"fusions, {row.copies} copies, {row.others} others, {row.loops} loops, of which {row.waits} are waited for; "
-        f"{row.graphs} graphs, {row.alone} launches in none; {row.xla_bytes or 0:,} bytes moved by XLA, {row.temporary_bytes or 0:,} temporary"
+        f"{row.graphs} graphs, {row.alone} launches in none; {row.xla_bytes or 0:,} bytes moved by XLA, "
+        f"{row.temporary_bytes or 0:,} temporary"
     )
 
 
