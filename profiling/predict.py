@@ -10,7 +10,8 @@ Every kernel that a call launches takes the longest of four times:
 To these come the launches' gaps, XLA's own launches, as its compiler for the GPU made them (`ahead_of_time`, from the newest
 record), and what the host waits for. Nothing here was measured but the copies. Taken for granted: loads find in L1 what they
 loaded of a sector before; a loop that sweeps seams again has no turn; arrays of a launch that fill half of L2 or more come from
-memory, others from L2; a launch begins when the one before has ended.
+memory, others from L2; a launch begins when the one before has ended; a kernel whose loop cannot be told from its machine code,
+as of some that one lane runs, is much as the widest of its name.
 """
 
 import csv
@@ -215,8 +216,7 @@ def predict(call: PublicCall, compile_once: "Compiler", xla: ahead_of_time.Row |
     launched, waits = launches(call)
     with pretending(CARDS[0].name):
         kernels = triton_kernels(lower_for_gpu(call.function, *call.arguments))
-    code = {(kernel.name, kernel.shapes): kernel for kernel in kernels}
-    machines = [compile_once(code[one.name, one.shapes]) for one in launched]
+    machines = [compile_once(_candidates(one, kernels)) for one in launched]
     rows: list[Row] = []
     for card in CARDS:
         own = [predicted(call.name, one, machine, card) for one, machine in zip(launched, machines, strict=True)]
@@ -228,17 +228,31 @@ class Compiler:
     """Compiles kernels for an H100 or H200, those that differ in nothing but large numbers once."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, str], Machine] = {}
+        self._known: dict[tuple[str, str], Machine | None] = {}
 
-    def __call__(self, kernel: TritonKernel) -> Machine:
-        """The machine code of a kernel of this text, but for integers of two digits and more."""
-        key = kernel.name, re.sub(r"\d{2,}", "N", kernel.ttir)
-        if key not in self._known:
+    def __call__(self, kernels: Sequence[TritonKernel]) -> Machine:
+        """Compiles the first kernel whose loop can be told from its machine code.
+
+        Raises:
+            ValueError: there is none.
+        """
+        for kernel in kernels:
+            key = kernel.name, re.sub(r"\d{2,}", "N", kernel.ttir)
+            if key not in self._known:
+                self._known[key] = self._compiled(kernel)
+            found = self._known[key]
+            if found is not None:
+                return found
+        raise ValueError(f"{kernels[0].name}: its loop cannot be told from its machine code.")
+
+    def _compiled(self, kernel: TritonKernel) -> Machine | None:
+        try:
             cost, code, loop = examine(kernel, 90)
-            *_, (_, everything, _, _) = code.passes()
-            parts = (tuple(latency.instructions(code, indices)) for indices in (everything, loop))
-            self._known[key] = Machine(cost, kernel.warps, *parts)
-        return self._known[key]
+        except ValueError:
+            return None
+        *_, (_, everything, _, _) = code.passes()
+        parts = (tuple(latency.instructions(code, indices)) for indices in (everything, loop))
+        return Machine(cost, kernel.warps, *parts)
 
 
 def run_predict(folder: Path, records: Path, only: str) -> list[Row]:
@@ -338,6 +352,12 @@ def _turns(jaxpr: Any) -> int:
     inner = (_turns(x) for equation in jaxpr.eqns for x in _inner(equation))
     own = (equation.params["length"] for equation in jaxpr.eqns if equation.primitive.name == "scan")
     return max([1, *own, *inner])
+
+
+def _candidates(launched: Launched, kernels: list[TritonKernel]) -> list[TritonKernel]:
+    """The kernel that is launched, then others of its name, the widest first, whose code is much the same."""
+    named = [kernel for kernel in kernels if kernel.name == launched.name]
+    return sorted(named, key=lambda kernel: (kernel.shapes != launched.shapes, -kernel.grid[0]))
 
 
 def _record(shape: Sequence[int]) -> tuple[int, int]:

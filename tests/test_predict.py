@@ -8,7 +8,7 @@ from hypothesis import given
 
 from fastscan.profiling import ahead_of_time, latency, predict, public_calls
 from fastscan.profiling.cases import Case
-from fastscan.profiling.costs import examine, lower_for_gpu, triton_kernels
+from fastscan.profiling.costs import Code, TritonKernel, examine, lower_for_gpu, triton_kernels
 from fastscan.profiling.kernels import program
 
 H100, H200 = predict.CARDS
@@ -93,6 +93,29 @@ def test_stores_of_the_machine_code_are_those_that_the_model_counts():
     cost, code, loop = examine(kernel, 90)
     stores = sum(code.lines[i][0][0] == "STG" for i in loop) / cost.loop_step_ratio
     assert stores == sum(predict.sectors(n, 4, store=True) for n in (3, 9, 1))  # mean, covariance, log density
+
+
+def test_a_kernel_that_cannot_be_read_is_taken_for_the_widest_of_its_name(monkeypatch):
+    narrow, wide, other = (
+        TritonKernel(name, f"{name} {grid}", 1, 1, (grid, 1, 1), ((grid, 5),)) for name, grid in (("a", 1), ("a", 9), ("b", 10))
+    )
+    read = []
+
+    def examined(kernel, capability):
+        read.append(kernel.grid[0])
+        if kernel is narrow:
+            raise ValueError("cannot be told")
+        return "cost", Code("        /*0000*/                   EXIT ;"), set()
+
+    monkeypatch.setattr(predict, "examine", examined)
+    launched = predict.Launched("a", 1, 8, 1, ((1, 5, 4),), (), ((1, 5),))
+    candidates = predict._candidates(launched, [other, wide, narrow])
+    assert candidates == [narrow, wide]
+    compile_once = predict.Compiler()
+    assert compile_once(candidates).cost == compile_once(candidates).cost == "cost"
+    assert read == [1, 9]  # each once
+    with pytest.raises(ValueError, match="a: its loop"):
+        compile_once([narrow])
 
 
 def test_predictions_add_up_and_are_written_down(tmp_path, monkeypatch):
