@@ -144,21 +144,21 @@ def launches(call: PublicCall) -> tuple[list[Launched], int]:
 
 
 def sectors(entries: int, itemsize: int, *, store: bool) -> float:
-    """Counts the sectors that a lane touches for a record of so many entries, in the mean over where records begin.
+    """Counts the sectors that are touched for a record of so many entries, in the mean over where records begin.
 
-    A lane stores as many bytes at once as are aligned, 16 at most, and every such store takes a sector for itself. What is
-    loaded stays in L1 until the rest of its sector is wanted, so loads take what the record's bytes fill.
+    A store is of one of a record's tiles, 16 bytes at most: by one lane where they are aligned, else, as Triton lays them out,
+    by neighbouring lanes at once, which takes it through shared memory before. What is loaded stays in L1 until the rest of its
+    sector is wanted, so loads take what the record's bytes fill.
     """
     size = entries * itemsize
     if not store:
         return size / SECTOR
-    count = 0.0
+    count = 0
     for start, width in tiles(entries, _NUMBERS[itemsize]):
-        at, length = start * itemsize, width * itemsize
-        aligned = math.gcd(size, at, length)
-        aligned &= -aligned
-        count += length // min(aligned, 16)
-    return count
+        for record in range(SECTOR):
+            first = record * size + start * itemsize
+            count += (first + width * itemsize - 1) // SECTOR - first // SECTOR + 1
+    return count / SECTOR
 
 
 def seconds(
