@@ -1,6 +1,7 @@
 """``python -m fastscan.profiling``: the demo, measurements, and what is made of them."""
 
 import argparse
+import os
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -68,6 +69,16 @@ def main() -> None:
     kernels.add_argument("--dtype", default="float32", choices=["float32", "float64"])
     kernels.set_defaults(run=_kernels)
 
+    ahead = commands.add_parser("ahead-of-time", help="compile public calls for a GPU that is not here, by XLA's own compiler")
+    ahead.add_argument("--only", default="", help="calls whose name holds this, for one 'hmm_smoother'")
+    ahead.add_argument("--devices", nargs="+", default=["NVIDIA H100 80GB HBM3"], help="or 'NVIDIA H200'")
+    ahead.add_argument("--hlo", type=Path, help="folder for the optimised programs (default: none are kept)")
+    ahead.set_defaults(run=_ahead_of_time)
+
+    predict = commands.add_parser("predict", help="predict what public calls take on an H100 and an H200, kernel by kernel")
+    predict.add_argument("--only", default="", help="calls whose name holds this")
+    predict.set_defaults(run=_predict)
+
     gpu = commands.add_parser("gpu", help="what .ci/gpu runs: ceilings, measure, compare and the GPU tests, on a GPU")
     gpu.add_argument("--dry-run", action="store_true", help="every step at toy sizes, on a CPU")
     gpu.add_argument("--limit", type=float, default=540, help="seconds for all (default: 540)")
@@ -77,6 +88,8 @@ def main() -> None:
     fit = commands.add_parser("fit-co2", help="fit the variances of the demo's CO2 model by maximum likelihood")
     fit.set_defaults(run=_fit)
 
+    for command in (ahead, predict):
+        command.add_argument("--record", type=Path, help="folder for it (default: profiling/records; with --only, out)")
     for command in (demo, report, kernels, gpu):
         command.add_argument("--out", type=Path, default=Path("out"), help="folder for what is written (default: out)")
     arguments = parser.parse_args()
@@ -202,6 +215,25 @@ def _kernels(arguments: Namespace) -> None:
     if unknown:
         raise ValueError(f"--families: {', '.join(unknown)} given, wanted some of {', '.join(FAMILIES)}.")
     run_report(arguments.out, arguments.sizes, arguments.families, arguments.dtype)
+
+
+def _ahead_of_time(arguments: Namespace) -> None:
+    os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")  # the plugin does without the libraries that no program calls
+    from fastscan.profiling.ahead_of_time import DEVICES, run_ahead_of_time
+    from fastscan.profiling.records import RECORDS
+
+    unknown = [name for name in arguments.devices if name not in DEVICES]
+    if unknown:
+        raise ValueError(f"--devices: {', '.join(unknown)} given, wanted some of {', '.join(DEVICES)}.")
+    folder = arguments.record or (Path("out") if arguments.only else RECORDS)
+    run_ahead_of_time(folder, arguments.only, arguments.devices, arguments.hlo)
+
+
+def _predict(arguments: Namespace) -> None:
+    from fastscan.profiling.predict import run_predict
+    from fastscan.profiling.records import RECORDS
+
+    run_predict(arguments.record or (Path("out") if arguments.only else RECORDS), RECORDS, arguments.only)
 
 
 def _gpu(arguments: Namespace) -> None:

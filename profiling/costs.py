@@ -47,13 +47,14 @@ _SHAPE = re.compile(r"tensor<((?:\d+x)+)")
 
 
 class TritonKernel(NamedTuple):
-    """A kernel of a lowered program: Triton IR, warps per program, pipeline stages, launch grid."""
+    """A kernel of a lowered program: Triton IR, warps per program, pipeline stages, launch grid, and arrays' shapes."""
 
     name: str
     ttir: str
     warps: int
     stages: int
     grid: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...] = ()
 
 
 class KernelCost(NamedTuple):
@@ -82,7 +83,7 @@ class KernelCost(NamedTuple):
 
 def lower_for_gpu(function: Callable, *shapes: Any) -> jax.stages.Lowered:
     """Lowers a jittable function for an H200 that need not be there; shapes are arrays or `jax.ShapeDtypeStruct`s."""
-    with _pretend_gpu(), warnings.catch_warnings():
+    with on_abstract_gpu(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*Pallas.*Triton", category=DeprecationWarning)
         return jax.jit(function).trace(*shapes).lower(lowering_platforms=("cuda",))
 
@@ -101,12 +102,18 @@ def triton_kernels(lowered: jax.stages.Lowered) -> list[TritonKernel]:
             name, code = ir.StringAttr(config["name"]).value, ir.StringAttr(config["ir"]).value_bytes
             warps, stages, *grid = (ir.IntegerAttr(config[key]).value for key in _SIZES)
             ttir = str(ir.Module.parse(code).operation.get_asm())
-            kernels.setdefault((name, ttir, warps, stages), TritonKernel(name, ttir, warps, stages, tuple(grid)))
+            shapes = tuple(tuple(ir.ShapedType(value.type).shape) for value in (*call.operands, *call.results))
+            kernels.setdefault((name, ttir, warps, stages), TritonKernel(name, ttir, warps, stages, tuple(grid), shapes))
     return list(kernels.values())
 
 
 def compile_kernel(kernel: TritonKernel, capability: int) -> KernelCost:
-    """Compiles a kernel, with no cache, and reads its costs.
+    """Compiles a kernel, with no cache, and reads its costs; arguments and errors as of `examine`."""
+    return examine(kernel, capability)[0]
+
+
+def examine(kernel: TritonKernel, capability: int) -> "tuple[KernelCost, Code, set[int]]":
+    """Compiles a kernel, with no cache; returns its costs, its machine code, and which instructions are its usual time loop.
 
     The time loop is the largest natural loop of the machine code's flow graph: a branch from behind it into it makes no larger
     one. How many steps a pass makes is told by memory: bytes that a thread stores (if none, loads) in the pass, over those in
@@ -125,14 +132,14 @@ def compile_kernel(kernel: TritonKernel, capability: int) -> KernelCost:
     if capability not in _SM:
         raise ValueError(f"Known compute capabilities are {sorted(_SM)}, not {capability}.")
     ttgir, shared, seconds, usage, sass = _compile(kernel, capability)
-    code = _Code(sass)
+    code = Code(sass)
     loop, slow, inner, ratio = _time_loop(code, ttgir, 32 * kernel.warps)
     found = dict(re.findall(r"\b(REG|STACK|SHARED|LOCAL):(\d+)", usage))
     registers, stack, static, local = (int(found[key]) for key in ("REG", "STACK", "SHARED", "LOCAL"))
     memory = registers, max(local, code.bytes(range(len(code.lines)), "STL")), stack, shared + static
     counts = len(code.lines), len(loop), dict(code.kinds(loop)), ratio, len(slow), inner
     occupancy = active_warps(registers, shared + static, kernel.warps, capability)
-    return KernelCost(kernel.name, capability, seconds, *memory, *counts, occupancy)
+    return KernelCost(kernel.name, capability, seconds, *memory, *counts, occupancy), code, loop
 
 
 def active_warps(registers: int, shared_bytes: int, warps: int, capability: int) -> int:
@@ -152,8 +159,8 @@ def floor_seconds(steps: int, instructions_per_step: float, capability: int) -> 
     return steps / 32 * instructions_per_step / (multiprocessors * 4) / clock
 
 
-def _pretend_gpu() -> contextlib.AbstractContextManager:
-    """From jax 0.11, lowering a Pallas kernel asks which GPU is meant."""
+def on_abstract_gpu() -> contextlib.AbstractContextManager:
+    """Says which GPU is meant, which from jax 0.11 lowering a Pallas kernel asks."""
     try:
         from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
@@ -192,8 +199,11 @@ def _compile(kernel: TritonKernel, capability: int) -> tuple[str, int, float, st
     return compiled.asm["ttgir"], compiled.metadata.shared, seconds, texts[0], texts[1]
 
 
-class _Code:
-    """Machine code from the text of nvdisasm or cuobjdump, less the padding at its end; its flow graph is by instruction."""
+class Code:
+    """Machine code from the text of nvdisasm or cuobjdump, less the padding at its end; its flow graph is by instruction.
+
+    A line is an opcode in parts, its operands, and the predicate that guards it, "" if none does.
+    """
 
     def __init__(self, sass: str) -> None:
         labels, pending, lines = {}, [], []
@@ -203,7 +213,7 @@ class _Code:
             elif match := _SASS.match(line):
                 labels |= dict.fromkeys([*pending, hex(int(match[1], 16))], len(lines))
                 pending = []
-                lines.append((match[3].split("."), match[4].strip(), bool(match[2])))
+                lines.append((match[3].split("."), match[4].strip(), (match[2] or "").strip()))
         targets = [labels.get(match[1] or match[2]) if (match := _TARGET.search(line[1])) else None for line in lines]
         while lines and (lines[-1][0][0] == "NOP" or targets[len(lines) - 1] == len(lines) - 1):
             lines.pop()
@@ -211,12 +221,13 @@ class _Code:
         self.calls = {i: j for i, line in enumerate(lines) if line[0][0] == "CALL" and (j := targets[i]) is not None}
         self.next: list[list[int]] = []
         for i, ((opcode, *_), operands, guarded) in enumerate(lines):
-            follows = guarded or opcode not in ("BRA", "EXIT", "RET", "BRX", "JMP") or (opcode == "BRA" and "," in operands)
+            never = not guarded and opcode in ("BRA", "EXIT", "RET", "BRX", "JMP")
+            follows = not never or (opcode == "BRA" and "," in operands)
             ahead = [i + 1] * follows + [targets[i]] * (opcode == "BRA")
             self.next.append([j for j in ahead if j is not None and j < len(lines)])
         for i, target in list(self.calls.items()):
             if all(lines[j][0][0] != "RET" for j in _closure(self.next, [target], set())):  # for sm_80, a jump to the EXIT
-                self.next[i] = self.next[i] * lines[i][2] + [self.calls.pop(i)]
+                self.next[i] = self.next[i] * bool(lines[i][2]) + [self.calls.pop(i)]
         self.before = [[] for _ in lines]
         for i, j in ((i, j) for i, ahead in enumerate(self.next) for j in ahead):
             self.before[j].append(i)
@@ -230,6 +241,7 @@ class _Code:
                 new[i] |= 1 << i  # leaves -1 as it is
 
     def kinds(self, indices: Iterable[int]) -> Counter[str]:
+        """How many instructions are of which of `_KINDS`."""
         names = [(self.lines[i][0][0], self.lines[i][1]) for i in indices]
         return Counter("move" if _ONLY_MOVES.match(" ".join(name)) else _KIND.get(name[0], "other") for name in names)
 
@@ -268,7 +280,7 @@ def _closure(edges: list[list[int]], start: Iterable[int], found: set[int]) -> s
     return found
 
 
-def _time_loop(code: _Code, ttgir: str, threads: int) -> tuple[set[int], set[int], int, float]:
+def _time_loop(code: Code, ttgir: str, threads: int) -> tuple[set[int], set[int], int, float]:
     """Usual and rare instructions, inner loops, and steps, of one pass through the largest loop of Triton's IR."""
     lines, start, depth, outer, body = ttgir.splitlines(), None, 0, 0, range(0)
     for n, line in enumerate(lines):
