@@ -44,8 +44,10 @@ def of_dtype(tree, dtype):
     return jax.tree.map(lambda x: x.astype(dtype) if x.dtype.kind == "f" else x, jax.tree.map(np.asarray, tree))
 
 
-def check(call, *arguments, dtype="float32", emulator=None, same=False):
+def check(call, *arguments, dtype="float32", emulator=None, same=False, differing=0.0):
     """``call(*arguments, implementation)`` on an emulated GPU, against the sequential code in float64, or the ``same`` dtype.
+
+    Of the last axis, the share ``differing`` may be something else: where a decision is close, rounding makes another one.
 
     Returns:
         The emulator, which knows what ran.
@@ -59,7 +61,8 @@ def check(call, *arguments, dtype="float32", emulator=None, same=False):
         assert a.shape == b.shape
         assert np.isfinite(a).all()
         if a.size:
-            assert np.abs(a - b).max() <= TOLERANCE[dtype] * np.abs(b).max()
+            wrong = np.abs(a - b) > TOLERANCE[dtype] * np.abs(b).max()
+            assert wrong.reshape(-1, wrong.shape[-1] if wrong.ndim else 1).any(0).mean() <= differing
     return emulator
 
 
@@ -249,7 +252,8 @@ def test_gradients():
 def test_chains_of_metropolis(chains, dtype):
     for D, log_density in ((1, mixture), (3, correlated(3)[0])):
         for keep in ("samples", "moments"):
-            check(functools.partial(metropolis, log_density, keep=keep), np.zeros((D, chains)), dtype=dtype, same=True)
+            call = functools.partial(metropolis, log_density, keep=keep)
+            check(call, np.zeros((D, chains)), dtype=dtype, same=True, differing=0.005)
 
 
 @pytest.mark.slow
