@@ -205,7 +205,8 @@ def _kernels(arguments: Namespace) -> None:
 
 
 def _gpu(arguments: Namespace) -> None:
-    from fastscan.profiling.gpu import exit_with, run_gpu
+    from fastscan.profiling.gpu.run import exit_with
+    from fastscan.profiling.gpu.stages import run_gpu
 
     exit_with(run_gpu(arguments.out, arguments.dry_run, arguments.limit, commit=arguments.commit))
 

@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from fastscan.profiling import gpu, records, tables
+from fastscan.profiling import records, tables
 from fastscan.profiling.cases import cases
+from fastscan.profiling.gpu import run as run_module
+from fastscan.profiling.gpu import stages, steps
+from fastscan.profiling.gpu.run import DEVICE_LOST, FAILED, Run
+from fastscan.profiling.gpu.stages import run_gpu
 from fastscan.profiling.measure import DeviceLostError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,7 +32,7 @@ def test_dry_run_of_every_step(tmp_path):
     facts = json.loads((out / "gpu.json").read_text())
     assert facts["dry_run"] is True
     assert facts["problems"] == []
-    assert facts["steps"].keys() == gpu.STEPS.keys()
+    assert facts["steps"].keys() == stages.STEPS.keys()
     assert {status.split(":")[0] for status in facts["steps"].values()} <= {"ok", "absent"}
     assert facts.keys() >= {"machine", "device", "python", "jax", "dynamax", "commit", "date", "nvidia_smi", "source_sha256"}
     assert len(facts["ceilings"]) == 5
@@ -51,11 +55,14 @@ def test_a_step_that_raises_does_not_cost_the_others(tmp_path, monkeypatch, caps
     def broken(_):
         raise OSError("no such ceiling")
 
-    steps = {name: (0, lambda _: "ok") for name in gpu.STEPS} | {"machine": gpu.STEPS["machine"], "ceilings": (0, broken)}
-    monkeypatch.setattr(gpu, "STEPS", steps)
-    assert gpu.run_gpu(tmp_path, dry_run=True, commit="abc") == gpu.FAILED
+    made_up = {name: (0, lambda _: "ok") for name in stages.STEPS} | {
+        "machine": stages.STEPS["machine"],
+        "ceilings": (0, broken),
+    }
+    monkeypatch.setattr(stages, "STEPS", made_up)
+    assert run_gpu(tmp_path, dry_run=True, commit="abc") == FAILED
     facts = json.loads((tmp_path / "gpu.json").read_text())
-    assert facts["steps"] == dict.fromkeys(gpu.STEPS, "ok") | {"ceilings": "failed: OSError: no such ceiling"}
+    assert facts["steps"] == dict.fromkeys(stages.STEPS, "ok") | {"ceilings": "failed: OSError: no such ceiling"}
     assert "step ceilings: failed: OSError: no such ceiling" in capsys.readouterr().out
 
 
@@ -71,38 +78,38 @@ def test_another_process_goes_on_with_what_is_there(tmp_path, monkeypatch):
 
         return run
 
-    monkeypatch.setattr(gpu, "STEPS", {name: (0, step(name)) for name in ("first", "second", "third")})
-    assert gpu.run_gpu(tmp_path, dry_run=True) == gpu.DEVICE_LOST
-    assert gpu.run_gpu(tmp_path, dry_run=True) == 0
+    monkeypatch.setattr(stages, "STEPS", {name: (0, step(name)) for name in ("first", "second", "third")})
+    assert run_gpu(tmp_path, dry_run=True) == DEVICE_LOST
+    assert run_gpu(tmp_path, dry_run=True) == 0
     assert ran == ["first", "second", "second", "third"]
     assert json.loads((tmp_path / "gpu.json").read_text())["processes"] == 2
 
 
 def test_the_last_record_is_compared_with(tmp_path, monkeypatch):
-    run = gpu.Run(tmp_path / "out", True, 100, None)
-    monkeypatch.setattr(gpu, "RECORDS", tmp_path)
-    assert gpu._compare(run).startswith("absent")
+    run = Run(tmp_path / "out", True, 100, None)
+    monkeypatch.setattr(steps, "RECORDS", tmp_path)
+    assert steps.compared(run).startswith("absent")
     rows = tables.newest()
     records.append(run.record, rows)
     records.append(tmp_path / "measured-a.csv", rows)
-    assert gpu._compare(run) == "ok"
+    assert steps.compared(run) == "ok"
     run.record.unlink()
     records.append(
         run.record, [r if r.p50 is None or "dynamax" in r.implementation else r._replace(p50=2 * r.p50) for r in rows]
     )
-    assert gpu._compare(run).startswith("failed: slower")
+    assert steps.compared(run).startswith("failed: slower")
     assert "| time |" in (tmp_path / "out" / "compare.md").read_text()
 
 
 def test_a_run_that_hangs_is_ended_with_its_table(tmp_path, monkeypatch, capsys):
     ends = []
-    monkeypatch.setattr(gpu, "exit_with", ends.append)
-    gpu._give_up(gpu.Run(tmp_path, True, 0, None))
-    assert ends == [gpu.FAILED]
+    monkeypatch.setattr(run_module, "exit_with", ends.append)
+    run_module._give_up(Run(tmp_path, True, 0, None))
+    assert ends == [FAILED]
     assert "not ended by the limit" in capsys.readouterr().out
 
 
 def test_no_gpu(tmp_path):
     with pytest.raises(RuntimeError, match="--dry-run"):
-        gpu.run_gpu(tmp_path / "out", dry_run=False)
+        run_gpu(tmp_path / "out", dry_run=False)
     assert not (tmp_path / "out").exists()

@@ -1,0 +1,109 @@
+"""The steps of a run: what each does, and in a few words how it ended."""
+
+import hashlib
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+
+from fastscan.dispatch import device_kind
+from fastscan.profiling import crossover
+from fastscan.profiling.cases import cases
+from fastscan.profiling.compare import compare, markdown, regressed
+from fastscan.profiling.gpu.ceilings import measure_ceilings
+from fastscan.profiling.gpu.run import Run
+from fastscan.profiling.machine import nvidia_smi, stamp
+from fastscan.profiling.measure import BAD, measure
+from fastscan.profiling.programs import Programs, workers
+from fastscan.profiling.records import RECORDS, by_case, read
+from fastscan.profiling.tables import ROOT, newest
+
+TESTS = Path("tests") / "test_on_gpu.py"
+
+TESTS_SHARE = 0.2
+"""Of the limit, kept for the GPU tests."""
+
+_SMI = "name,driver_version,pstate,clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,power.draw,power.limit,temperature.gpu"
+
+
+def machine(run: Run) -> str:
+    """Device, driver, versions, commit."""
+    on, device = stamp(), jax.devices()[0]
+    given = {"commit": run.commit} if run.commit and on["commit"] == "unknown" else {}
+    run.facts |= (
+        on
+        | given
+        | {
+            "dry_run": run.dry_run,
+            "platform": str(getattr(getattr(device, "client", None), "platform_version", "unknown")),
+            "memory": (device.memory_stats() or {}).get("bytes_limit"),
+            "xla": {name: value for name, value in os.environ.items() if name.startswith(("XLA_", "JAX_"))},
+            "nvidia_smi": nvidia_smi(_SMI),
+            "source_sha256": _source_hash(),
+        }
+    )
+    return "ok"
+
+
+def ceilings(run: Run) -> str:
+    """Rates of the device, and what it takes to start something on it."""
+    run.facts["ceilings"] = measure_ceilings(toy=run.dry_run)
+    bad = [name for name, value in run.facts["ceilings"].items() if isinstance(value, str)]
+    return f"failed: {', '.join(bad)}" if bad else "ok"
+
+
+def measured(run: Run) -> str:
+    """All cases; a process that goes on after another compiles one program at a time: then it is known which one ends it."""
+    again = run.facts["processes"] > 1
+    budget = run.left() - TESTS_SHARE * run.limit
+    programs = Programs(0 if again or run.dry_run else workers())
+    group = cases("toy" if run.dry_run else "gpu")
+    problems = measure(group, run.record, budget=budget, programs=programs, toy=run.dry_run, commit=run.commit)
+    run.facts["nvidia_smi_after"] = nvidia_smi(_SMI)
+    run.facts["problems"] = problems
+    rows = read(run.record)
+    crossover.write(crossover.fit(rows), run.out / "crossover.json")
+    bad = sum(row.status in BAD for row in rows)
+    return f"failed: {bad} of {len(rows)} rows" if bad else "ok"
+
+
+def compared(run: Run) -> str:
+    """Against the last committed record of the same kind of device."""
+    try:
+        before = newest(RECORDS, device_kind())
+    except ValueError as error:
+        return f"absent: {error}"
+    if not by_case(before).keys() & by_case(read(run.record)).keys():
+        return "absent: the last record has no case in common with this one"
+    findings = compare(before, read(run.record))
+    (run.out / "compare.md").write_text(markdown(findings) + "\n")
+    return "failed: slower, larger or less accurate than the last record; see compare.md" if regressed(findings) else "ok"
+
+
+def tested(run: Run) -> str:
+    """The GPU tests, in a process of their own with what time is left; a dry run only collects them."""
+    if not (ROOT / TESTS).exists():
+        return f"absent: no {TESTS}"
+    if importlib.util.find_spec("pytest") is None:
+        return "absent: no pytest"
+    command = [sys.executable, "-m", "pytest", "-q", "-x", str(TESTS), *(["--collect-only"] if run.dry_run else [])]
+    environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    seconds = max(run.left() - 12, 1)
+    with (run.out / "tests.txt").open("w") as file:
+        try:
+            done = subprocess.run(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return f"failed: the tests did not end in {seconds:.0f} s; see tests.txt"
+    return f"failed: pytest ended with {done.returncode}; see tests.txt" if done.returncode else "ok"
+
+
+def _source_hash() -> str:
+    """Of the package's files, for a checkout without git."""
+    digest = hashlib.sha256()
+    for folder in ("fastscan", "kernels", "profiling"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
