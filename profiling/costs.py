@@ -82,7 +82,7 @@ class KernelCost(NamedTuple):
 
 def lower_for_gpu(function: Callable, *shapes: Any) -> jax.stages.Lowered:
     """Lowers a jittable function for an H200 that need not be there; shapes are arrays or `jax.ShapeDtypeStruct`s."""
-    with _pretend_gpu(), warnings.catch_warnings():
+    with pretend_gpu(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*Pallas.*Triton", category=DeprecationWarning)
         return jax.jit(function).trace(*shapes).lower(lowering_platforms=("cuda",))
 
@@ -152,8 +152,8 @@ def floor_seconds(steps: int, instructions_per_step: float, capability: int) -> 
     return steps / 32 * instructions_per_step / (multiprocessors * 4) / clock
 
 
-def _pretend_gpu() -> contextlib.AbstractContextManager:
-    """From jax 0.11, lowering a Pallas kernel asks which GPU is meant."""
+def pretend_gpu() -> contextlib.AbstractContextManager:
+    """Says which GPU is meant, which lowering a Pallas kernel asks from jax 0.11 on."""
     try:
         from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
