@@ -11,7 +11,7 @@ import pytest
 from fastscan.profiling import records, tables
 from fastscan.profiling.cases import cases
 from fastscan.profiling.gpu import run as run_module
-from fastscan.profiling.gpu import stages, steps
+from fastscan.profiling.gpu import stages, steps, testing
 from fastscan.profiling.gpu.run import DEVICE_LOST, FAILED, Run
 from fastscan.profiling.gpu.stages import run_gpu
 from fastscan.profiling.measure import DeviceLostError
@@ -113,3 +113,46 @@ def test_no_gpu(tmp_path):
     with pytest.raises(RuntimeError, match="--dry-run"):
         run_gpu(tmp_path / "out", dry_run=False)
     assert not (tmp_path / "out").exists()
+
+
+MADE_UP_TESTS = """
+import time
+import pytest
+
+@pytest.mark.parametrize("x", [1, 2, 3])
+def test_small(x):
+    assert x == 2
+
+@pytest.fixture
+def broken():
+    yield
+    raise OSError
+
+def test_left_behind(broken): pass
+
+def test_long():
+    time.sleep({seconds})
+"""
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_all_failing_tests_are_told(tmp_path, monkeypatch, processes):
+    (tmp_path / "pyproject.toml").write_text("")
+    (tmp_path / "test_made_up.py").write_text(MADE_UP_TESTS.format(seconds=0))
+    monkeypatch.setattr(testing, "ROOT", tmp_path)
+    monkeypatch.setattr(testing, "TESTS", Path("test_made_up.py"))
+    monkeypatch.setattr(testing, "_side_by_side", lambda: ["-n", "2"] if processes == 2 else [])
+    run = Run(tmp_path / "out", False, 100, None)
+    told = testing.tested(run)
+    assert told == "failed: 3 of 5: test_left_behind, test_small[1], test_small[3]; pytest ended with 1; see tests.txt"
+    assert run.facts["tests"] == {"passed": 2, "failed": ["test_left_behind", "test_small[1]", "test_small[3]"]}
+
+
+def test_tests_that_do_not_end_are_cut_off_and_told(tmp_path, monkeypatch):
+    (tmp_path / "pyproject.toml").write_text("")
+    (tmp_path / "test_made_up.py").write_text(MADE_UP_TESTS.format(seconds=60))
+    monkeypatch.setattr(testing, "ROOT", tmp_path)
+    monkeypatch.setattr(testing, "TESTS", Path("test_made_up.py"))
+    monkeypatch.setattr(testing, "_side_by_side", list)
+    told = testing.tested(Run(tmp_path / "out", False, 15, None))
+    assert told.startswith("failed: the tests did not end in 3 s; of those that did, 3 of 4: test_left_behind, test_small[1]")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fastscan.profiling.gpu import limited
 from fastscan.profiling.measure import DeviceLostError, first_line
 from fastscan.profiling.records import Row, by_case, read
 
@@ -80,7 +81,8 @@ def run_steps(run: Run, steps: Mapping[str, Step]) -> int:
 
 
 def exit_with(status: int) -> None:
-    """Ends the process at once: a program that is still being compiled would keep it."""
+    """Ends the process at once, with those that it started: a program that is still being compiled would keep it."""
+    limited.end_all()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -5,13 +5,14 @@ from pathlib import Path
 from fastscan.dispatch import device_kind
 from fastscan.profiling.gpu import steps
 from fastscan.profiling.gpu.run import Run, Step, run_steps
+from fastscan.profiling.gpu.testing import tested
 
 STEPS: dict[str, Step] = {
     "machine": (0, steps.machine),
     "ceilings": (20, steps.ceilings),
     "measure": (60, steps.measured),
     "compare": (0, steps.compared),
-    "tests": (30, steps.tested),
+    "tests": (30, tested),
 }
 """In order of importance: how many seconds must be left to begin, and what is done."""
 

@@ -1,11 +1,7 @@
 """The steps of a run: what each does, and in a few words how it ended."""
 
 import hashlib
-import importlib.util
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 
@@ -21,9 +17,7 @@ from fastscan.profiling.programs import Programs, workers
 from fastscan.profiling.records import RECORDS, by_case, read
 from fastscan.profiling.tables import ROOT, newest
 
-TESTS = Path("tests") / "test_on_gpu.py"
-
-TESTS_SHARE = 0.2
+TESTS_SHARE = 0.3
 """Of the limit, kept for the GPU tests."""
 
 _SMI = "name,driver_version,pstate,clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,power.draw,power.limit,temperature.gpu"
@@ -81,23 +75,6 @@ def compared(run: Run) -> str:
     findings = compare(before, read(run.record))
     (run.out / "compare.md").write_text(markdown(findings) + "\n")
     return "failed: slower, larger or less accurate than the last record; see compare.md" if regressed(findings) else "ok"
-
-
-def tested(run: Run) -> str:
-    """The GPU tests, in a process of their own with what time is left; a dry run only collects them."""
-    if not (ROOT / TESTS).exists():
-        return f"absent: no {TESTS}"
-    if importlib.util.find_spec("pytest") is None:
-        return "absent: no pytest"
-    command = [sys.executable, "-m", "pytest", "-q", "-x", str(TESTS), *(["--collect-only"] if run.dry_run else [])]
-    environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    seconds = max(run.left() - 12, 1)
-    with (run.out / "tests.txt").open("w") as file:
-        try:
-            done = subprocess.run(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, timeout=seconds)
-        except subprocess.TimeoutExpired:
-            return f"failed: the tests did not end in {seconds:.0f} s; see tests.txt"
-    return f"failed: pytest ended with {done.returncode}; see tests.txt" if done.returncode else "ok"
 
 
 def _source_hash() -> str:
