@@ -1,4 +1,4 @@
-"""The cases' programs, compiled: one by one, or ahead and side by side where that takes most of the time."""
+"""The cases' programs, compiled, and their references: one by one, or ahead and side by side where that takes most time."""
 
 import os
 import time
@@ -7,9 +7,12 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from fastscan.profiling import operations
 from fastscan.profiling.cases import Case
+
+_REFERENCE = "reference"
 
 
 class Program(NamedTuple):
@@ -33,6 +36,18 @@ class Programs:
         """Compiles soon, if there is a background."""
         if self.background and (case, implementation) not in self._futures:
             self._futures[case, implementation] = self._pool.submit(compiled, case, implementation)
+
+    def reference_ahead(self, case: Case, dynamax: bool) -> None:
+        """Computes what the case's results are held against soon, if there is a background."""
+        if self.background:
+            self._futures[case, _REFERENCE] = self._pool.submit(operations.reference, case, dynamax)
+
+    def reference(self, case: Case, dynamax: bool) -> tuple[list[np.ndarray], str]:
+        """What the case's results are held against, and in words how it was computed; it is kept no longer."""
+        ahead = self._futures.pop((case, _REFERENCE), None)
+        if ahead is None or ahead.cancelled():
+            return operations.reference(case, dynamax)
+        return ahead.result()
 
     def get(self, case: Case, implementation: str, timeout: float | None = None) -> Program:
         """The program, once it is compiled; errors are the compiler's.
