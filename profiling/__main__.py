@@ -68,9 +68,10 @@ def main() -> None:
     kernels.add_argument("--dtype", default="float32", choices=["float32", "float64"])
     kernels.set_defaults(run=_kernels)
 
-    gpu = commands.add_parser("gpu", help="what .ci/gpu runs: ceilings, measure, compare and the GPU tests, on a GPU")
+    gpu = commands.add_parser("gpu", help="what .ci/gpu runs, on a GPU: smoke, or ceilings, measure, compare and the GPU tests")
+    gpu.add_argument("--stage", default="full", choices=["smoke", "full"], help="default: full")
     gpu.add_argument("--dry-run", action="store_true", help="every step at toy sizes, on a CPU")
-    gpu.add_argument("--limit", type=float, default=540, help="seconds for all (default: 540)")
+    gpu.add_argument("--limit", type=float, help="seconds for all (default: 150 of smoke, 480 of full)")
     gpu.add_argument("--commit", help="what is measured, where git can't tell")
     gpu.set_defaults(run=_gpu)
 
@@ -208,7 +209,7 @@ def _gpu(arguments: Namespace) -> None:
     from fastscan.profiling.gpu.run import exit_with
     from fastscan.profiling.gpu.stages import run_gpu
 
-    exit_with(run_gpu(arguments.out, arguments.dry_run, arguments.limit, commit=arguments.commit))
+    exit_with(run_gpu(arguments.out, arguments.dry_run, arguments.limit, stage=arguments.stage, commit=arguments.commit))
 
 
 def _fit(_: Namespace) -> None:

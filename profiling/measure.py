@@ -8,7 +8,7 @@ import functools
 import importlib
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from fastscan.profiling import operations
 from fastscan.profiling.cases import MEASURED_BY, METROPOLIS, Case, grid, others
 from fastscan.profiling.machine import stamp
 from fastscan.profiling.operations import PARALLEL, PUBLIC, SEQUENTIAL
-from fastscan.profiling.programs import Program, Programs
+from fastscan.profiling.programs import NOT_COMPILED, Program, Programs
 from fastscan.profiling.records import Row, append, read
 from fastscan.profiling.timing import Clock, clock, in_subprocess
 
@@ -31,6 +31,9 @@ BOUNDS = {"float32": 1e-3, "float64": 1e-9}
 
 BAD = ("wrong", "failed", "crashed")
 """Statuses of rows that say that something is broken."""
+
+NO_TIME = "no time for"
+"""How a problem begins that starting again solves."""
 
 BUDGET = 780.0
 """Seconds after which no further case begins, by default."""
@@ -133,7 +136,7 @@ def measure(
     if commit and on["commit"] == "unknown":
         on["commit"] = commit
     wanted = {case: list(names or implementations(case, on["device"], toy=toy)) for case in cases}
-    wanted = _left_to_do(wanted, read(path), on)
+    wanted = left_to_do(wanted, read(path), on)
     for case, ns in wanted.items():
         for name in ns:
             compiler.ahead(case, name)
@@ -148,24 +151,25 @@ def measure(
         for number, (case, ns) in enumerate(wanted.items()):
             left = budget - (time.monotonic() - start)
             if left < 0:
-                problems.append(f"no time for {len(wanted) - number} of {len(wanted)} cases; start again to go on")
+                problems.append(f"{NO_TIME} {len(wanted) - number} of {len(wanted)} cases; start again to go on")
                 break
             progress.update(task, description=str(case))
             with _Begun(path, case) as begun:
                 if begun.crashed:
-                    rows = [_row(case, name, on, status="crashed", note="the process died of it") for name in ns]
+                    rows = [row_of(case, name, on, status="crashed", note="the process died of it") for name in ns]
                 else:
-                    rows = measure_case(case, ns, on, compiler, left)
+                    rows = measure_case(case, ns, on, compiler, compiler.reference(case, bool(on["dynamax"])), left)
                 append(path, rows)
             problems += [f"{r.implementation} {case}: {r.status}, {r.note}" for r in rows if r.status in BAD]
             progress.advance(task)
     return problems
 
 
-def _left_to_do(wanted: dict[Case, list[str]], rows: Iterable[Row], on: dict[str, Any]) -> dict[Case, list[str]]:
-    """Without what dynamax does not have, and what was measured on the same device and versions at the same commit."""
+def left_to_do(wanted: Mapping[Case, Sequence[str]], rows: Iterable[Row], on: dict[str, Any]) -> dict[Case, list[str]]:
+    """Leaves out what dynamax does not have, and what was measured on the same device and versions at the same commit."""
     same = [name for name in on if name != "date"]
-    done = {(r.case, r.implementation) for r in rows if all(getattr(r, name) == on[name] for name in same)}
+    measured = (r for r in rows if r.note != NOT_COMPILED and all(getattr(r, name) == on[name] for name in same))
+    done = {(r.case, r.implementation) for r in measured}
 
     def is_there(case: Case, name: str) -> bool:
         return not name.startswith("dynamax") or (_import_dynamax() and operations.function(case, name) is not None)
@@ -198,12 +202,24 @@ def measure_case(
     names: Sequence[str],
     on: dict[str, Any],
     programs: Programs,
+    reference: tuple[list[np.ndarray], str],
     left: float,
+    repeats: int = 15,
 ) -> list[Row]:
-    """Checks and times a case's programs, those of them that compile and run; in so many seconds that are left, if it can."""
+    """Checks and times a case's programs, those of them that compile and run.
+
+    Args:
+        case: the case.
+        names: implementations.
+        on: what it is measured on, as `stamp` says.
+        programs: where its programs are.
+        reference: what results are held against, and in words what that is.
+        left: seconds after which no further sample is taken, but for three of each.
+        repeats: samples of each.
+    """
     start = time.monotonic()
     is_cpu = on["device"] == "cpu"
-    wanted, how = programs.reference(case, bool(on["dynamax"]))
+    wanted, how = reference
     rows: list[Row] = []
     calls: dict[Any, Callable[[], Any]] = {}
     with jax.enable_x64(case.dtype == "float64"):
@@ -216,7 +232,7 @@ def measure_case(
             rows.append(row)
             if call is not None:
                 calls[name] = call
-        clocks = clock(calls, in_flight=not is_cpu, seconds_left=lambda: left - (time.monotonic() - start))
+        clocks = clock(calls, repeats=repeats, in_flight=not is_cpu, seconds_left=lambda: left - (time.monotonic() - start))
     return [_timed(row, clocks[row.implementation]) if row.implementation in clocks else row for row in rows]
 
 
@@ -224,7 +240,7 @@ def _checked(
     case: Case, name: str, on: dict[str, Any], programs: Programs, data: tuple, wanted: list[np.ndarray], how: str
 ) -> tuple[Row, Callable[[], Any] | None]:
     """A row with everything but times, and a call, if it may be timed."""
-    row = functools.partial(_row, case, name, on, reference=how)
+    row = functools.partial(row_of, case, name, on, reference=how)
     try:
         if name == PUBLIC:
             function = operations.function(case, name)
@@ -277,7 +293,7 @@ print(*measure.alone({case!r}))
 
 def _alone(case: Case, on: dict[str, Any], seconds: float) -> Row:
     """Dynamax's parallel code in a process of its own, with a time limit."""
-    row = functools.partial(_row, case, PARALLEL, on)
+    row = functools.partial(row_of, case, PARALLEL, on)
     try:
         numbers = in_subprocess(_ALONE.format(case=case), seconds)
     except RuntimeError as problem:
@@ -299,7 +315,8 @@ def alone(case: Case) -> tuple[float, float, float, float]:
     return first, p20, p50, p80
 
 
-def _row(case: Case, name: str, on: dict[str, Any], *, status: str, **measured: Any) -> Row:
+def row_of(case: Case, name: str, on: dict[str, Any], *, status: str, **measured: Any) -> Row:
+    """Makes a row of what is given; what is not is None, or said in no words."""
     blank: dict[str, Any] = dict.fromkeys(Row._fields) | {"reference": "", "note": ""}
     default = is_default(case, name, on["device"])
     given = case._asdict() | {"implementation": name, "default": default, "status": status}

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
@@ -11,6 +11,9 @@ import numpy as np
 
 from fastscan.profiling import operations
 from fastscan.profiling.cases import Case
+
+NOT_COMPILED = "not compiled in time"
+"""What a row says that another run may have the time for."""
 
 _REFERENCE = "reference"
 
@@ -62,7 +65,15 @@ class Programs:
         try:
             return self._futures[case, implementation].result(timeout)
         except (TimeoutError, CancelledError) as error:
-            raise TimeoutError("not compiled in time") from error
+            raise TimeoutError(NOT_COMPILED) from error
+
+    def ready(self, case: Case, implementation: str) -> bool:
+        """Whether the program is compiled, or failed to."""
+        return self._futures[case, implementation].done()
+
+    def wait(self, case: Case, implementations: Iterable[str], timeout: float) -> None:
+        """Waits for a case's programs."""
+        wait([self._futures[case, name] for name in implementations], max(timeout, 0))
 
     def settle(self, timeout: float) -> None:
         """Waits for all that is to be compiled, then gives up what was not begun, so that little disturbs a measurement."""

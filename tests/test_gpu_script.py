@@ -11,9 +11,11 @@ import pytest
 from fastscan.profiling import records, tables
 from fastscan.profiling.cases import cases
 from fastscan.profiling.gpu import run as run_module
-from fastscan.profiling.gpu import stages, steps, testing
+from fastscan.profiling.gpu import steps as steps_module
+from fastscan.profiling.gpu import testing
 from fastscan.profiling.gpu.run import DEVICE_LOST, FAILED, Run
-from fastscan.profiling.gpu.stages import run_gpu
+from fastscan.profiling.gpu.stages import STAGES, run_gpu
+from fastscan.profiling.gpu.steps import machine
 from fastscan.profiling.measure import DeviceLostError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,12 +34,11 @@ def test_dry_run_of_every_step(tmp_path):
     facts = json.loads((out / "gpu.json").read_text())
     assert facts["dry_run"] is True
     assert facts["problems"] == []
-    assert facts["steps"].keys() == stages.STEPS.keys()
+    assert facts["steps"].keys() == STAGES["full"].steps.keys()
     assert {status.split(":")[0] for status in facts["steps"].values()} <= {"ok", "absent"}
     assert facts.keys() >= {"machine", "device", "python", "jax", "dynamax", "commit", "date", "nvidia_smi", "source_sha256"}
     assert len(facts["ceilings"]) == 5
     assert all(value > 0 for value in facts["ceilings"].values())
-    assert json.loads((out / "crossover.json").read_text()) == {"devices": {}}  # of each size too few lengths to say anything
 
     measured = records.by_case(records.read(out / "measured.csv"))
     assert list(measured) == cases("toy")
@@ -51,60 +52,91 @@ def test_dry_run_of_every_step(tmp_path):
         assert any(row.default for row in rows.values())
 
 
+def made_up_stage(monkeypatch, steps):
+    monkeypatch.setitem(STAGES, "full", STAGES["full"]._replace(steps=steps))
+
+
 def test_a_step_that_raises_does_not_cost_the_others(tmp_path, monkeypatch, capsys):
     def broken(_):
         raise OSError("no such ceiling")
 
-    made_up = {name: (0, lambda _: "ok") for name in stages.STEPS} | {
-        "machine": stages.STEPS["machine"],
-        "ceilings": (0, broken),
-    }
-    monkeypatch.setattr(stages, "STEPS", made_up)
+    before = STAGES["full"].steps
+    steps = {name: (0, lambda _: "ok") for name in before} | {"machine": before["machine"], "ceilings": (0, broken)}
+    made_up_stage(monkeypatch, steps)
     assert run_gpu(tmp_path, dry_run=True, commit="abc") == FAILED
     facts = json.loads((tmp_path / "gpu.json").read_text())
-    assert facts["steps"] == dict.fromkeys(stages.STEPS, "ok") | {"ceilings": "failed: OSError: no such ceiling"}
+    assert facts["steps"] == dict.fromkeys(before, "ok") | {"ceilings": "failed: OSError: no such ceiling"}
     assert "step ceilings: failed: OSError: no such ceiling" in capsys.readouterr().out
 
 
 def test_another_process_goes_on_with_what_is_there(tmp_path, monkeypatch):
-    ran = []
+    ran, died = [], []
 
     def step(name):
-        def run(_):
+        def run(run):
             ran.append(name)
+            died.append(run.died)
             if len(ran) == 2:
                 raise DeviceLostError("chunked of something")
             return "ok"
 
         return run
 
-    monkeypatch.setattr(stages, "STEPS", {name: (0, step(name)) for name in ("first", "second", "third")})
+    made_up_stage(monkeypatch, {name: (0, step(name)) for name in ("first", "second", "third")})
     assert run_gpu(tmp_path, dry_run=True) == DEVICE_LOST
     assert run_gpu(tmp_path, dry_run=True) == 0
     assert ran == ["first", "second", "second", "third"]
-    assert json.loads((tmp_path / "gpu.json").read_text())["processes"] == 2
+    assert died == [False, False, True, True]
+    assert not Run(tmp_path, True, 100, None).died
+
+
+def test_another_stage_goes_on_and_another_machine_begins_anew(tmp_path, monkeypatch):
+    """What was measured before stays in the file."""
+    ran = []
+
+    def step(name):
+        def run(_):
+            ran.append(name)
+            return "failed: for once" if len(ran) == 2 else "ok"
+
+        return run
+
+    for stage, names in (("smoke", ("ceilings", "smoke")), ("full", ("ceilings", "measure"))):
+        steps = {"machine": (0, machine), **{name: (0, step(name)) for name in names}}
+        monkeypatch.setitem(STAGES, stage, STAGES[stage]._replace(steps=steps))
+    assert run_gpu(tmp_path, dry_run=True, stage="smoke") == FAILED
+    assert run_gpu(tmp_path, dry_run=True, stage="full") == 0
+    assert run_gpu(tmp_path, dry_run=True, stage="smoke") == 0
+    assert ran == ["ceilings", "smoke", "measure", "smoke"]
+    on = steps_module.stamp()
+    monkeypatch.setattr(steps_module, "stamp", lambda: on | {"device": "abacus"})
+    assert run_gpu(tmp_path, dry_run=True, stage="full") == 0
+    assert ran[4:] == ["ceilings", "measure"]
+    facts = json.loads((tmp_path / "gpu.json").read_text())
+    assert facts["device"] == "abacus"
+    assert [earlier["device"] for earlier in facts["earlier"]] == ["cpu"]
 
 
 def test_the_last_record_is_compared_with(tmp_path, monkeypatch):
     run = Run(tmp_path / "out", True, 100, None)
-    monkeypatch.setattr(steps, "RECORDS", tmp_path)
-    assert steps.compared(run).startswith("absent")
+    monkeypatch.setattr(steps_module, "RECORDS", tmp_path)
+    assert steps_module.compared(run).startswith("absent")
     rows = tables.newest()
     records.append(run.record, rows)
     records.append(tmp_path / "measured-a.csv", rows)
-    assert steps.compared(run) == "ok"
+    assert steps_module.compared(run) == "ok"
     run.record.unlink()
     records.append(
         run.record, [r if r.p50 is None or "dynamax" in r.implementation else r._replace(p50=2 * r.p50) for r in rows]
     )
-    assert steps.compared(run).startswith("failed: slower")
+    assert steps_module.compared(run).startswith("failed: slower")
     assert "| time |" in (tmp_path / "out" / "compare.md").read_text()
 
 
 def test_a_run_that_hangs_is_ended_with_its_table(tmp_path, monkeypatch, capsys):
     ends = []
     monkeypatch.setattr(run_module, "exit_with", ends.append)
-    run_module._give_up(Run(tmp_path, True, 0, None))
+    run_module._give_up(Run(tmp_path, True, 0, None), STAGES["full"])
     assert ends == [FAILED]
     assert "not ended by the limit" in capsys.readouterr().out
 

@@ -6,13 +6,12 @@ import os
 import jax
 
 from fastscan.dispatch import device_kind
-from fastscan.profiling import crossover
 from fastscan.profiling.cases import cases
 from fastscan.profiling.compare import compare, markdown, regressed
 from fastscan.profiling.gpu.ceilings import measure_ceilings
 from fastscan.profiling.gpu.run import Run
 from fastscan.profiling.machine import nvidia_smi, stamp
-from fastscan.profiling.measure import BAD, measure
+from fastscan.profiling.measure import BAD, NO_TIME, measure
 from fastscan.profiling.programs import Programs, workers
 from fastscan.profiling.records import RECORDS, by_case, read
 from fastscan.profiling.tables import ROOT, newest
@@ -27,18 +26,15 @@ def machine(run: Run) -> str:
     """Device, driver, versions, commit."""
     on, device = stamp(), jax.devices()[0]
     given = {"commit": run.commit} if run.commit and on["commit"] == "unknown" else {}
-    run.facts |= (
-        on
-        | given
-        | {
-            "dry_run": run.dry_run,
-            "platform": str(getattr(getattr(device, "client", None), "platform_version", "unknown")),
-            "memory": (device.memory_stats() or {}).get("bytes_limit"),
-            "xla": {name: value for name, value in os.environ.items() if name.startswith(("XLA_", "JAX_"))},
-            "nvidia_smi": nvidia_smi(_SMI),
-            "source_sha256": _source_hash(),
-        }
-    )
+    found = {
+        "dry_run": run.dry_run,
+        "platform": str(getattr(getattr(device, "client", None), "platform_version", "unknown")),
+        "memory": (device.memory_stats() or {}).get("bytes_limit"),
+        "xla": {name: value for name, value in os.environ.items() if name.startswith(("XLA_", "JAX_"))},
+        "nvidia_smi": nvidia_smi(_SMI),
+        "source_sha256": _source_hash(),
+    }
+    run.learn(on | given | found)
     return "ok"
 
 
@@ -51,17 +47,17 @@ def ceilings(run: Run) -> str:
 
 def measured(run: Run) -> str:
     """All cases; a process that goes on after another compiles one program at a time: then it is known which one ends it."""
-    again = run.facts["processes"] > 1
     budget = run.left() - TESTS_SHARE * run.limit
-    programs = Programs(0 if again or run.dry_run else workers())
+    programs = Programs(0 if run.died or run.dry_run else workers())
     group = cases("toy" if run.dry_run else "gpu")
     problems = measure(group, run.record, budget=budget, programs=programs, toy=run.dry_run, commit=run.commit)
     run.facts["nvidia_smi_after"] = nvidia_smi(_SMI)
     run.facts["problems"] = problems
-    rows = read(run.record)
-    crossover.write(crossover.fit(rows), run.out / "crossover.json")
+    rows = run.own(read(run.record))
     bad = sum(row.status in BAD for row in rows)
-    return f"failed: {bad} of {len(rows)} rows" if bad else "ok"
+    if bad:
+        return f"failed: {bad} of {len(rows)} rows"
+    return next((f"skipped: {problem}" for problem in problems if problem.startswith(NO_TIME)), "ok")
 
 
 def compared(run: Run) -> str:
