@@ -55,7 +55,7 @@ def smoked(run: Run) -> str:
 
 
 def table(rows: Iterable[Row], predicted: Mapping[Case, float] | None = None) -> list[str]:
-    """Writes lines of milliseconds, the most important first: kernels, what was predicted of them, XLA's forms, dynamax's; and the kernels' error.
+    """Writes lines of milliseconds, the most important first, and the kernels' error.
 
     Args:
         rows: as `smoked` measured them; of calls in flight where there are such times, else of calls that are waited for.

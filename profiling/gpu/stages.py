@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 from fastscan.dispatch import device_kind
+from fastscan.profiling.gpu import profile, smoke, steps
 from fastscan.profiling.gpu import run as running
-from fastscan.profiling.gpu import smoke, steps
 from fastscan.profiling.gpu.run import Run, Stage, run_stage
 from fastscan.profiling.gpu.testing import tested
 from fastscan.profiling.records import read
@@ -26,6 +26,9 @@ STAGES = {
             "tests": (30, tested),
         },
         lambda run: running.table(run.own(read(run.record))),
+    ),
+    "profile": Stage(
+        90, {"machine": (0, steps.machine), "trace": (20, profile.traced), "counters": (20, profile.counted)}, profile.table
     ),
 }
 """A machine that is lent for fifteen minutes has the time for all of them."""
