@@ -75,6 +75,10 @@ def main() -> None:
     gpu.add_argument("--commit", help="what is measured, where git can't tell")
     gpu.set_defaults(run=_gpu)
 
+    keep = commands.add_parser("keep", help="a GPU run's folder: into the records, the crossover table, the README, the report")
+    keep.add_argument("folder", type=Path, help="what .ci/gpu wrote")
+    keep.set_defaults(run=_keep)
+
     fit = commands.add_parser("fit-co2", help="fit the variances of the demo's CO2 model by maximum likelihood")
     fit.set_defaults(run=_fit)
 
@@ -210,6 +214,12 @@ def _gpu(arguments: Namespace) -> None:
     from fastscan.profiling.gpu.stages import run_gpu
 
     exit_with(run_gpu(arguments.out, arguments.dry_run, arguments.limit, stage=arguments.stage, commit=arguments.commit))
+
+
+def _keep(arguments: Namespace) -> None:
+    from fastscan.profiling.gpu.keep import keep
+
+    print("\n".join(keep(arguments.folder)))
 
 
 def _fit(_: Namespace) -> None:
