@@ -71,7 +71,7 @@ def main() -> None:
     gpu = commands.add_parser("gpu", help="what .ci/gpu runs on a GPU, in stages; see there")
     gpu.add_argument("--stage", default="full", choices=["smoke", "full", "profile"], help="default: full")
     gpu.add_argument("--dry-run", action="store_true", help="every step at toy sizes, on a CPU")
-    gpu.add_argument("--limit", type=float, help="seconds for all (default: 150 of smoke, 480 of full, 90 of profile)")
+    gpu.add_argument("--limit", type=float, help="seconds for all (default: 150 of smoke, 480 of full, 110 of profile)")
     gpu.add_argument("--commit", help="what is measured, where git can't tell")
     gpu.set_defaults(run=_gpu)
 

@@ -32,9 +32,6 @@ BOUNDS = {"float32": 1e-3, "float64": 1e-9}
 BAD = ("wrong", "failed", "crashed")
 """Statuses of rows that say that something is broken."""
 
-NO_TIME = "no time for"
-"""How a problem begins that starting again solves."""
-
 BUDGET = 780.0
 """Seconds after which no further case begins, by default."""
 
@@ -151,7 +148,7 @@ def measure(
         for number, (case, ns) in enumerate(wanted.items()):
             left = budget - (time.monotonic() - start)
             if left < 0:
-                problems.append(f"{NO_TIME} {len(wanted) - number} of {len(wanted)} cases; start again to go on")
+                problems.append(f"no time for {len(wanted) - number} of {len(wanted)} cases; start again to go on")
                 break
             progress.update(task, description=str(case))
             with _Begun(path, case) as begun:

@@ -6,6 +6,7 @@ import zipfile
 import pytest
 
 from fastscan.profiling.gpu import profile
+from fastscan.profiling.gpu.calls import ENVIRONMENT
 from fastscan.profiling.gpu.counters import count, read_counters
 from fastscan.profiling.gpu.run import Run
 
@@ -76,7 +77,8 @@ def test_no_profiler(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_trace_names_what_ran(tmp_path):
+def test_a_trace_names_what_ran(tmp_path, monkeypatch):
+    monkeypatch.setitem(ENVIRONMENT, "JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
     run = Run(tmp_path / "out", True, 300, None)
     assert profile.traced(run) == "ok"
     with zipfile.ZipFile(run.out / "traces.zip") as packed:

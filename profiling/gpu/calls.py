@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +26,13 @@ TOY_CALLS = {
 }
 TRACED = 3
 """Calls in a trace, after one that compiled."""
+
+ENVIRONMENT = {
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    "JAX_COMPILATION_CACHE_DIR": str(Path(tempfile.gettempdir()) / "fastscan-compiled"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+}
+"""Of the process: another profiler's need not compile what one had compiled."""
 
 CODE = "from fastscan.profiling.gpu.calls import main; main()"
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from fastscan.profiling.gpu.calls import CODE
+from fastscan.profiling.gpu.calls import CODE, ENVIRONMENT
 from fastscan.profiling.gpu.limited import run_limited
 
 SECTIONS = "SpeedOfLight", "MemoryWorkloadAnalysis", "SchedulerStats", "WarpStateStats", "Occupancy", "LaunchStats"
@@ -73,7 +73,7 @@ def count(scratch: Path, seconds: float, *, toy: bool = False) -> list[Counted] 
     options += ["--kernel-name", KERNELS, "--launch-count", str(MOST_LAUNCHES)]
     options += [option for section in SECTIONS for option in ("--section", section)]
     program = [sys.executable, "-c", CODE, json.dumps({"toy": toy, "traces": None})]
-    status = run_limited([ncu, *options, *program], scratch / "ncu.txt", seconds, XLA_PYTHON_CLIENT_PREALLOCATE="false")
+    status = run_limited([ncu, *options, *program], scratch / "ncu.txt", seconds, **ENVIRONMENT)
     said = "\n".join(path.read_text(errors="replace") for path in (answer, scratch / "ncu.txt") if path.exists())
     found = read_counters(said)
     if found:

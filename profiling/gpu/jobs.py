@@ -171,6 +171,7 @@ def _turn(path: Path) -> Iterator[None]:
     """Waits until no other process has it; the file says who has it and since when."""
     with path.open("r+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)  # a process that was ended leaves its own
         file.write(f"{os.getpid()} {time.monotonic()}")
         file.flush()
         try:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from jax.profiler import ProfileData
 
-from fastscan.profiling.gpu.calls import CALLS, CODE, TOY_CALLS, TRACED
+from fastscan.profiling.gpu.calls import CALLS, CODE, ENVIRONMENT, TOY_CALLS, TRACED
 from fastscan.profiling.gpu.counters import Counted, count
 from fastscan.profiling.gpu.limited import run_limited
 from fastscan.profiling.gpu.run import Run
@@ -50,7 +50,7 @@ def traced(run: Run) -> str:
     with tempfile.TemporaryDirectory() as folder:
         program = [sys.executable, "-c", CODE, json.dumps({"toy": run.dry_run, "traces": folder})]
         seconds = max(SHARE * run.left(), 1)
-        status = run_limited(program, Path(folder) / "out.txt", seconds, XLA_PYTHON_CLIENT_PREALLOCATE="false")
+        status = run_limited(program, Path(folder) / "out.txt", seconds, **ENVIRONMENT)
         said = (Path(folder) / "out.txt").read_text(errors="replace")
         files = {path.relative_to(folder).parts[0]: path for path in sorted(Path(folder).rglob("*.xplane.pb"))}
         found = [row for call, path in files.items() for row in read_trace(call, path)[:KEPT]]

@@ -28,7 +28,7 @@ STAGES = {
         lambda run: running.table(run.own(read(run.record))),
     ),
     "profile": Stage(
-        90, {"machine": (0, steps.machine), "trace": (20, profile.traced), "counters": (20, profile.counted)}, profile.table
+        110, {"machine": (0, steps.machine), "trace": (20, profile.traced), "counters": (20, profile.counted)}, profile.table
     ),
 }
 """A machine that is lent for fifteen minutes has the time for all of them."""

@@ -11,8 +11,8 @@ from fastscan.profiling.compare import compare, markdown, regressed
 from fastscan.profiling.gpu.ceilings import measure_ceilings
 from fastscan.profiling.gpu.run import Run
 from fastscan.profiling.machine import nvidia_smi, stamp
-from fastscan.profiling.measure import BAD, NO_TIME, measure
-from fastscan.profiling.programs import Programs, workers
+from fastscan.profiling.measure import BAD, measure
+from fastscan.profiling.programs import NOT_COMPILED, Programs, workers
 from fastscan.profiling.records import RECORDS, by_case, read
 from fastscan.profiling.tables import ROOT, newest
 
@@ -53,11 +53,12 @@ def measured(run: Run) -> str:
     problems = measure(group, run.record, budget=budget, programs=programs, toy=run.dry_run, commit=run.commit)
     run.facts["nvidia_smi_after"] = nvidia_smi(_SMI)
     run.facts["problems"] = problems
-    rows = run.own(read(run.record))
-    bad = sum(row.status in BAD for row in rows)
+    rows = [row for found in by_case(run.own(read(run.record))).values() for row in found.values()]
+    bad, late = sum(row.status in BAD for row in rows), sum(row.note == NOT_COMPILED for row in rows)
     if bad:
         return f"failed: {bad} of {len(rows)} rows"
-    return next((f"skipped: {problem}" for problem in problems if problem.startswith(NO_TIME)), "ok")
+    problems += [f"{late} programs were {NOT_COMPILED}"] * bool(late)
+    return f"skipped: {'; '.join(problems)}" if problems else "ok"
 
 
 def compared(run: Run) -> str:
