@@ -58,7 +58,7 @@ def total(plan: Plan, rows: jax.Array) -> jax.Array:
 @functools.partial(jax.jit, static_argnames=("plan", "recurrence", "reverse"))
 def summarise(plan: Plan, recurrence: Recurrence, params: Any, state: Any, rows: Any, *, reverse: bool = False) -> Any:
     """Every chunk's summary, (B, C, n, p); arguments as `chunked.summarise` has them."""
-    empty, append = _empty_summary(plan, recurrence, state), _of_row(recurrence, "append")
+    empty, append = _empty_summary(matrix_kind(plan.launch), recurrence, state), _of_row(recurrence, "append")
 
     def kernel(program: Program) -> None:
         params = program.read(0)
@@ -84,7 +84,7 @@ def entries_and_futures(
     """The state before every chunk, and what all that follows says of the state after it."""
     ladder = _ladder(plan, recurrence, state, summaries, False)
     back = of_hindsight(recurrence, hindsight)
-    empty = hindsight.read(_empty_summary(plan, recurrence, state))
+    empty = hindsight.read(_empty_summary(Lanes, recurrence, state))  # outside of kernels, whose instructions are not XLA's
     nothing = jax.tree.map(lambda m: jnp.asarray(m.rows)[None, None], empty, is_leaf=lambda m: isinstance(m, Lanes))
     return _descend(ladder, of_summaries(recurrence), state, False), _descend(ladder, back, nothing, True)
 
@@ -188,6 +188,5 @@ def _descend(ladder: list, recurrence: Recurrence, state: Any, reverse: bool) ->
     return state
 
 
-def _empty_summary(plan: Plan, recurrence: Recurrence, state: Any) -> Any:
-    kind = matrix_kind(plan.launch)
+def _empty_summary(kind: type[Lanes], recurrence: Recurrence, state: Any) -> Any:
     return recurrence.identity(jax.tree.map(lambda x: kind([[x.dtype.type(0)] * x.shape[3]] * x.shape[2]), state))

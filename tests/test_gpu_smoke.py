@@ -7,11 +7,13 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import pytest
 
 from fastscan import dispatch
 from fastscan.profiling import operations, records
 from fastscan.profiling.cases import Case
+from fastscan.profiling.costs import pretend_gpu
 from fastscan.profiling.gpu import jobs, limited, smoke
 from fastscan.profiling.gpu.jobs import Job, run_jobs
 from fastscan.profiling.gpu.stages import STAGES
@@ -59,6 +61,24 @@ def test_every_family_of_kernels_is_tried():
         assert case.operation in operations.OPERATIONS
         if case.family in dispatch.KERNEL_SIZES:
             assert case.m <= dispatch.KERNEL_SIZES[case.family][case.dtype].get(case.D, -1)
+
+
+@pytest.mark.parametrize(
+    "case", {case.operation: case for job in smoke.JOBS for case, names in job.work if "pallas" in names}.values(), ids=str
+)
+def test_kernels_are_lowered_for_a_gpu(case, monkeypatch):
+    """What is public, where the kernel report has kernels alone: with what runs around them."""
+    for module in list(sys.modules.values()):
+        if getattr(module, "__name__", "").startswith("fastscan") and hasattr(module, "device_kind"):
+            monkeypatch.setattr(module, "device_kind", lambda: "NVIDIA H100 80GB HBM3")
+    small = case._replace(D=min(case.D, 2), m=min(case.m, 1), T=min(case.T, 10_000))
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), operations.data(small))
+    try:
+        with pretend_gpu(), jax.enable_x64(False):
+            lowered = jax.jit(operations.function(small, "pallas")).trace(*shapes).lower(lowering_platforms=("cuda",))
+    finally:
+        jax.clear_caches()  # which hold that kernels run here
+    assert "xla.gpu.triton" in lowered.as_text() or case.operation == "lgssm_loglik_gradient"
 
 
 def test_what_fails_or_hangs_costs_nothing_else(tmp_path, monkeypatch):
