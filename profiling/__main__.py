@@ -79,11 +79,16 @@ def main() -> None:
     predict.add_argument("--only", default="", help="calls whose name holds this")
     predict.set_defaults(run=_predict)
 
-    gpu = commands.add_parser("gpu", help="what .ci/gpu runs: ceilings, measure, compare and the GPU tests, on a GPU")
+    gpu = commands.add_parser("gpu", help="what .ci/gpu runs on a GPU, in stages; see there")
+    gpu.add_argument("--stage", default="full", choices=["smoke", "full", "profile"], help="default: full")
     gpu.add_argument("--dry-run", action="store_true", help="every step at toy sizes, on a CPU")
-    gpu.add_argument("--limit", type=float, default=540, help="seconds for all (default: 540)")
+    gpu.add_argument("--limit", type=float, help="seconds for all (default: 150 of smoke, 480 of full, 110 of profile)")
     gpu.add_argument("--commit", help="what is measured, where git can't tell")
     gpu.set_defaults(run=_gpu)
+
+    keep = commands.add_parser("keep", help="a GPU run's folder: into the records, the crossover table, the README, the report")
+    keep.add_argument("folder", type=Path, help="what .ci/gpu wrote")
+    keep.set_defaults(run=_keep)
 
     fit = commands.add_parser("fit-co2", help="fit the variances of the demo's CO2 model by maximum likelihood")
     fit.set_defaults(run=_fit)
@@ -237,9 +242,16 @@ def _predict(arguments: Namespace) -> None:
 
 
 def _gpu(arguments: Namespace) -> None:
-    from fastscan.profiling.gpu import exit_with, run_gpu
+    from fastscan.profiling.gpu.run import exit_with
+    from fastscan.profiling.gpu.stages import run_gpu
 
-    exit_with(run_gpu(arguments.out, arguments.dry_run, arguments.limit, commit=arguments.commit))
+    exit_with(run_gpu(arguments.out, arguments.dry_run, arguments.limit, stage=arguments.stage, commit=arguments.commit))
+
+
+def _keep(arguments: Namespace) -> None:
+    from fastscan.profiling.gpu.keep import keep
+
+    print("\n".join(keep(arguments.folder)))
 
 
 def _fit(_: Namespace) -> None:

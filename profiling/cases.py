@@ -14,10 +14,10 @@ class Case(NamedTuple):
 
     Attributes:
         operation: a key of `fastscan.profiling.operations.OPERATIONS`.
-        D: state dimensions; of an HMM its number of states, K.
-        m: emission dimensions; of an HMM 0.
+        D: state dimensions; of an HMM its number of states, K; of Metropolis coordinates.
+        m: emission dimensions; of what has no emissions 0.
         T: time steps.
-        B: sequences; 1 means no batch axis. Of "lgssm_leapfrogs", chains.
+        B: sequences; 1 means no batch axis. Of "lgssm_leapfrogs" and of Metropolis, chains.
         dtype: "float32" or "float64".
     """
 
@@ -55,6 +55,8 @@ STATES = (5, 2, 16, 32)
 """K of hidden Markov models."""
 
 BATCH = 64
+METROPOLIS = "metropolis"
+"""A family that `fastscan.dispatch` knows nothing of: it runs as "xla" or as "pallas"."""
 MEASURED_BY = {
     "lgssm": "lgssm_smoother",
     "lgssm_varying": "lgssm_smoother_varying",
@@ -140,8 +142,15 @@ def on_a_gpu() -> list[Case]:
         Case("lgssm_smoother", 4, 2, 1_000, 1_024),
         Case("lgssm_smoother", 4, 2, 10_000),
         Case("hmm_posterior_mode", 5, 0, 1_000_000),
+        Case("metropolis_positions", 1, 0, 200, 1_000),
+        Case("metropolis_moments", 1, 0, 10_000, 1_000),
+        Case("lds_inference", 4, 0, 100_000),
+        Case("lgssm_loglik_gradient", 4, 2, 100_000),
+        Case("hmm_loglik_gradient", 5, 0, 100_000),
         Case("lgssm_smoother_with_gaps", 4, 2, 1_000_000),
         Case("lgssm_smoother_with_gaps", 2, 1, 1_000, 3),
+        Case("metropolis_moments", 1, 0, 1_000_000, 1_000),
+        *(Case(name, 5, 0, T) for T in (10_000, 100_000) for name in _HMM_OPERATIONS),
         Case("lgssm_smoother", 2, 1, 99_991),
         *(Case("lgssm_smoother", 2, 1, T) for T in (1, 2, 31)),
         Case("lgssm_smoother", 4, 2, 10_000_000),
@@ -166,11 +175,16 @@ def toy() -> list[Case]:
         Case("lgssm_smoother_with_gaps", 1, 1, 6, 3),
         Case("lgssm_smoother_varying", 1, 1, 6),
         Case("lgssm_marginal_loglik", 1, 1, 6),
+        Case("lgssm_loglik_gradient", 1, 1, 6),
         Case("lgssm_posterior_sample", 1, 1, 6),
         Case("lgssm_filter", 1, 1, 1),
         Case("hmm_smoother", 2, 0, 40, dtype="float64"),
         Case("hmm_posterior_sample", 2, 0, 6),
         Case("hmm_posterior_mode", 2, 0, 6),
+        Case("hmm_loglik_gradient", 2, 0, 6),
+        Case("lds_inference", 1, 0, 6),
+        Case("metropolis_positions", 1, 0, 20, 64),
+        Case("metropolis_moments", 1, 0, 2_000, 512),
     ]
 
 

@@ -8,7 +8,7 @@ import functools
 import importlib
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from fastscan.dispatch import KERNEL_SIZES, one_function_lanes
 from fastscan.profiling import operations
-from fastscan.profiling.cases import MEASURED_BY, Case, grid, others
+from fastscan.profiling.cases import MEASURED_BY, METROPOLIS, Case, grid, others
 from fastscan.profiling.machine import stamp
 from fastscan.profiling.operations import PARALLEL, PUBLIC, SEQUENTIAL
-from fastscan.profiling.programs import Program, Programs
+from fastscan.profiling.programs import NOT_COMPILED, Program, Programs
 from fastscan.profiling.records import Row, append, read
 from fastscan.profiling.timing import Clock, clock, in_subprocess
 
@@ -65,6 +65,9 @@ def chunk_counts(case: Case) -> list[int]:
 def implementations(case: Case, device: str, *, toy: bool = False) -> list[str]:
     """Who is measured on a kind of device: ours, what None takes, and dynamax's where they end in reasonable time."""
     steps = case.T * case.B
+    if case.family == METROPOLIS:
+        kernels = ["pallas_interpret"] if toy else ["pallas"] if device != "cpu" else []
+        return kernels + ["xla"] * (device == "cpu" or case.T <= 10_000)
     if toy:
         names = ["pallas_interpret", "chunked", "sequential", SEQUENTIAL]
     elif device == "cpu":
@@ -91,6 +94,8 @@ def is_default(case: Case, name: str, device: str) -> bool:
     """Whether this is what None chooses."""
     if name in (SEQUENTIAL, PARALLEL, PUBLIC, "default"):
         return name == "default"
+    if case.family == METROPOLIS:
+        return name == ("pallas" if device.startswith("NVIDIA") else "xla")
     return case.choice(name, device=device).plan == case.choice(None, device=device).plan
 
 
@@ -128,10 +133,11 @@ def measure(
     if commit and on["commit"] == "unknown":
         on["commit"] = commit
     wanted = {case: list(names or implementations(case, on["device"], toy=toy)) for case in cases}
-    wanted = _left_to_do(wanted, read(path), on)
+    wanted = left_to_do(wanted, read(path), on)
     for case, ns in wanted.items():
         for name in ns:
             compiler.ahead(case, name)
+        compiler.reference_ahead(case, bool(on["dynamax"]))
     compiler.settle(budget / 2)
 
     problems = []
@@ -147,19 +153,20 @@ def measure(
             progress.update(task, description=str(case))
             with _Begun(path, case) as begun:
                 if begun.crashed:
-                    rows = [_row(case, name, on, status="crashed", note="the process died of it") for name in ns]
+                    rows = [row_of(case, name, on, status="crashed", note="the process died of it") for name in ns]
                 else:
-                    rows = _measure_case(case, ns, on, compiler, left)
+                    rows = measure_case(case, ns, on, compiler, compiler.reference(case, bool(on["dynamax"])), left)
                 append(path, rows)
             problems += [f"{r.implementation} {case}: {r.status}, {r.note}" for r in rows if r.status in BAD]
             progress.advance(task)
     return problems
 
 
-def _left_to_do(wanted: dict[Case, list[str]], rows: Iterable[Row], on: dict[str, Any]) -> dict[Case, list[str]]:
-    """Without what dynamax does not have, and what was measured on the same device and versions at the same commit."""
+def left_to_do(wanted: Mapping[Case, Sequence[str]], rows: Iterable[Row], on: dict[str, Any]) -> dict[Case, list[str]]:
+    """Leaves out what dynamax does not have, and what was measured on the same device and versions at the same commit."""
     same = [name for name in on if name != "date"]
-    done = {(r.case, r.implementation) for r in rows if all(getattr(r, name) == on[name] for name in same)}
+    measured = (r for r in rows if r.note != NOT_COMPILED and all(getattr(r, name) == on[name] for name in same))
+    done = {(r.case, r.implementation) for r in measured}
 
     def is_there(case: Case, name: str) -> bool:
         return not name.startswith("dynamax") or (_import_dynamax() and operations.function(case, name) is not None)
@@ -187,11 +194,29 @@ class _Begun:
             self._file.unlink()
 
 
-def _measure_case(case: Case, names: Sequence[str], on: dict[str, Any], programs: Programs, left: float) -> list[Row]:
-    """Checks and times a case's programs, those of them that compile and run."""
+def measure_case(
+    case: Case,
+    names: Sequence[str],
+    on: dict[str, Any],
+    programs: Programs,
+    reference: tuple[list[np.ndarray], str],
+    left: float,
+    repeats: int = 15,
+) -> list[Row]:
+    """Checks and times a case's programs, those of them that compile and run.
+
+    Args:
+        case: the case.
+        names: implementations.
+        on: what it is measured on, as `stamp` says.
+        programs: where its programs are.
+        reference: what results are held against, and in words what that is.
+        left: seconds after which no further sample is taken, but for three of each.
+        repeats: samples of each.
+    """
     start = time.monotonic()
     is_cpu = on["device"] == "cpu"
-    wanted, how = operations.reference(case, bool(on["dynamax"]))
+    wanted, how = reference
     rows: list[Row] = []
     calls: dict[Any, Callable[[], Any]] = {}
     with jax.enable_x64(case.dtype == "float64"):
@@ -204,7 +229,7 @@ def _measure_case(case: Case, names: Sequence[str], on: dict[str, Any], programs
             rows.append(row)
             if call is not None:
                 calls[name] = call
-        clocks = clock(calls, in_flight=not is_cpu, seconds_left=lambda: left - (time.monotonic() - start))
+        clocks = clock(calls, repeats=repeats, in_flight=not is_cpu, seconds_left=lambda: left - (time.monotonic() - start))
     return [_timed(row, clocks[row.implementation]) if row.implementation in clocks else row for row in rows]
 
 
@@ -212,7 +237,7 @@ def _checked(
     case: Case, name: str, on: dict[str, Any], programs: Programs, data: tuple, wanted: list[np.ndarray], how: str
 ) -> tuple[Row, Callable[[], Any] | None]:
     """A row with everything but times, and a call, if it may be timed."""
-    row = functools.partial(_row, case, name, on, reference=how)
+    row = functools.partial(row_of, case, name, on, reference=how)
     try:
         if name == PUBLIC:
             function = operations.function(case, name)
@@ -232,8 +257,9 @@ def _checked(
             raise DeviceLostError(f"{name} {case}") from problem
         return row(status="failed", note=first_line(problem)), None
     sizes = {"bytes": program.bytes, "temporary_bytes": program.temporary_bytes}
-    if error is not None and ours and not error <= BOUNDS[case.dtype]:
-        return row(status="wrong", error=error, note=f"error above {BOUNDS[case.dtype]:.0e}", **sizes), None
+    bound = operations.OPERATIONS[case.operation].bound or BOUNDS[case.dtype]
+    if error is not None and ours and not error <= bound:
+        return row(status="wrong", error=error, note=f"error above {bound:.0e}", **sizes), None
     return row(status="ok", error=error, first_call=first, **sizes), call
 
 
@@ -264,7 +290,7 @@ print(*measure.alone({case!r}))
 
 def _alone(case: Case, on: dict[str, Any], seconds: float) -> Row:
     """Dynamax's parallel code in a process of its own, with a time limit."""
-    row = functools.partial(_row, case, PARALLEL, on)
+    row = functools.partial(row_of, case, PARALLEL, on)
     try:
         numbers = in_subprocess(_ALONE.format(case=case), seconds)
     except RuntimeError as problem:
@@ -286,7 +312,8 @@ def alone(case: Case) -> tuple[float, float, float, float]:
     return first, p20, p50, p80
 
 
-def _row(case: Case, name: str, on: dict[str, Any], *, status: str, **measured: Any) -> Row:
+def row_of(case: Case, name: str, on: dict[str, Any], *, status: str, **measured: Any) -> Row:
+    """Makes a row of what is given; what is not is None, or said in no words."""
     blank: dict[str, Any] = dict.fromkeys(Row._fields) | {"reference": "", "note": ""}
     default = is_default(case, name, on["device"])
     given = case._asdict() | {"implementation": name, "default": default, "status": status}

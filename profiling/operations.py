@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import fastscan
-from fastscan import hmm_inference, lgssm_inference
+from fastscan import hmm_inference, lds, lgssm_inference
 from fastscan.dispatch import How
 from fastscan.hmm_model import check_hmm
 from fastscan.learn import LGSSM, from_unconstrained, log_det_jac_constrain, to_unconstrained
 from fastscan.model import check_model
+from fastscan.profiling import chains
 from fastscan.profiling.cases import Case
 from fastscan.profiling.models import random_params
 
@@ -38,6 +39,8 @@ class Operation(NamedTuple):
         mapped: for a batch, along which axes of the arguments `jax.vmap` maps dynamax's.
         reference: of a case: a function of the same arguments in float64, where dynamax's can't be one (it draws other
             samples).
+        about: in words, what that reference is.
+        bound: errors above it are wrong; default what the dtype allows.
     """
 
     data: Callable[[Case], tuple]
@@ -45,6 +48,8 @@ class Operation(NamedTuple):
     dynamax: Callable[[Case, bool], Function | None]
     mapped: tuple[int | None, ...]
     reference: Callable[[Case], Function] | None = None
+    about: str = "our sequential code, given the same noise, float64"
+    bound: float | None = None
 
 
 def _lgssm_data(case: Case, gaps: bool = False) -> tuple:
@@ -97,6 +102,14 @@ def _dynamax(module: str, name: str, *, parallel: bool = True) -> Callable[[Case
         return getattr(importlib.import_module(f"dynamax.{module}"), f"parallel_{name}" if wanted else name)
 
     return function
+
+
+def _nothing(*_: Any) -> None:
+    """What dynamax has of a function that only we have."""
+
+
+def _key(_: Case) -> tuple:
+    return (_KEY,)
 
 
 _LGSSM, _HMM = "linear_gaussian_ssm", "hidden_markov_model"
@@ -219,7 +232,7 @@ OPERATIONS: dict[str, Operation] = {
     "lgssm_smoother_with_gaps": _SMOOTHER._replace(
         data=functools.partial(_lgssm_data, gaps=True),
         ours=_named("lgssm_smoother", missing=True),
-        dynamax=lambda *_: None,
+        dynamax=_nothing,
     ),
     "lgssm_smoother_varying": _SMOOTHER._replace(data=_varying_data),
     "lgssm_filter": _SMOOTHER._replace(ours=_complete("lgssm_filter"), dynamax=_dynamax(_LGSSM, "lgssm_filter")),
@@ -253,6 +266,15 @@ OPERATIONS: dict[str, Operation] = {
         _hmm_sample_reference,
     ),
     "hmm_loglik_gradient": Operation(_hmm_data, _hmm_loglik_gradient, _hmm_loglik_gradient_dynamax, _HMM_AXES),
+    "lds_inference": Operation(
+        chains.potentials, lambda _, name: functools.partial(lds.lds_inference, implementation=name), _nothing, ()
+    ),
+    "metropolis_moments": Operation(
+        _key, chains.moments, _nothing, (), chains.moments_reference, "the mixture's own moments", chains.MOMENTS_BOUND
+    ),
+    "metropolis_positions": Operation(
+        _key, chains.positions, _nothing, (), chains.positions_reference, "XLA on the CPU, float32", chains.DECISIONS_BOUND
+    ),
 }
 
 
@@ -286,14 +308,13 @@ def reference(case: Case, dynamax: bool) -> tuple[list[np.ndarray], str]:
     trusted = dynamax and steps <= 20_000 and (case.dtype == "float32" or case.operation.startswith("hmm"))
     name = SEQUENTIAL if trusted else "sequential" if steps <= 100_000 else "chunked"
     run = operation.reference(case) if operation.reference else function(case, name)
-    if operation.reference:
-        name = "our sequential code, given the same noise"
     if run is None:
         name = "sequential"
         run = operation.ours(case, name)
+    how = operation.about if operation.reference else f"{name}, float64"
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
         double = jax.tree.map(lambda x: x.astype("float64") if x.dtype.kind == "f" else x, data(case))
-        return results(jax.jit(run)(*double)), f"{name}, float64"
+        return results(jax.jit(run)(*double)), how
 
 
 def results(out: Any) -> list[np.ndarray]:

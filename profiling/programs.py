@@ -1,15 +1,21 @@
-"""The cases' programs, compiled: one by one, or ahead and side by side where that takes most of the time."""
+"""The cases' programs, compiled, and their references: one by one, or ahead and side by side where that takes most time."""
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from fastscan.profiling import operations
 from fastscan.profiling.cases import Case
+
+NOT_COMPILED = "not compiled in time"
+"""What a row says that another run may have the time for."""
+
+_REFERENCE = "reference"
 
 
 class Program(NamedTuple):
@@ -34,6 +40,18 @@ class Programs:
         if self.background and (case, implementation) not in self._futures:
             self._futures[case, implementation] = self._pool.submit(compiled, case, implementation)
 
+    def reference_ahead(self, case: Case, dynamax: bool) -> None:
+        """Computes what the case's results are held against soon, if there is a background."""
+        if self.background:
+            self._futures[case, _REFERENCE] = self._pool.submit(operations.reference, case, dynamax)
+
+    def reference(self, case: Case, dynamax: bool) -> tuple[list[np.ndarray], str]:
+        """What the case's results are held against, and in words how it was computed; it is kept no longer."""
+        ahead = self._futures.pop((case, _REFERENCE), None)
+        if ahead is None or ahead.cancelled():
+            return operations.reference(case, dynamax)
+        return ahead.result()
+
     def get(self, case: Case, implementation: str, timeout: float | None = None) -> Program:
         """The program, once it is compiled; errors are the compiler's.
 
@@ -47,7 +65,15 @@ class Programs:
         try:
             return self._futures[case, implementation].result(timeout)
         except (TimeoutError, CancelledError) as error:
-            raise TimeoutError("not compiled in time") from error
+            raise TimeoutError(NOT_COMPILED) from error
+
+    def ready(self, case: Case, implementation: str) -> bool:
+        """Whether the program is compiled, or failed to."""
+        return self._futures[case, implementation].done()
+
+    def wait(self, case: Case, implementations: Iterable[str], timeout: float) -> None:
+        """Waits for a case's programs."""
+        wait([self._futures[case, name] for name in implementations], max(timeout, 0))
 
     def settle(self, timeout: float) -> None:
         """Waits for all that is to be compiled, then gives up what was not begun, so that little disturbs a measurement."""

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from fastscan import crossovers
 from fastscan.profiling import report_figures
+from fastscan.profiling.gpu_tables import ceilings
 from fastscan.profiling.judge import chosen
 from fastscan.profiling.operations import PARALLEL, SEQUENTIAL
 from fastscan.profiling.records import RECORDS, by_case
@@ -23,7 +24,7 @@ from fastscan.profiling.report_data import (
     time,
     timed,
 )
-from fastscan.profiling.report_figures import BANDWIDTH, ISSUED, Figure
+from fastscan.profiling.report_figures import ISSUED, Card, Figure, card
 from fastscan.profiling.report_tables import Table, about, heading, of_kernels, of_rows
 
 
@@ -70,7 +71,7 @@ def write_report(out: Path, records: Path = RECORDS, table: dict | None = None) 
     newest = latest(found)
     page = template.render(
         summary=[line for record in newest for line in summary(record)],
-        sections=sections(found, newest, lengths, kernels, source),
+        sections=sections(found, newest, lengths, kernels, source, card(ceilings(records))),
     )
     out.mkdir(parents=True, exist_ok=True)
     path = out / "report.html"
@@ -120,7 +121,12 @@ def summary(record: Record) -> list[str]:
 
 
 def sections(
-    records: Sequence[Record], newest: Sequence[Record], table: Mapping[str, Any], kernels: Sequence[dict], source: str
+    records: Sequence[Record],
+    newest: Sequence[Record],
+    table: Mapping[str, Any],
+    kernels: Sequence[dict],
+    source: str,
+    card: Card,
 ) -> list[Section]:
     """The page's sections, in order."""
 
@@ -138,8 +144,8 @@ def sections(
         else group._replace(note=group.note or "The record has no times of dynamax, so there are no speed-ups over it.")
         for group, record in zip(curves, newest, strict=True)
     ]  # fmt: skip
-    balance = significant(BANDWIDTH / ISSUED, 2)
-    roofs = report_figures.rooflines(kernels)
+    balance = significant(card.bandwidth / ISSUED, 2)
+    roofs = report_figures.rooflines(kernels, card)
     return [
         Section("measured-on", "What was measured", "Every record, the newest last.", [Group("", table=about(records))]),
         Section(
@@ -159,10 +165,11 @@ def sections(
         Section(
             "roofline",
             "GPU kernels: bytes or instructions",
-            "From compiled code for sm 90, not measured. Below the line, issuing a kernel's instructions takes an H200 longer "
-            f"than moving its bytes at {BANDWIDTH / 1e12:.1f} TB/s; the two are equal at {balance} bytes an instruction. "
-            f"A million steps of 100 instructions take {seconds(1e8 / ISSUED)} at least, 100 bytes {seconds(1e8 / BANDWIDTH)}.",
-            [Group("", f"Compiled from: {source}.", roofs, of_kernels(kernels))]
+            f"From compiled code for sm 90, not measured. Below the line, issuing a kernel's instructions takes {card.name} "
+            f"longer than moving its bytes at {card.bandwidth / 1e12:.1f} TB/s; the two are equal at {balance} bytes an "
+            f"instruction. A million steps of 100 instructions take {seconds(1e8 / ISSUED)} at least, 100 bytes "
+            f"{seconds(1e8 / card.bandwidth)}.",
+            [Group("", f"Compiled from: {source}.", roofs, of_kernels(kernels, card))]
             if kernels
             else [Group("", "There is no record of the kernel report: `python -m fastscan.profiling kernels` makes one.")],
         ),

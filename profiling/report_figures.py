@@ -34,10 +34,25 @@ FAMILY_NAMES = {
     "hmm_mode": "HMM, most likely path",
     "hmm_sample": "HMM, posterior sample",
 }
-BANDWIDTH = 4.3e12
-"""Bytes a second that an H200 copies: measured, see the ceilings in the notes on its kernels."""
 ISSUED = 32 * 132 * 4 * 1.98e9
-"""Instructions of a thread that an H200 issues a second: warps of 32, 4 schedulers on each of 132 processors, 1.98 GHz."""
+"""Instructions of a thread that an H100 or H200 issues a second: warps of 32, 4 schedulers on 132 processors each, 1.98 GHz."""
+
+
+class Card(NamedTuple):
+    """What kernels' costs are held against: a GPU's name, and the bytes a second that it copies."""
+
+    name: str
+    bandwidth: float
+
+
+H200 = Card("an H200", 4.3e12)
+"""Measured apart from any run that has a record."""
+
+
+def card(ceilings: Mapping[str, Any]) -> Card:
+    """The card whose ceilings a run on a GPU has measured, if `ISSUED` is right of it; else an H200."""
+    name, bandwidth = ceilings.get("device", ""), ceilings.get("copy_bytes_per_second")
+    return Card(name, bandwidth) if isinstance(bandwidth, float) and ("H100" in name or "H200" in name) else H200
 
 
 class Figure(NamedTuple):
@@ -100,7 +115,7 @@ def heat_maps(key: str, families: Mapping[str, Any]) -> list[Figure]:
     return figures
 
 
-def rooflines(kernels: Iterable[Mapping[str, Any]]) -> list[Figure]:
+def rooflines(kernels: Iterable[Mapping[str, Any]], card: Card) -> list[Figure]:
     """A figure a family of kernels: bytes a step over instructions a step, in float32."""
     families: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for row in kernels:
@@ -111,11 +126,11 @@ def rooflines(kernels: Iterable[Mapping[str, Any]]) -> list[Figure]:
     for family, name in KERNEL_NAMES.items():
         if not (groups := families.get(family)):
             continue
-        bound = [y > x * BANDWIDTH / ISSUED for found in groups.values() for x, y in found]
+        bound = [y > x * card.bandwidth / ISSUED for found in groups.values() for x, y in found]
         alt = f"Kernels, {name}: bytes over instructions of a time step; {sum(bound)} of {len(bound)} bound by bytes."
         svg = draw_points(
             f"roofline-{family}", alt, groups, "instructions a step", "bytes a step",
-            slope=BANDWIDTH / ISSUED, sides=("bound by bytes", "bound by instructions"),
+            slope=card.bandwidth / ISSUED, sides=("bound by bytes", "bound by instructions"),
         )  # fmt: skip
         caption = f"{sum(bound)} of {len(bound)} points bound by bytes. From compiled code, not measured."
         figures.append(Figure(name, caption, svg))

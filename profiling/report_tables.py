@@ -8,7 +8,7 @@ from fastscan.profiling.judge import chosen
 from fastscan.profiling.operations import SEQUENTIAL
 from fastscan.profiling.records import by_case
 from fastscan.profiling.report_data import Record, seconds, significant, time, timed
-from fastscan.profiling.report_figures import BANDWIDTH, KERNEL_NAMES
+from fastscan.profiling.report_figures import KERNEL_NAMES, Card
 
 STEPS = 1_000_000
 """Of the kernels' floors."""
@@ -60,12 +60,12 @@ def about(records: Sequence[Record]) -> Table:
     return Table("about", caption, columns, (False,) * 7 + (True,) * 2, rows)
 
 
-def of_kernels(kernels: Iterable[Mapping[str, Any]]) -> Table:
+def of_kernels(kernels: Iterable[Mapping[str, Any]], card: Card) -> Table:
     """The GPU kernels that go through the steps of a series, and what bounds each."""
     columns = ("Kernel", "Of", "D or K", "m", "dtype", "Bound by", "Instructions a step", "Bytes a step")
     rows = []
     for row in kernels:
-        moving = 1e6 * STEPS * row["bytes_per_step"] / BANDWIDTH
+        moving = 1e6 * STEPS * row["bytes_per_step"] / card.bandwidth
         numbers = (row["per_step"], row["bytes_per_step"], row["floor_us"], moving, row["registers"], row["spilled_bytes"])
         words = [
             Cell(row["kernel"]),
@@ -75,7 +75,7 @@ def of_kernels(kernels: Iterable[Mapping[str, Any]]) -> Table:
         bound = Cell("bytes" if moving > row["floor_us"] else "instructions")
         rows.append([*words, Cell(row["dtype"]), bound, *(Cell(significant(x), x) for x in numbers)])
     columns = (*columns, "Issuing, µs", "Moving, µs", "Registers", "Spilled bytes")
-    caption = f"Kernels at sm 90; floors for {STEPS:,} steps on an H200, from compiled code, not measured"
+    caption = f"Kernels at sm 90; floors for {STEPS:,} steps on {card.name}, from compiled code, not measured"
     return Table("kernels", caption, columns, (False, False, True, True, False, False, *(True,) * 6), rows, True)
 
 

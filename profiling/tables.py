@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastscan.profiling.cases import BATCH, Case
+from fastscan.profiling.gpu_tables import gpu_texts
 from fastscan.profiling.judge import chosen
 from fastscan.profiling.operations import PARALLEL, PUBLIC, SEQUENTIAL
 from fastscan.profiling.records import RECORDS, Row, all_records, by_case
@@ -74,6 +75,7 @@ def generated(records: Path = RECORDS) -> dict[str, str]:
         "calls": _calls(measured),
         "lgssm-kernels": _kernels(records, _LGSSM_KERNELS, "D, m"),
         "hmm-kernels": _kernels(records, _HMM_KERNELS, "K | function"),
+        **gpu_texts(records),
     }
 
 

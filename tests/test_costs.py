@@ -1,8 +1,9 @@
 """What kernels compile to for GPUs that are not here. The full table is `python -m fastscan.profiling kernels`."""
 
+import jax
 import pytest
 
-from fastscan.profiling.costs import compile_kernel, lower_for_gpu, triton_kernels
+from fastscan.profiling.costs import compile_kernel, lower_for_gpu, on_abstract_gpu, triton_kernels
 from fastscan.profiling.kernels import STEPS, program, report, step_bytes
 from oracle import SMOOTHER_KERNELS
 
@@ -42,3 +43,11 @@ def test_the_report_reads_the_kernel_that_it_names():
     cost = compile_kernel(kernels["kalman_likelihood_sweep"], 90)
     assert cost.loop_instructions > 20
     assert STEPS % cost.loop_step_ratio == 0
+
+
+@pytest.mark.parametrize("family", ["likelihood", "hmm_mode", "metropolis"])
+def test_lowering_warns_of_nothing_that_these_tests_make_an_error(family):
+    """JAX 0.11.2 and later warn that the Triton backend is deprecated: on a GPU, every test would end with that."""
+    function, arguments = program(family, 1, 0 if family.startswith("hmm") else 1)
+    with on_abstract_gpu():
+        jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",))

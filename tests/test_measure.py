@@ -14,7 +14,7 @@ import pytest
 from fastscan import dispatch
 from fastscan.profiling import measure as module
 from fastscan.profiling import operations, records
-from fastscan.profiling.cases import GROUPS, MEASURED_BY, Case, cases
+from fastscan.profiling.cases import GROUPS, MEASURED_BY, METROPOLIS, Case, cases
 from fastscan.profiling.measure import implementations, is_default, measure
 from fastscan.profiling.operations import PUBLIC, SEQUENTIAL
 from fastscan.profiling.timing import clock, in_subprocess
@@ -42,7 +42,7 @@ def test_every_case_has_the_default_and_a_yardstick(device):
         assert len(names) == len(set(names))
         assert any(is_default(case, name, device) for name in names), case
         if case.T <= 10_000:
-            assert SEQUENTIAL in names
+            assert ("xla" if case.family == METROPOLIS else SEQUENTIAL) in names
     assert PUBLIC in implementations(Case("hmm_smoother", 5, 0, 10), "cpu")
 
 
@@ -60,6 +60,19 @@ def test_operations_agree_with_their_references(operation, dtype):
     assert operations.error(got, wanted) < (2e-6 if dtype == "float32" else 1e-12)
     got[0] = got[0] + 1
     assert operations.error(got, wanted) > 1e-2
+
+
+@pytest.mark.parametrize("implementation", ["pallas_interpret", "xla"])
+@pytest.mark.parametrize(
+    "case", [Case("metropolis_positions", 1, 0, 20, 64), Case("metropolis_moments", 1, 0, 2_000, 512)], ids=str
+)
+def test_markov_chains_agree_with_their_references(case, implementation):
+    wanted, _ = operations.reference(case, dynamax=True)
+    got = operations.results(jax.jit(operations.function(case, implementation))(*operations.data(case)))
+    bound = operations.OPERATIONS[case.operation].bound
+    assert operations.error(got, wanted) < bound
+    got[0] = got[0] + 1
+    assert operations.error(got, wanted) > bound
 
 
 def test_errors_are_of_the_largest_entry_and_see_nans():
@@ -144,7 +157,7 @@ def test_a_case_that_kills_is_passed_over_the_third_time(tmp_path):
 
 
 def test_an_interrupt_loses_the_running_case_alone(tmp_path, monkeypatch):
-    measured = module._measure_case
+    measured = module.measure_case
 
     def interrupted(case, *args):
         if case.T == 7:
@@ -153,7 +166,7 @@ def test_an_interrupt_loses_the_running_case_alone(tmp_path, monkeypatch):
 
     both = [SHORT, SHORT._replace(T=7)]
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_measure_case", interrupted)
+        patch.setattr(module, "measure_case", interrupted)
         with pytest.raises(KeyboardInterrupt):
             measure(both, tmp_path / "m.csv", names=["sequential"])
     assert len(records.read(tmp_path / "m.csv")) == 1
