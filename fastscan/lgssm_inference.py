@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fastscan.dispatch import How
+from fastscan.dispatch import KERNEL_SIZES, How
 from fastscan.kernels import passes
 from fastscan.kernels.algebra import Stacked
 from fastscan.kernels.gaussian import square_root
@@ -79,9 +79,16 @@ def _reported(model: Model, emissions: jax.Array, how: How, densities: jax.Array
         return densities
 
     def score(plan: Plan, given: tuple[Model, jax.Array]) -> tuple[jax.Array, tuple[Model, jax.Array]]:
-        return _with_gaps_or_without(how, given[1], lambda missing: _score(under_xla(plan), missing, *given))
+        return _with_gaps_or_without(how, given[1], lambda missing: _score(_score_plan(plan, *given), missing, *given))
 
     return scored(transformable(how.of_batch(len(densities)), score), densities.sum(-1), (model, emissions))
+
+
+def _score_plan(plan: Plan, model: Model, emissions: jax.Array) -> Plan:
+    """The plan with its kernels if a lane's registers hold what derivatives are added up in, else the plan for XLA."""
+    sizes = KERNEL_SIZES["lgssm_score"][str(emissions.dtype)]
+    fits = model.R.shape[-2] <= sizes.get(model.F.shape[-1], -1)
+    return plan if plan.launch and (plan.launch.interpret or fits) else under_xla(plan)
 
 
 def _score(plan: Plan, missing: bool, model: Model, emissions: jax.Array) -> tuple[jax.Array, tuple[Model, jax.Array]]:

@@ -130,6 +130,7 @@ def sweep(
     forms = jax.eval_shape(one_row, *form(plan, (params, state, rows)))
     outputs = [("step", forms[1], room), *([("chunk", forms[0], False)] if exits else [])]
 
+    @jax.jit  # is traced and lowered once, though called twice
     def sweep_from(state: Any) -> Any:
         inputs = (("once", params), ("step", rows), ("chunk", state))
         return launch(plan, f"{recurrence.name}_sweep", kernel, inputs, outputs)

@@ -51,7 +51,7 @@ def observe_back(predicted: Gaussian, x: FilterInputs, after: Message) -> tuple[
         return carry, (of_h, _of_noise(u, M), _minus(u))
 
     rows = H, seen.gains, seen.values[0], seen.variance, seen.inverse, weight
-    (r, N, _), of = type(H).over_rows(back, (after.eta, after.J, cov), tuple(_flipped(x) for x in rows))
+    (r, N, _), of = type(H).over_rows(back, (after.eta, mirrored(after.J), cov), tuple(_flipped(x) for x in rows))
     return Message(r, N), Gaussian(r, _of_cov(r, N)), FilterInputs(None, None, None, *map(_flipped, of))
 
 
@@ -63,8 +63,7 @@ def begin_scoring(state: Gaussian, future: Message | None = None) -> Message:
 def nothing_shared(params: FilterInputs, message: Message) -> FilterInputs:
     """Derivatives of zero, with respect to what all rows share."""
     del message
-    zero = jax.tree.map(jnp.zeros_like, params._replace(weight=None))
-    return zero._replace(Q=mirrored(zero.Q)) if zero.Q is not None else zero
+    return jax.tree.map(jnp.zeros_like, params._replace(weight=None))
 
 
 def score_step(
@@ -79,6 +78,7 @@ def score_step(
     of = of._replace(F=of_F, c=r, Q=of_predicted.cov)
     before = Message(times(x.F.T, r), symmetrized(times(times(x.F.T, N), x.F)))
     total = FilterInputs(*(None if total is None else total + d for total, d in zip(shared, of, strict=True)))
+    total = total if total.Q is None else total._replace(Q=mirrored(total.Q))
     own = FilterInputs(*(d if total is None else None for total, d in zip(shared, of, strict=True)))
     return (before, total), own
 
@@ -121,12 +121,12 @@ def _of_h(u, smoothed, k, b, cov):
 @stage
 def _informed(N, h, b, M):
     across = h.T @ b.T
-    return N - across - across.T + (h.T @ h) * M
+    return mirrored(N - across - across.T + (h.T @ h) * M)
 
 
 @stage
 def _undo(cov, k, s):
-    return cov + (k.T @ k) * s
+    return mirrored(cov + (k.T @ k) * s)
 
 
 @stage
@@ -141,7 +141,7 @@ def _minus(u):
 
 @stage
 def _of_cov(r, N):
-    return (r @ r.T - N) * 0.5
+    return mirrored((r @ r.T - N) * 0.5)
 
 
 @stage
