@@ -78,10 +78,10 @@ def _reported(model: Model, emissions: jax.Array, how: How, densities: jax.Array
     if per_step:
         return densities
 
-    def score(plan: Plan, given: tuple[Model, jax.Array]) -> tuple[jax.Array, tuple[Model, jax.Array]]:
-        return _with_gaps_or_without(how, given[1], lambda missing: _score(_score_plan(plan, *given), missing, *given))
+    def of_given(plan: Plan, given: tuple[Model, jax.Array]) -> tuple[jax.Array, tuple[Model, jax.Array]]:
+        return _with_gaps_or_without(how, given[1], lambda missing: score(_score_plan(plan, *given), missing, *given))
 
-    return scored(transformable(how.of_batch(len(densities)), score), densities.sum(-1), (model, emissions))
+    return scored(transformable(how.of_batch(len(densities)), of_given), densities.sum(-1), (model, emissions))
 
 
 def _score_plan(plan: Plan, model: Model, emissions: jax.Array) -> Plan:
@@ -91,8 +91,8 @@ def _score_plan(plan: Plan, model: Model, emissions: jax.Array) -> Plan:
     return plan if plan.launch and (plan.launch.interpret or fits) else under_xla(plan)
 
 
-def _score(plan: Plan, missing: bool, model: Model, emissions: jax.Array) -> tuple[jax.Array, tuple[Model, jax.Array]]:
-    """Every sequence's log-likelihood (B,), and its derivatives (B, ...) with respect to what it was given."""
+def score(plan: Plan, missing: bool, model: Model, emissions: jax.Array) -> tuple[jax.Array, tuple[Model, jax.Array]]:
+    """Computes every sequence's log-likelihood (B,), and its derivatives (B, ...) with respect to what it was given."""
     B = batch_size((model, emissions))
     own, of_own = jax.tree.map(lambda x: jnp.broadcast_to(x, (B, *x.shape[1:])), (model, emissions))
     forward = functools.partial(series, plan._replace(one_function=False), missing=missing)
