@@ -186,6 +186,16 @@ def lowered_gradient(D, m, T=3_001, dtype="float32", missing=False):
     return lower_for_gpu(jax.value_and_grad(value, (0, 1)), model, y).as_text()
 
 
+@pytest.mark.parametrize(("D", "m", "dtype"), [(4, 9, "float32"), (6, 1, "float32"), (6, 2, "float32"), (4, 4, "float64")])
+def test_which_sizes_have_kernels(D, m, dtype):
+    """Others run as XLA has it, unless interpreted, which takes any size."""
+    model, _ = check_model(random_params(0, D, m, dtype), 9, None, np.dtype(dtype))
+    y = jax.ShapeDtypeStruct((1, 9, m), dtype)
+    for how in (Launch(), INTERPRETED):
+        plan = lgssm_inference._score_plan(Plan(8, 2, checked=True, launch=how), model, y)
+        assert plan == Plan(8, 2, checked=True, launch=None if (D, m) == (6, 2) and not how.interpret else how)
+
+
 def test_lowered():
     """Kernels by their names, and no loop outside of them but those that sweep again where chunks do not fit together."""
     text = lowered_gradient(3, 2)
