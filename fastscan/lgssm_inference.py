@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fastscan.dispatch import How
+from fastscan.dispatch import KERNEL_SIZES, How
 from fastscan.kernels import passes
 from fastscan.kernels.algebra import Stacked
 from fastscan.kernels.gaussian import square_root
@@ -78,14 +78,21 @@ def _reported(model: Model, emissions: jax.Array, how: How, densities: jax.Array
     if per_step:
         return densities
 
-    def score(plan: Plan, given: tuple[Model, jax.Array]) -> tuple[jax.Array, tuple[Model, jax.Array]]:
-        return _with_gaps_or_without(how, given[1], lambda missing: _score(under_xla(plan), missing, *given))
+    def of_given(plan: Plan, given: tuple[Model, jax.Array]) -> tuple[jax.Array, tuple[Model, jax.Array]]:
+        return _with_gaps_or_without(how, given[1], lambda missing: score(_score_plan(plan, *given), missing, *given))
 
-    return scored(transformable(how.of_batch(len(densities)), score), densities.sum(-1), (model, emissions))
+    return scored(transformable(how.of_batch(len(densities)), of_given), densities.sum(-1), (model, emissions))
 
 
-def _score(plan: Plan, missing: bool, model: Model, emissions: jax.Array) -> tuple[jax.Array, tuple[Model, jax.Array]]:
-    """Every sequence's log-likelihood (B,), and its derivatives (B, ...) with respect to what it was given."""
+def _score_plan(plan: Plan, model: Model, emissions: jax.Array) -> Plan:
+    """The plan with its kernels if a lane's registers hold what derivatives are added up in, else the plan for XLA."""
+    sizes = KERNEL_SIZES["lgssm_score"][str(emissions.dtype)]
+    fits = model.R.shape[-2] <= sizes.get(model.F.shape[-1], -1)
+    return plan if plan.launch and (plan.launch.interpret or fits) else under_xla(plan)
+
+
+def score(plan: Plan, missing: bool, model: Model, emissions: jax.Array) -> tuple[jax.Array, tuple[Model, jax.Array]]:
+    """Computes every sequence's log-likelihood (B,), and its derivatives (B, ...) with respect to what it was given."""
     B = batch_size((model, emissions))
     own, of_own = jax.tree.map(lambda x: jnp.broadcast_to(x, (B, *x.shape[1:])), (model, emissions))
     forward = functools.partial(series, plan._replace(one_function=False), missing=missing)

@@ -14,7 +14,8 @@ from jax import lax
 from fastscan.given import ShapeError, check_dtypes, promoted
 from fastscan.kernels import driver
 from fastscan.kernels.axes import as_lanes
-from fastscan.kernels.gaussian import Gaussian, decorrelate, indefinite
+from fastscan.kernels.decorrelation import decorrelate_rows
+from fastscan.kernels.gaussian import Gaussian, indefinite
 from fastscan.kernels.kalman import FilterInputs
 from fastscan.kernels.passes import Series
 from fastscan.kernels.plan import Plan
@@ -255,7 +256,7 @@ def _independent(plan, H, R, y, observed) -> tuple[jax.Array, jax.Array, jax.Arr
         return H, jnp.where(R < 0, jnp.nan, R), y
     if observed is not None:
         R = jnp.where(observed & jnp.swapaxes(observed, -1, -2), R, 0)
-    apart = driver.phases(plan).each_row(plan, "decorrelate", decorrelate, (H, R))
+    apart = decorrelate_rows(plan, H, R)
     return apart.H, apart.noise, product(apart.change, y)
 
 

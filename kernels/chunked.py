@@ -20,7 +20,7 @@ from fastscan.kernels.algebra import ALGEBRAS, blank, in_form_of, stable_carry, 
 from fastscan.kernels.axes import as_lanes, as_rows
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.ranges import phase
-from fastscan.kernels.recurrence import Hindsight, Recurrence, Seam
+from fastscan.kernels.recurrence import Hindsight, Recurrence
 from fastscan.kernels.seams import CHUNK_AXIS, neighbours
 
 Side = Literal["before", "after"]
@@ -174,7 +174,7 @@ def sweep(
         exits: whether the states after every chunk are wanted.
 
     Returns:
-        The states after every chunk, and the outputs of all rows as `join` takes them.
+        The states after every chunk, with its sums if the recurrence has any, and the outputs of all rows as `join` takes them.
     """
     del room, exits
     prepare = None
@@ -190,13 +190,23 @@ def sweep(
         return where(present, after, state), arrays(plan, out)
 
     state = begin(*entries) if begin else entries[0]
+    if recurrence.sums:
+        state = state, recurrence.sums(params, state)
     if plan.checked and plan.chunks > 1 and recurrence.seam:
-        return _until_seams_hold(plan, recurrence.seam, step, state, rows, reverse)
+        return _until_seams_hold(plan, recurrence, step, state, rows, reverse)
     return loop(plan, step, state, rows, reverse)
 
 
-def _until_seams_hold(plan: Plan, seam: Seam, step: Callable, state: Any, rows: Any, reverse: bool) -> tuple[Any, Any]:
+def _until_seams_hold(
+    plan: Plan, recurrence: Recurrence, step: Callable, state: Any, rows: Any, reverse: bool
+) -> tuple[Any, Any]:
     """`loop`, as often as it takes until chunks fit together: one loop in another, which share what they write into."""
+
+    def own(state: Any) -> Any:
+        return state[0] if recurrence.sums else state
+
+    def resume(left: Any) -> Any:
+        return (left[0], jax.tree.map(jnp.zeros_like, left[1])) if recurrence.sums else left
 
     def row(rows: Any, t: Any) -> Any:
         return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, t, keepdims=False), rows), present(plan, t)
@@ -211,8 +221,8 @@ def _until_seams_hold(plan: Plan, seam: Seam, step: Callable, state: Any, rows: 
         def again(carry: Any) -> Any:
             entered, _, outputs, _ = carry
             left, outputs = lax.fori_loop(0, plan.length, body, (entered, outputs))
-            resumed = neighbours(entered, seam.resume(left), reverse=reverse)
-            apart = ~seam.agree(*(arrays(plan, x) for x in (entered, resumed)))
+            resumed = neighbours(entered, resume(left), reverse=reverse)
+            apart = ~recurrence.seam.agree(*(arrays(plan, own(x)) for x in (entered, resumed)))
             return in_form_of(resumed, entered), left, outputs, apart
 
         unknown = vary_over(frozenset().union(*map(varying, jax.tree.leaves(state))), jnp.bool_(True))

@@ -28,7 +28,6 @@ from fastscan.kernels.hmm_smoothing import (
     HMM_SMOOTHER_WITH_COUNTS,
     BackwardInputs,
     SamplerRow,
-    begin_counting,
     condition_on_future,
 )
 from fastscan.kernels.maps import Choosing
@@ -77,13 +76,11 @@ def smooth_states(plan: Plan, series: HMMSeries, counting: bool) -> tuple[Filter
     inputs = _inputs(series, state)
     params, rows, ends, out = driver.run_with_futures(plan, HMM_FILTER, HMM_HINDSIGHT, *inputs, room=_FILTERED_ROOM)
     backward = BackwardInputs(out.filtered, out.predicted, rows.A)
-    recurrence, begin = HMM_SMOOTHER, condition_on_future if len(ends) > 1 else None
-    if counting:
-        recurrence, begin = HMM_SMOOTHER_WITH_COUNTS, begin_counting
+    begin, recurrence = condition_on_future if len(ends) > 1 else None, HMM_SMOOTHER_WITH_COUNTS if counting else HMM_SMOOTHER
     after, smoothed = by.sweep(plan, recurrence, params, ends, backward, begin=begin, reverse=True, room=True, exits=counting)
     last = driver.last(plan, ends[0])
     filtered, smoothed = (by.join(plan, x, last) for x in (out.filtered, smoothed))
-    counts = by.arrays(plan, after.counts).sum(-2).transpose(2, 0, 1) if counting else None
+    counts = by.arrays(plan, after[1]).sum(-2).transpose(2, 0, 1) if counting else None
     return _states(plan, series, density, out, filtered), smoothed, counts
 
 

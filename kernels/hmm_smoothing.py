@@ -23,13 +23,6 @@ class BackwardInputs(NamedTuple):
     A: Any = None
 
 
-class Counted(NamedTuple):
-    """Smoothed probabilities (K, 1), and a sum over later transitions (K, K)."""
-
-    probs: Any
-    counts: Any
-
-
 def smoother_append(params: HMMInputs, summary, x: BackwardInputs):
     """The distribution of the state at the beginning of a stretch given that at its end, one row earlier."""
     return product(ratio(times(weights(params, x), x.filtered), x.predicted.T), summary)
@@ -41,11 +34,12 @@ def smoother_step(params: HMMInputs, state, x: BackwardInputs):
     return state, state
 
 
-def counting_step(params: HMMInputs, state: Counted, x: BackwardInputs) -> tuple[Counted, Any]:
-    """`smoother_step`, and the transition's probabilities divided by its weights, added to those of later rows."""
-    change = ratio(state.probs, x.predicted)
+def counting_step(params: HMMInputs, state: tuple[Any, Any], x: BackwardInputs) -> tuple[tuple[Any, Any], Any]:
+    """`smoother_step`, and the transition's probabilities divided by its weights, added to those of later rows (K, K)."""
+    probs, counts = state
+    change = ratio(probs, x.predicted)
     probs = _smoothed(params, x, change)
-    return Counted(probs, state.counts + x.filtered * change.T), probs
+    return (probs, counts + x.filtered * change.T), probs
 
 
 HMM_SMOOTHER = Recurrence(
@@ -56,7 +50,11 @@ HMM_SMOOTHER = Recurrence(
     enter=lambda state, summary: distribution(product(summary, state)),
     step=smoother_step,
 )
-HMM_SMOOTHER_WITH_COUNTS = HMM_SMOOTHER._replace(name="hmm_smoother_with_counts", step=counting_step)
+HMM_SMOOTHER_WITH_COUNTS = HMM_SMOOTHER._replace(
+    name="hmm_smoother_with_counts",
+    step=counting_step,
+    sums=lambda _, probs: zeros(probs, probs.shape[0], probs.shape[0]),
+)
 """For chunks whose entry states are known; it has no summaries of its own."""
 
 
@@ -64,12 +62,6 @@ def condition_on_future(state, future: Scaled):
     """Probabilities (K, 1), given also what follows."""
     prior = Scaled(state.T, state.constant(np.zeros((1, 1))))
     return distribution(scaled.times_diagonal(prior, future).values.T)
-
-
-def begin_counting(state, future: Scaled | None = None) -> Counted:
-    """The smoothed probabilities after a chunk, and no transitions."""
-    probs = state if future is None else condition_on_future(state, future)
-    return Counted(probs, zeros(probs, probs.shape[0], probs.shape[0]))
 
 
 class SamplerRow(NamedTuple):

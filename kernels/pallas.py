@@ -20,7 +20,7 @@ from fastscan.kernels.axes import as_lanes, as_rows
 from fastscan.kernels.launch import Program, form, launch, matrix_kind
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.ranges import phase
-from fastscan.kernels.recurrence import Hindsight, Recurrence, Seam, of_hindsight, of_summaries
+from fastscan.kernels.recurrence import Hindsight, Recurrence, of_hindsight, of_summaries
 from fastscan.kernels.seams import neighbours
 
 
@@ -106,24 +106,31 @@ def sweep(
     """The sequential recursion within every chunk; arguments as `chunked.sweep` has them.
 
     Returns:
-        The states after every chunk (B, C, n, p), or None without ``exits``; and the outputs (B, T, n, p), or
-        (B, T + 1, n, p) with ``room``.
+        The states after every chunk (B, C, n, p), with its sums if there are any, or None without ``exits``; and the outputs
+        (B, T, n, p), or (B, T + 1, n, p) with ``room``.
     """
     # a kernel of its own: how long one takes to compile grows much faster than its text
     state = entries[0] if begin is None else each_row(plan, f"{recurrence.name}_begin", begin, entries)
-    step = _of_row(recurrence, "step")
+    step, sums = _of_row(recurrence, "step"), recurrence.sums
     checked = plan.checked and plan.chunks > 1 and recurrence.seam is not None
     exits = exits or checked
 
+    def with_sums(params: Any, state: Any) -> Any:
+        return (state, sums(params, state)) if sums else state
+
     def kernel(program: Program) -> None:
-        params = program.read(0)
-        after = program.loop(lambda s, x: step(params, s, x), program.read(2), 1, 0, reverse)
+        params, state = program.read(0), program.read(2)
+        after = program.loop(lambda s, x: step(params, s, x), with_sums(params, state), 1, 0, reverse)
         if exits:
             program.write(1, after)
 
-    forms = jax.eval_shape(step, *form(plan, (params, state, rows)))
+    def one_row(params: Any, state: Any, row: Any) -> Any:
+        return step(params, with_sums(params, state), row)
+
+    forms = jax.eval_shape(one_row, *form(plan, (params, state, rows)))
     outputs = [("step", forms[1], room), *([("chunk", forms[0], False)] if exits else [])]
 
+    @jax.jit  # is traced and lowered once, though called twice
     def sweep_from(state: Any) -> Any:
         inputs = (("once", params), ("step", rows), ("chunk", state))
         return launch(plan, f"{recurrence.name}_sweep", kernel, inputs, outputs)
@@ -132,17 +139,17 @@ def sweep(
         outs, *after = sweep_from(state)
         return (after[0] if exits else None), outs
     # the first time outside of the loop, which then needs no arrays to begin with: they would be written in vain
-    return _until_seams_hold(recurrence.seam, sweep_from, state, reverse)
+    return _until_seams_hold(recurrence, sweep_from, state, reverse)
 
 
-def _until_seams_hold(seam: Seam, sweep: Callable, state: Any, reverse: bool) -> tuple[Any, Any]:
+def _until_seams_hold(recurrence: Recurrence, sweep: Callable, state: Any, reverse: bool) -> tuple[Any, Any]:
     """A sweep, as often as it takes until chunks fit together."""
 
     def looked_at(state: Any, found: Any) -> tuple[Any, Any, jax.Array]:
         outs, left = found
         entered = as_lanes(state)
-        resumed = neighbours(entered, seam.resume(as_lanes(left)), reverse=reverse)
-        return as_rows(resumed), (outs, left), ~seam.agree(entered, resumed)
+        resumed = neighbours(entered, as_lanes(left[0] if recurrence.sums else left), reverse=reverse)
+        return as_rows(resumed), (outs, left), ~recurrence.seam.agree(entered, resumed)
 
     start = looked_at(state, sweep(state))
     _, (outs, left), _ = lax.while_loop(lambda carry: carry[2], lambda carry: looked_at(carry[0], sweep(carry[0])), start)

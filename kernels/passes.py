@@ -10,9 +10,8 @@ of T observations has T - 1 rows, the transitions and what is observed after eac
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
-from fastscan.kernels import chunked, driver
+from fastscan.kernels import driver
 from fastscan.kernels.axes import as_lanes, as_rows, prepend
 from fastscan.kernels.gaussian import Gaussian, Transition, square_root
 from fastscan.kernels.kalman import (
@@ -21,13 +20,11 @@ from fastscan.kernels.kalman import (
     KALMAN_LIKELIHOOD,
     Filtered,
     FilterInputs,
-    Message,
     condition_on_future,
-    identity,
     observe,
 )
 from fastscan.kernels.plan import Plan
-from fastscan.kernels.scoring import KALMAN_SCORE, ScoreRow, ScoreState, observe_back, shifts
+from fastscan.kernels.scoring import KALMAN_SCORE, ScoreRow, begin_scoring, observe_back
 from fastscan.kernels.smoothing import (
     AFFINE_MAPS,
     FILTER_FOR_SAMPLING,
@@ -78,25 +75,20 @@ def score(plan: Plan, series: Series) -> tuple[jax.Array, Series]:
     """The log density of all observations (B,), and every sequence's derivatives with respect to a series' numbers.
 
     They have the series' form, with a lane or an entry for every sequence; None where there are none: of weights, and of what
-    only the backward pass takes. XLA runs it.
+    only the backward pass takes.
     """
+    by = driver.phases(plan)
     state, density = _first(plan, series)
     given = series.params, state, series.rows
     params, rows, ends, out = driver.run_with_futures(plan, KALMAN_FILTER, KALMAN_HINDSIGHT, *given)
-
-    def begin(exits: Gaussian, future: Message | None = None) -> ScoreState:
-        nothing = jax.tree.map(jnp.zeros_like, (identity(exits), params._replace(weight=None)))
-        message = Message(nothing[0].eta, nothing[0].J) if future is None else shifts(exits, future)
-        return ScoreState(message, nothing[1])
-
     back = ScoreRow(Gaussian(out.mean, out.cov), rows)
-    before, of_rows = chunked.sweep(plan, KALMAN_SCORE, params, ends, back, begin=begin, reverse=True)
-    message, of_params = chunked.arrays(plan, before)
+    before, of_rows = by.sweep(plan, KALMAN_SCORE, params, ends, back, begin=begin_scoring, reverse=True)
+    message, of_params = by.arrays(plan, before)
     message = as_rows(jax.tree.map(lambda x: x[..., :1, :], message))
-    _, of_prior, of_first = driver.phases(plan).each_row(plan, "score", observe_back, (series.prior, series.first, message))
-    loglik = density[:, 0, 0, 0] + chunked.total(plan, out.log_density)
+    _, of_prior, of_first = by.each_row(plan, "first_score", observe_back, (series.prior, series.first, message))
+    loglik = density[:, 0, 0, 0] + by.total(plan, out.log_density)
     of_params = jax.tree.map(lambda x: x.sum(-2, keepdims=True), of_params)
-    return loglik, Series(of_prior, of_first, of_params, jax.tree.map(lambda x: chunked.join(plan, x), of_rows))
+    return loglik, Series(of_prior, of_first, of_params, jax.tree.map(lambda x: by.join(plan, x), of_rows))
 
 
 def smooth(plan: Plan, series: Series, central: bool = False) -> tuple[Filtered, Smoothed]:

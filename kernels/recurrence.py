@@ -22,6 +22,8 @@ class Recurrence(NamedTuple):
             XLA runs it for all steps at once, before its loops, a kernel where it reads them.
         forgetting: how to tell that a summary's beginning no longer matters, for models that forget.
         seam: how to tell that chunks fit together, for models whose summaries may hold less than their states.
+        sums: ``(params, state) -> sums``, zeros, of what a sweep adds up over a chunk's rows beside its state: `step` then
+            takes and returns ``(state, sums)``. A kernel has them in no memory before the chunk's end.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Recurrence(NamedTuple):
     prepare: Callable[[Any], Any] | None = None
     forgetting: "Forgetting | None" = None
     seam: "Seam | None" = None
+    sums: Callable[[Any, Any], Any] | None = None
 
 
 class Forgetting(NamedTuple):
@@ -54,11 +57,9 @@ class Seam(NamedTuple):
     Attributes:
         agree: ``(entered, left) -> bool``, whether the states that chunks are entered with are those that their neighbours are
             left with; of arrays (rows, columns, C, B or 1).
-        resume: ``(left) -> state`` that the next chunk should be entered with, of matrices.
     """
 
     agree: Callable[[Any, Any], Any]
-    resume: Callable[[Any], Any] = lambda left: left
 
 
 class InChunks(NamedTuple):
@@ -97,6 +98,7 @@ def of_summaries(recurrence: Recurrence) -> Recurrence:
         prepare=None,
         forgetting=None,
         seam=None,
+        sums=None,
     )
 
 

@@ -11,18 +11,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fastscan.kernels.algebra import stage
+from fastscan.kernels.algebra import mirrored, stage
 from fastscan.kernels.gaussian import Gaussian, Transition, condition, push, symmetrized, times, times_plus
-from fastscan.kernels.kalman import KALMAN_FILTER, FilterInputs, Message, complete, identity, retreat
+from fastscan.kernels.kalman import KALMAN_FILTER, FilterInputs, Message, complete, identity, read, retreat
 from fastscan.kernels.recurrence import Seam, merge
 from fastscan.kernels.seams import gaussians_agree
-
-
-class ScoreState(NamedTuple):
-    """r (D, 1) and N (D, D), and the derivatives with respect to what all later rows share."""
-
-    message: Message
-    shared: FilterInputs
 
 
 class ScoreRow(NamedTuple):
@@ -58,32 +51,43 @@ def observe_back(predicted: Gaussian, x: FilterInputs, after: Message) -> tuple[
         return carry, (of_h, _of_noise(u, M), _minus(u))
 
     rows = H, seen.gains, seen.values[0], seen.variance, seen.inverse, weight
-    (r, N, _), of = type(H).over_rows(back, (after.eta, after.J, cov), tuple(_flipped(x) for x in rows))
+    (r, N, _), of = type(H).over_rows(back, (after.eta, mirrored(after.J), cov), tuple(_flipped(x) for x in rows))
     return Message(r, N), Gaussian(r, _of_cov(r, N)), FilterInputs(None, None, None, *map(_flipped, of))
 
 
-def score_step(params: FilterInputs, state: ScoreState, row: ScoreRow) -> tuple[ScoreState, FilterInputs]:
-    """One row back: its derivatives are added to those shared, or reported where the row has inputs of its own."""
+def begin_scoring(state: Gaussian, future: Message | None = None) -> Message:
+    """R and N after a chunk: zeros where nothing follows."""
+    return shifts(state, future) if future else read(identity(state))
+
+
+def nothing_shared(params: FilterInputs, message: Message) -> FilterInputs:
+    """Derivatives of zero, with respect to what all rows share."""
+    del message
+    return jax.tree.map(jnp.zeros_like, params._replace(weight=None))
+
+
+def score_step(
+    params: FilterInputs, state: tuple[Message, FilterInputs], row: ScoreRow
+) -> tuple[tuple[Message, FilterInputs], FilterInputs]:
+    """One row back, of r and N: its derivatives are added to those shared, or reported where it has inputs of its own."""
+    message, shared = state
     x = merge(params, row.x)
     (mean,), cov = push(Transition(x.F, x.c, x.Q), (row.state.mean,), row.state.cov)
-    message, of_predicted, of = observe_back(Gaussian(mean, cov), x, state.message)
-    r, N = message
+    (r, N), of_predicted, of = observe_back(Gaussian(mean, cov), x, message)
     of_F = _of_F(r, row.state.mean, of_predicted.cov, times(x.F, row.state.cov))
     of = of._replace(F=of_F, c=r, Q=of_predicted.cov)
     before = Message(times(x.F.T, r), symmetrized(times(times(x.F.T, N), x.F)))
-    shared = FilterInputs(*(None if total is None else total + d for total, d in zip(state.shared, of, strict=True)))
-    own = FilterInputs(*(d if total is None else None for total, d in zip(state.shared, of, strict=True)))
-    return ScoreState(before, shared), own
-
-
-def _resume(left: ScoreState) -> ScoreState:
-    return ScoreState(left.message, jax.tree.map(jnp.zeros_like, left.shared))
+    total = FilterInputs(*(None if total is None else total + d for total, d in zip(shared, of, strict=True)))
+    total = total if total.Q is None else total._replace(Q=mirrored(total.Q))
+    own = FilterInputs(*(d if total is None else None for total, d in zip(shared, of, strict=True)))
+    return (before, total), own
 
 
 KALMAN_SCORE = KALMAN_FILTER._replace(
     name="kalman_score",
     step=score_step,
-    seam=Seam(lambda entered, left: gaussians_agree(entered.message, left.message), _resume),
+    seam=Seam(gaussians_agree),
+    sums=nothing_shared,
 )
 """For chunks whose filtered states and messages are known; it has no summaries of its own."""
 
@@ -117,12 +121,12 @@ def _of_h(u, smoothed, k, b, cov):
 @stage
 def _informed(N, h, b, M):
     across = h.T @ b.T
-    return N - across - across.T + (h.T @ h) * M
+    return mirrored(N - across - across.T + (h.T @ h) * M)
 
 
 @stage
 def _undo(cov, k, s):
-    return cov + (k.T @ k) * s
+    return mirrored(cov + (k.T @ k) * s)
 
 
 @stage
@@ -137,7 +141,7 @@ def _minus(u):
 
 @stage
 def _of_cov(r, N):
-    return (r @ r.T - N) * 0.5
+    return mirrored((r @ r.T - N) * 0.5)
 
 
 @stage

@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fastscan import mcmc_inference
+from fastscan import lgssm_inference, mcmc_inference
 from fastscan.kernels import hmm_passes, passes, potential_passes, potentials
 from fastscan.kernels.metropolis import Schedule
 from fastscan.kernels.plan import Launch, Plan
@@ -27,9 +27,10 @@ from fastscan.profiling.models import random_params
 STEPS, CHUNKS = 8_192, 512
 """Of the series that the kernels are compiled for, whose sizes are constants in them: chunks of 16 steps."""
 FLOOR_STEPS = 1_000_000
-FAMILIES = ("smoother", "likelihood", "sampler", "lds", "hmm_smoother", "hmm_mode", "hmm_sampler", "metropolis")
-"""What the report can be of: three programs of a linear-Gaussian model, one of a chain of potentials that vary, three of an HMM
-with time-invariant weights; and random-walk Metropolis: in the article's mixture, where D is 1, or in a correlated Gaussian."""
+FAMILIES = ("smoother", "likelihood", "score", "sampler", "lds", "hmm_smoother", "hmm_mode", "hmm_sampler", "metropolis")
+"""What the report can be of: four programs of a linear-Gaussian model ("score": the value and gradient of its log-likelihood),
+one of a chain of potentials that vary, three of an HMM with time-invariant weights; random-walk Metropolis: in the article's
+mixture, where D is 1, or in a correlated Gaussian."""
 
 
 class Row(NamedTuple):
@@ -97,7 +98,8 @@ def program(family: str, D: int, m: int, dtype: str = "float32", how: Launch | N
         jitter = jnp.zeros((1, 1, 1, 1), dtype)
         return passes.sample(plan, series(plan, model, emissions, missing=False), noise[..., None], jitter)
 
-    function = {"smoother": smoother, "likelihood": likelihood, "sampler": sampler}[family]
+    score = functools.partial(lgssm_inference.score, plan, False)
+    function = {"smoother": smoother, "likelihood": likelihood, "score": score, "sampler": sampler}[family]
     return function, (model, emissions, noise) if family == "sampler" else (model, emissions)
 
 

@@ -47,6 +47,7 @@ _LEARNING = {
 }
 _LGSSM_SIZES = (1, 1), (2, 1), (2, 2), (3, 3), (4, 2), (4, 4), (5, 1), (6, 1)
 _LGSSM_KERNELS = {("smoother", D, m): f"{D}, {m}" for D, m in _LGSSM_SIZES}
+_SCORE_KERNELS = {("score", D, m): f"{D}, {m}" for D, m in _LGSSM_SIZES}
 _HMM_KERNELS = {(f"hmm_{name}", K, 0): f"{K} | {name}" for K in (2, 5, 8) for name in ("smoother", "mode", "sampler")}
 
 
@@ -74,6 +75,7 @@ def generated(records: Path = RECORDS) -> dict[str, str]:
         "learning": _speed(measured, _LEARNING),
         "calls": _calls(measured),
         "lgssm-kernels": _kernels(records, _LGSSM_KERNELS, "D, m"),
+        "score-kernels": _kernels(records, _SCORE_KERNELS, "D, m"),
         "hmm-kernels": _kernels(records, _HMM_KERNELS, "K | function"),
         **gpu_texts(records),
     }

@@ -32,6 +32,36 @@ def test_instructions_of_a_step():
     assert sweep.bytes_per_step == pytest.approx(4 * (2 + 4 + 16 + 1), rel=1e-3)  # y; mean, covariance, log density
 
 
+SCORING = STEPPING - {"rts_smoother_sweep"} | {"kalman_score_sweep"}
+
+
+def test_the_report_has_the_kernels_of_derivatives():
+    function, arguments = program("score", 2, 2)
+    kernels = {kernel.name for kernel in triton_kernels(lower_for_gpu(function, *arguments))}
+    assert kernels >= SCORING | {"kalman_score_begin", "first_score", "decorrelate_back"}
+    moved = step_bytes(function, *arguments)
+    assert {name for name in kernels if moved[name]} == SCORING
+    # mean, covariance, y; and the derivative with respect to y: all others are added up in registers
+    assert moved["kalman_score_sweep"] == pytest.approx(4 * (2 + 4 + 2 + 2), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("D", "m", "dtype", "most"),
+    [(2, 2, "float32", 0), (4, 4, "float32", 0), (5, 1, "float32", 0), (3, 3, "float64", 0), (4, 2, "float64", 200)],
+)
+def test_derivatives_are_added_up_in_registers(D, m, dtype, most):
+    """In float64 at D = 4 a dozen numbers are spilled, which costs a dozen of a thousand instructions a step."""
+    kernels = triton_kernels(lower_for_gpu(*flat(program("score", D, m, dtype))))
+    cost = compile_kernel(next(kernel for kernel in kernels if kernel.name == "kalman_score_sweep"), 80)
+    assert cost.spilled_bytes <= most
+    assert cost.loop_kinds.get("local", 0) <= 0.02 * cost.loop_instructions
+
+
+def flat(function_and_arguments):
+    function, arguments = function_and_arguments
+    return function, *arguments
+
+
 def test_the_report_reads_the_kernel_that_it_names():
     function, arguments = program("likelihood", 1, 1)
     kernels = {kernel.name: kernel for kernel in triton_kernels(lower_for_gpu(function, *arguments))}

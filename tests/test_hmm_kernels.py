@@ -39,6 +39,11 @@ def test_lowered_programs():
 
     programs = {
         "smoother": (SMOOTHER, lambda model: hmm_inference.smooth_states(model, How(plan("hmm")), False, True), (model,)),
+        "gradient": (
+            SMOOTHER,
+            jax.value_and_grad(lambda model: hmm_inference.loglik(model, How(plan("hmm")), False).sum()),
+            (model,),
+        ),
         "mode": (MODE | PATHS, lambda model: hmm_inference.most_likely_states(model, How(plan("hmm_mode")), False), (model,)),
         "sampler": (
             SAMPLER | PATHS,

@@ -82,6 +82,42 @@ def test_samples_and_likelihoods():
     np.testing.assert_allclose(given, wanted, rtol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("T", "B"), [(1, 1), (2, 3), (31, 1), (99_991, 1), (1_000, 1_024)])
+def test_values_and_gradients(T, B, dtype):
+    """Of a log-likelihood, with respect to all parameters and the data; sums over time of terms of either sign."""
+    params = tracking_params()
+    y = series(params, T, B, gaps=T > 20)
+    wanted = value_and_gradient(params, y, "chunked")
+    given = value_and_gradient(cast(params, dtype), y.astype(dtype), "pallas")
+    tolerance = {"float32": 1e-2, "float64": 1e-7}[dtype]
+    for g, w in zip(jax.tree.leaves(given), jax.tree.leaves(wanted), strict=True):
+        g, w = np.asarray(g, np.float64), np.asarray(w)
+        assert np.all(np.isfinite(g))
+        assert np.max(np.abs(g - w)) <= tolerance * max(np.max(np.abs(w)), 1e-30)
+
+
+@pytest.mark.parametrize(("D", "m", "dtype"), [(1, 1, "float64"), (3, 3, "float64"), (4, 4, "float64"), (5, 4, "float32")])
+def test_gradients_of_every_size(D, m, dtype):
+    """Parameters that all sequences share, whose derivatives are added up, and every sequence's own."""
+    params = random_params(D, D, m)
+    y = series(params, 1_009, 3, gaps=True)
+    own = params._replace(dynamics=params.dynamics._replace(weights=jnp.stack([params.dynamics.weights] * 3)[:, None]))
+    for model in (params, own):
+        wanted = value_and_gradient(model, y, "sequential")
+        given = value_and_gradient(cast(model, dtype), y.astype(dtype), "pallas")
+        for g, w in zip(jax.tree.leaves(given), jax.tree.leaves(wanted), strict=True):
+            tolerance = {"float32": 1e-2, "float64": 1e-8}[dtype]
+            np.testing.assert_allclose(g, w, rtol=0, atol=tolerance * float(jnp.max(jnp.abs(w))))
+
+
+def value_and_gradient(params, y, implementation):
+    def loglik(params, y):
+        return lgssm_marginal_loglik(params, y, implementation=implementation).sum()
+
+    return jax.jit(jax.value_and_grad(loglik, (0, 1)))(params, y)
+
+
 def test_the_kernels_are_what_runs():
     params = cast(tracking_params(), "float32")
     assert choose(None, T=10_000, B=1, D=4, m=2, dtype=np.float32).implementation == "pallas"
