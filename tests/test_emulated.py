@@ -28,7 +28,7 @@ from fastscan.profiling.kernels import FAMILIES, program, step_bytes
 from hmm_oracle import random_model
 from lds_oracle import random_chain
 from mcmc_oracle import correlated, mixture
-from oracle import cast, random_params, simulate
+from oracle import random_params, simulate
 
 pytest.importorskip("triton", reason="Triton's compiler, which pip has for Linux only")
 
@@ -75,6 +75,10 @@ def model(D, m, T, B=None, *, gaps=True, seed=0):
     return params, y if B else y[0]
 
 
+def value_and_gradient(params, y, implementation):
+    return jax.value_and_grad(lambda p: lgssm_marginal_loglik(p, y, implementation=implementation))(params)
+
+
 def posterior_sample(params, y, implementation):
     return lgssm_posterior_sample(KEY, params, y, implementation=implementation)
 
@@ -100,6 +104,7 @@ def metropolis(log_density, start, keep="samples", implementation="pallas"):
 FAST = {
     "smoother": (lgssm_smoother, *model(2, 2, PADDED)),
     "likelihood": (lgssm_marginal_loglik, *model(2, 2, PADDED)),
+    "score": (value_and_gradient, *model(2, 2, PADDED)),
     "sampler": (posterior_sample, *model(2, 2, PADDED)),
     "lds": (lds_inference, *random_chain(2, PADDED, 2)),
     "hmm_smoother": (hmm_smoother, *random_model(3, PADDED, 3)),
@@ -236,14 +241,24 @@ def test_vmap():
 
 
 @pytest.mark.slow
-def test_gradients():
-    """Of the log likelihood, and of a smoothed mean, whose derivatives XLA computes."""
-    params, y = model(2, 1, 130, gaps=False)
+@pytest.mark.parametrize(("D", "m"), [(1, 1), (2, 3), (3, 3), (4, 2), (5, 1)])
+@pytest.mark.parametrize("T", [1, 2, 65, PADDED])
+def test_values_and_gradients(D, m, T):
+    params, y = model(D, m, T)
+    check(value_and_gradient, params, y)
+    if D < 3:
+        check(value_and_gradient, params, y, dtype="float64")
 
-    def value_and_gradient(params, y, implementation):
-        return jax.value_and_grad(lambda p: lgssm_marginal_loglik(p, y, implementation=implementation))(params)
 
-    check(value_and_gradient, cast(params, "float64"), y, dtype="float64")
+@pytest.mark.slow
+@pytest.mark.parametrize("T", [1, 2, 65, PADDED])
+def test_values_and_gradients_of_states(T):
+    def call(initial, A, ll, implementation):
+        return jax.value_and_grad(lambda *hmm: hmm_filter(*hmm, implementation=implementation).marginal_loglik, (0, 1, 2))(
+            initial, A, ll
+        )
+
+    check(call, *random_model(1, T, 3))
 
 
 @pytest.mark.slow
