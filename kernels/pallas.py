@@ -21,7 +21,7 @@ from fastscan.kernels.launch import Program, form, launch, matrix_kind
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.ranges import phase
 from fastscan.kernels.recurrence import Hindsight, Recurrence, of_hindsight, of_summaries
-from fastscan.kernels.seams import neighbours
+from fastscan.kernels.seams import facing, neighbours
 
 
 def matrices(plan: Plan, tree: Any) -> Any:
@@ -145,15 +145,18 @@ def sweep(
 def _until_seams_hold(recurrence: Recurrence, sweep: Callable, state: Any, reverse: bool) -> tuple[Any, Any]:
     """A sweep, as often as it takes until chunks fit together."""
 
-    def looked_at(state: Any, found: Any) -> tuple[Any, Any, jax.Array]:
-        outs, left = found
-        entered = as_lanes(state)
-        resumed = neighbours(entered, as_lanes(left[0] if recurrence.sums else left), reverse=reverse)
-        return as_rows(resumed), (outs, left), ~recurrence.seam.agree(entered, resumed)
+    def looked_at(state: Any) -> tuple[Any, Any, jax.Array]:
+        outs, after = sweep(state)
+        left = after[0] if recurrence.sums else after
+        return state, (outs, after), ~recurrence.seam.agree(*facing(as_lanes(state), as_lanes(left), reverse=reverse))
 
-    start = looked_at(state, sweep(state))
-    _, (outs, left), _ = lax.while_loop(lambda carry: carry[2], lambda carry: looked_at(carry[0], sweep(carry[0])), start)
-    return left, outs
+    def again(carry: tuple[Any, Any, jax.Array]) -> tuple[Any, Any, jax.Array]:
+        state, (_, after), _ = carry
+        left = after[0] if recurrence.sums else after
+        return looked_at(as_rows(neighbours(as_lanes(state), as_lanes(left), reverse=reverse)))
+
+    _, (outs, after), _ = lax.while_loop(lambda carry: carry[2], again, looked_at(state))
+    return after, outs
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "name", "function"))

@@ -33,12 +33,12 @@ def gaussians_agree(entered: Any, left: Any) -> jax.Array:
     rounding = 8 * eps * _largest(other_mean)
     means = _close(mean, other_mean, tolerance(mean.dtype) * sd + 32 * eps * jnp.abs(other_mean) + rounding)
     covs = _close(cov, other_cov, tolerance(cov.dtype) * _outer(sd) + _outer(rounding))
-    return means & covs
+    return (means.all((0, 1)) & covs.all((0, 1))).all()
 
 
 def vectors_agree(entered: jax.Array, left: jax.Array) -> jax.Array:
     """Whether vectors are the same, of which nothing says how large a difference matters but the largest of any chunk."""
-    return _close(entered, left, tolerance(left.dtype) * _largest(left))
+    return _close(entered, left, tolerance(left.dtype) * _largest(left)).all()
 
 
 def neighbours(first: Any, exits: Any, *, reverse: bool) -> Any:
@@ -55,6 +55,12 @@ def neighbours(first: Any, exits: Any, *, reverse: bool) -> Any:
     return jax.tree.map(one, first, exits)
 
 
+def facing(entered: Any, left: Any, *, reverse: bool) -> tuple[Any, Any]:
+    """Both sides of every seam: the states that chunks are entered with, and those that their neighbours are left with."""
+    later, earlier = (jax.tree.map(lambda x, part=part: x[..., part, :], (entered, left)) for part in (slice(1, None), slice(-1)))
+    return (earlier[0], later[1]) if reverse else (later[0], earlier[1])
+
+
 def _largest(x: jax.Array) -> jax.Array:
     size = jnp.abs(x)
     return jnp.where(jnp.isfinite(size), size, 0).max(CHUNK_AXIS, keepdims=True)
@@ -65,4 +71,4 @@ def _outer(sd: jax.Array) -> jax.Array:
 
 
 def _close(x: jax.Array, y: jax.Array, allowed: jax.Array) -> jax.Array:
-    return ((jnp.abs(x - y) <= allowed) | ((x != x) & (y != y))).all()
+    return (jnp.abs(x - y) <= allowed) | ((x != x) & (y != y))
