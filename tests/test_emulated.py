@@ -44,7 +44,7 @@ def of_dtype(tree, dtype):
     return jax.tree.map(lambda x: x.astype(dtype) if x.dtype.kind == "f" else x, jax.tree.map(np.asarray, tree))
 
 
-def check(call, *arguments, dtype="float32", emulator=None, same=False, differing=0.0):
+def check(call, *arguments, dtype="float32", emulator=None, same=False, differing=0.0, tolerance=None):
     """``call(*arguments, implementation)`` on an emulated GPU, against the sequential code in float64, or the ``same`` dtype.
 
     Of the last axis, the share ``differing`` may be something else: where a decision is close, rounding makes another one.
@@ -61,7 +61,7 @@ def check(call, *arguments, dtype="float32", emulator=None, same=False, differin
         assert a.shape == b.shape
         assert np.isfinite(a).all()
         if a.size:
-            wrong = np.abs(a - b) > TOLERANCE[dtype] * np.abs(b).max()
+            wrong = np.abs(a - b) > (tolerance or TOLERANCE[dtype]) * np.abs(b).max()
             assert wrong.reshape(-1, wrong.shape[-1] if wrong.ndim else 1).any(0).mean() <= differing
     return emulator
 
@@ -245,7 +245,7 @@ def test_vmap():
 @pytest.mark.parametrize("T", [1, 2, 65, PADDED])
 def test_values_and_gradients(D, m, T):
     params, y = model(D, m, T)
-    check(value_and_gradient, params, y)
+    check(value_and_gradient, params, y, tolerance=1e-4)  # derivatives are sums over time, of both signs
     if D < 3:
         check(value_and_gradient, params, y, dtype="float64")
 
