@@ -57,7 +57,9 @@ def neighbours(first: Any, exits: Any, *, reverse: bool) -> Any:
 
 def facing(entered: Any, left: Any, *, reverse: bool) -> tuple[Any, Any]:
     """Both sides of every seam: the states that chunks are entered with, and those that their neighbours are left with."""
-    later, earlier = (jax.tree.map(lambda x, part=part: x[..., part, :], (entered, left)) for part in (slice(1, None), slice(-1)))
+    later, earlier = (
+        jax.tree.map(lambda x, part=part: x[..., part, :], (entered, left)) for part in (slice(1, None), slice(-1))
+    )
     return (earlier[0], later[1]) if reverse else (later[0], earlier[1])
 
 

@@ -247,7 +247,7 @@ def run_ahead_of_time(folder: Path, only: str, devices: list[str], out: Path | N
         writer = csv.writer(file)
         writer.writerow(Row._fields)
         for name in devices:
-            for call in (call for call in public_calls(gradients=True) if only in call.name):
+            for call in (call for call in public_calls() if only in call.name):
                 print(f"{call.name} for {name}: ", end="", flush=True)
                 try:
                     row, passes, text = compiled(call, name)

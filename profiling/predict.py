@@ -14,6 +14,7 @@ memory, others from L2; a launch begins when the one before has ended; a kernel 
 as of some that one lane runs, is much as the widest of its name.
 """
 
+import contextlib
 import csv
 import json
 import math
@@ -290,6 +291,17 @@ def run_predict(folder: Path, records: Path, only: str) -> list[Row]:
             file.flush()
     print(f"record: {path}")
     return rows
+
+
+def read_predictions(records: Path, device: str) -> dict[str, tuple[float, float]]:
+    """Reads the newest record's predictions for a device: least and most seconds of calls, by their names."""
+    paths = sorted(records.glob("*-predictions.csv"))
+    found: dict[str, dict[str, float]] = {}
+    with paths[-1].open(newline="") if paths else contextlib.nullcontext(()) as file:
+        for row in csv.DictReader(file):
+            if row["card"] == device and row["part"].startswith("all, "):
+                found.setdefault(row["call"], {})[row["part"]] = 1e-6 * float(row["us"])
+    return {call: (parts["all, least"], parts["all, most"]) for call, parts in found.items()}
 
 
 def _totals(call: str, card: Card, own: list[Row], waits: int, xla: ahead_of_time.Row | None) -> Iterator[Row]:

@@ -2,23 +2,21 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from unittest import mock
 
 import jax
-import numpy as np
 
-from fastscan import dispatch, lds, mcmc
+from fastscan import dispatch, mcmc
 from fastscan.profiling import operations
-from fastscan.profiling.cases import Case
-from fastscan.profiling.metropolis_rivals import mixture
+from fastscan.profiling.cases import METROPOLIS, Case
 
 
 class PublicCall(NamedTuple):
     """A function to be jitted, and its arguments, arrays or `jax.ShapeDtypeStruct`s.
 
     Attributes:
-        name: with sizes.
+        name: that of its case.
         function: one of the public ones, with ``implementation=None``.
         arguments: of it.
     """
@@ -38,20 +36,25 @@ CASES = (
     Case("hmm_smoother", 5, 0, 1_000_000),
     Case("hmm_posterior_sample", 5, 0, 1_000_000),
     Case("hmm_posterior_mode", 5, 0, 1_000_000),
+    Case("lds_inference", 4, 0, 100_000),
+    Case(f"{METROPOLIS}_moments", 1, 0, 1_000_000, 1_000),
+    Case("hmm_loglik_gradient", 5, 0, 100_000),
+    Case("lgssm_loglik_gradient", 4, 2, 100_000),
 )
-"""Those that the design has a goal for, whose times are predicted."""
-
-GRADIENTS = (Case("hmm_loglik_gradient", 5, 0, 1_000_000), Case("lgssm_loglik_gradient", 4, 2, 100_000))
-"""Those that are compiled, too, the slowest last."""
-
-LDS_SIZES = 4, 100_000
-CHAINS, METROPOLIS_STEPS = 1_000, 1_000_000
+"""Those that the design has a goal for, and others that `.ci/gpu` times first; what takes longest to compile is the last."""
 
 
-def public_calls(*, gradients: bool = False) -> list[PublicCall]:
-    """Lists the calls, with those of gradients at their end if these are wanted."""
-    calls = [*map(_of_case, CASES), _lds(*LDS_SIZES), _metropolis(CHAINS, METROPOLIS_STEPS)]
-    return [*calls, *map(_of_case, GRADIENTS)] if gradients else calls
+def public_calls() -> list[PublicCall]:
+    """Lists the calls of `CASES`."""
+    return [of_case(case) for case in CASES]
+
+
+def of_case(case: Case) -> PublicCall:
+    """Makes a case's call, of shapes in place of arrays."""
+    function = operations.function(case, "default")
+    assert function is not None  # only dynamax's may be absent
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), operations.data(case))
+    return PublicCall(str(case), function, shapes)
 
 
 @contextlib.contextmanager
@@ -62,27 +65,3 @@ def pretending(device: str) -> Iterator[None]:
         mock.patch.object(mcmc, "device_kind", return_value=device),
     ):
         yield
-
-
-def _of_case(case: Case) -> PublicCall:
-    function = operations.function(case, "default")
-    assert function is not None  # only dynamax's may be absent
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), operations.data(case))
-    return PublicCall(str(case), function, shapes)
-
-
-def _lds(D: int, T: int) -> PublicCall:
-    def array(*shape: int) -> Any:
-        return jax.ShapeDtypeStruct(shape, "float32")
-
-    init, node = lds.InitialPotential(array(D), array(D, D)), lds.NodePotential(array(T, D), array(T, D, D))
-    pair = lds.PairPotential(array(D), array(D, D), array(D, D), array(D, D), array(D))
-    return PublicCall(f"lds_inference D={D} T={T:,} float32", lds.lds_inference, (node, init, pair))
-
-
-def _metropolis(chains: int, steps: int) -> PublicCall:
-    def run(key: jax.Array, position: jax.Array) -> Any:
-        return mcmc.rw_metropolis(key, mixture, position, steps, step_size=6.4, keep="moments")
-
-    arguments = jax.ShapeDtypeStruct((2,), np.uint32), jax.ShapeDtypeStruct((1, chains), "float32")
-    return PublicCall(f"rw_metropolis D=1 chains={chains:,} steps={steps:,} float32", run, arguments)

@@ -64,7 +64,7 @@ def test_chunks_of_half_the_length_take_half_the_latency_while_schedulers_are_fr
 
 def test_the_ladder_of_a_plan():
     case = Case("lgssm_smoother", 1, 1, 10_000)
-    found, waits = predict.launches(public_calls._of_case(case))
+    found, waits = predict.launches(public_calls.of_case(case))
     plan = case.choice(None, device=H100.name).plan
     steps, levels = plan.chunks, []
     while steps > plan.launch.group:
@@ -82,7 +82,7 @@ def test_the_ladder_of_a_plan():
 
 
 def test_a_loop_of_launches_counts_its_turns():
-    found, waits = predict.launches(public_calls._metropolis(64, 5_000))
+    found, waits = predict.launches(public_calls.of_case(Case("metropolis_moments", 1, 0, 5_000, 64)))
     assert [(one.name, one.times, one.steps) for one in found] == [
         ("metropolis", 4, 1_024),
         ("metropolis", 1, 5_000 - 4 * 1_024),
@@ -125,7 +125,7 @@ def test_a_kernel_that_cannot_be_read_is_taken_for_the_widest_of_its_name(monkey
 
 def test_predictions_add_up_and_are_written_down(tmp_path, monkeypatch):
     pytest.importorskip("triton", reason="Triton's compiler, which pip has for Linux only")
-    toy = public_calls._of_case(Case("lgssm_marginal_loglik", 1, 1, 200))
+    toy = public_calls.of_case(Case("lgssm_marginal_loglik", 1, 1, 200))
     bad = public_calls.PublicCall("bad", lambda: 1 / 0, ())
     monkeypatch.setattr(predict, "public_calls", lambda: [bad, toy])
     counted = ahead_of_time.Row(toy.name, H100.name, 1.0, 1.0, 9, 5, 2, 1, 1, 1, 1, 0, 4_000, 0)
@@ -144,3 +144,9 @@ def test_predictions_add_up_and_are_written_down(tmp_path, monkeypatch):
         assert mine["all, least"].us == pytest.approx(sum(row.us for row in parts))
         assert mine["all, least"].us < mine["all, most"].us
         assert all(row.us == max(row.issue_us, row.latency_us, row.memory_us, row.cache_us) > 0 for row in kernels)
+    read = predict.read_predictions(tmp_path, H100.name)
+    assert read.keys() == {toy.name}
+    least, most = read[toy.name]
+    assert least == pytest.approx(1e-6 * next(r.us for r in rows if r.part == "all, least" and r.card == H100.name), rel=1e-3)
+    assert least < most
+    assert predict.read_predictions(tmp_path / "nowhere", H100.name) == predict.read_predictions(tmp_path, "cpu") == {}

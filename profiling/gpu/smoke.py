@@ -54,22 +54,26 @@ def smoked(run: Run) -> str:
     return f"failed: {'; '.join(told)}" if told else "ok"
 
 
-def table(rows: Iterable[Row], predicted: Mapping[Case, float] | None = None) -> list[str]:
+def table(rows: Iterable[Row], predicted: Mapping[str, tuple[float, float]] | None = None) -> list[str]:
     """Writes lines of milliseconds, the most important first, and the kernels' error.
 
     Args:
         rows: as `smoked` measured them; of calls in flight where there are such times, else of calls that are waited for.
-        predicted: seconds of the kernels, by case.
+        predicted: least and most seconds of the kernels, by cases' names.
     """
-    lines = [f"{'milliseconds':52}{'kernels':>11}{'predicted':>11}{'XLA':>11}{'associative':>13}{'dynamax':>11}{'error':>9}"]
+    lines = [f"{'milliseconds':52}{'kernels':>11}{'predicted':>16}{'XLA':>11}{'associative':>13}{'dynamax':>11}{'error':>9}"]
     order = {case: n for n, case in enumerate(case for job in JOBS for case, _ in job.work)}
     for case, measured in sorted(by_case(rows).items(), key=lambda item: order.get(item[0], len(order))):
         found = {title: next((measured[n] for n in names if n in measured), None) for title, names in _COLUMNS.items()}
-        expected = (predicted or {}).get(case)
+        expected = (predicted or {}).get(str(case))
         kernels = found.pop("kernels")
-        cells = [_cell(kernels), "-" if expected is None else _milliseconds(expected), *map(_cell, found.values())]
+        cells = [
+            _cell(kernels),
+            "-" if expected is None else "-".join(map(_milliseconds, expected)),
+            *map(_cell, found.values()),
+        ]
         error = "-" if kernels is None or kernels.error is None else f"{kernels.error:.0e}"
-        widths = 11, 11, 11, 13, 11
+        widths = 11, 16, 11, 13, 11
         lines.append(f"{case!s:52}" + "".join(f"{c:>{w}}" for c, w in zip(cells, widths, strict=True)) + f"{error:>9}")
     return lines
 
@@ -82,7 +86,7 @@ def _cell(row: Row | None) -> str:
 
 
 def _milliseconds(seconds: float) -> str:
-    return f"{1e3 * seconds:.4g}"
+    return f"{1e3 * seconds:.3g}"
 
 
 def toy_jobs() -> list[Job]:

@@ -8,13 +8,14 @@ from fastscan.profiling.gpu import profile, smoke, steps
 from fastscan.profiling.gpu import run as running
 from fastscan.profiling.gpu.run import Run, Stage, run_stage
 from fastscan.profiling.gpu.testing import tested
-from fastscan.profiling.records import read
+from fastscan.profiling.predict import read_predictions
+from fastscan.profiling.records import RECORDS, read
 
 STAGES = {
     "smoke": Stage(
         150,
         {"machine": (0, steps.machine), "smoke": (40, smoke.smoked), "ceilings": (15, steps.ceilings)},
-        lambda run: smoke.table(run.own(read(run.out / "smoke.csv"))),
+        lambda run: smoke.table(run.own(read(run.out / "smoke.csv")), read_predictions(RECORDS, device_kind())),
     ),
     "full": Stage(
         480,
