@@ -46,10 +46,26 @@ def test_tests_that_are_slow_exist():
 
 
 def test_one_file_knows_pallas():
-    users = [f for f in FILES if any(name.startswith("jax.experimental.pallas") for name in imports(f))]
-    assert {str(f.relative_to(ROOT)) for f in users} <= {"kernels/launch.py", "profiling/gpu/ceilings.py"}  # and the ceilings
+    """It launches; another one imports Pallas for it. And the ceilings have a kernel that is none of ours."""
+    found = {str(f.relative_to(ROOT)): set(imports(f)) for f in FILES}
+    users = {f for f, names in found.items() if any(name.startswith("jax.experimental.pallas") for name in names)}
+    assert users <= {"kernels/lowerings.py", "profiling/gpu/ceilings.py"}
+    users = {f for f, names in found.items() if "fastscan.kernels.lowerings" in names}
+    assert users == {"kernels/launch.py"}
+
+
+def run(code):
+    """In a process of its own, with 64-bit types off and nothing imported."""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_importing_changes_no_configuration():
-    code = "import jax; before = dict(jax.config.values); import fastscan; assert dict(jax.config.values) == before"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    run("import jax; before = dict(jax.config.values); import fastscan; assert dict(jax.config.values) == before")
+
+
+def test_importing_brings_no_pallas():
+    """Which takes as long as all else, and which jax may drop; if jax brings it itself, that is not ours to see."""
+    run(
+        "import sys, jax, jax.numpy; before = set(sys.modules); import fastscan, fastscan.slds, fastscan.mcmc; "
+        "new = [name for name in set(sys.modules) - before if name.startswith('jax') and 'pallas' in name]; assert not new, new"
+    )
