@@ -69,3 +69,24 @@ def test_importing_brings_no_pallas():
         "import sys, jax, jax.numpy; before = set(sys.modules); import fastscan, fastscan.slds, fastscan.mcmc; "
         "new = [name for name in set(sys.modules) - before if name.startswith('jax') and 'pallas' in name]; assert not new, new"
     )
+
+
+def test_importing_brings_no_parts_until_they_are_asked_for():
+    run(
+        "import sys, fastscan; parts = ('lds', 'learn', 'mcmc', 'slds'); "
+        "assert not [p for p in parts if f'fastscan.{p}' in sys.modules]; assert set(parts) <= set(dir(fastscan)); "
+        "assert fastscan.mcmc.rw_metropolis and fastscan.slds.slds_inference; "
+        "assert fastscan.lds.lds_sample and fastscan.learn.fit_em; "
+        "assert not hasattr(fastscan, 'leam')"
+    )
+
+
+def test_learning_without_its_extra_says_what_to_install():
+    """A None among the modules is one that can't be imported."""
+    run(
+        "import sys; sys.modules['optax'] = None\n"
+        "import fastscan\n"
+        "try: fastscan.learn\n"
+        "except ModuleNotFoundError as error: assert str(error).endswith(\"pip install 'fastscan[learn]'\"), error\n"
+        "else: raise AssertionError"
+    )
