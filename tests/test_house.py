@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,33 @@ def test_learning_without_its_extra_says_what_to_install():
         "except ModuleNotFoundError as error: assert str(error).endswith(\"pip install 'fastscan[learn]'\"), error\n"
         "else: raise AssertionError"
     )
+
+
+def test_what_is_installed_is_there():
+    """Every package by its folder, and every pattern of data that goes with it."""
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    places = setup["package-dir"]
+
+    def folder_of(name):
+        known = max((p for p in places if f"{name}.".startswith(f"{p}.")), key=len)
+        return ROOT / places[known] / name.removeprefix(known).strip(".").replace(".", "/")
+
+    assert {folder_of(name) for name in setup["packages"]} == {f.parent for f in FILES}
+    for name, patterns in setup["package-data"].items():
+        assert all(list(folder_of(name).glob(pattern)) for pattern in patterns), (name, patterns)
+
+
+def test_a_source_distribution_holds_what_its_tests_need(monkeypatch):
+    pytest.importorskip("setuptools")
+    from setuptools import Distribution
+    from setuptools.command.sdist import sdist
+
+    from sdist import WholeSdist
+
+    held = []
+    monkeypatch.setattr(sdist, "make_release_tree", lambda _, __, files: held.extend(files))
+    monkeypatch.chdir(ROOT)
+    WholeSdist(Distribution()).make_release_tree("", ["README.md"])
+    wanted = {str(f.relative_to(ROOT)) for f in [*FILES, *(ROOT / "tests").rglob("*.py")]}
+    assert wanted | {"README.md", "tests/slow.txt", ".ci/gpu"} <= set(held)
+    assert not [name for name in held if "__pycache__" in name]
