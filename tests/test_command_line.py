@@ -55,10 +55,12 @@ def test_without_extras_commands_say_what_to_install():
     assert ended.stdout.count("ran ") == 1
 
 
-def test_without_triton_or_a_gpu(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "triton", None)
+def test_without_triton_statsmodels_a_gpu_or_what_was_named(tmp_path, capsys, monkeypatch):
+    for name in ("triton", "statsmodels", "statsmodels.datasets"):
+        monkeypatch.setitem(sys.modules, name, None)
     for line, said in (
         (["kernels", "--sizes", "1,1", "--out", str(tmp_path)], r".*pip install triton\n"),
+        (["demo", "slds", "--out", str(tmp_path / "out")], r"The series is .*: pip install statsmodels\.\n"),
         (["gpu", "--out", str(tmp_path)], r"JAX computes on 'cpu' here, which is no NVIDIA GPU\. Take --dry-run .*\n"),
         (["keep", str(tmp_path / "nothing")], r".*nothing.*\n"),
         (["measure", "--only", "hmm_smother"], r"--only: 'hmm_smother' given, which is in no case, for one .*\n"),
@@ -67,6 +69,7 @@ def test_without_triton_or_a_gpu(tmp_path, capsys, monkeypatch):
         with pytest.raises(SystemExit, match="2"):
             all_commands.main(line)
         assert re.fullmatch(said, capsys.readouterr().err), line
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_error_of_our_own_keeps_its_traceback(monkeypatch):
