@@ -1,5 +1,8 @@
 """The fastest exact inference for state-space models in JAX: dynamax's functions, faster."""
 
+import importlib
+from types import ModuleType
+
 from fastscan.crossovers import use_crossover_table
 from fastscan.fixed_lag import hmm_fixed_lag_smoother
 from fastscan.forecast import lgssm_forecast, lgssm_posterior_predictive
@@ -42,6 +45,8 @@ from fastscan.types import (
 
 __version__ = "0.1.0"
 
+_ON_DEMAND = ("lds", "learn", "mcmc", "slds")
+
 __all__ = [
     "HMMPosterior",
     "HMMPosteriorFiltered",
@@ -78,3 +83,15 @@ __all__ = [
     "parallel_lgssm_smoother",
     "use_crossover_table",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Imports a part of fastscan as it is asked for."""
+    if name in _ON_DEMAND:
+        return importlib.import_module(f"fastscan.{name}")
+    raise AttributeError(f"module 'fastscan' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Lists these parts, too."""
+    return sorted({*globals(), *_ON_DEMAND})

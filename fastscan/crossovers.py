@@ -4,7 +4,7 @@ A table holds, per kind of device and family of problems, slices: one D, B and d
 implementation, the number of chunks that ran fastest, and the length from which each wins. Between its entries seconds and
 chunks are interpolated, straight lines in the logarithms of T, B and D; beyond them the last entry holds.
 
-``python -m fastscan.profiling measure`` and ``... crossover`` make a table, which is asked first where it lies in `user_table`;
+``fastscan measure`` and ``fastscan fit`` make a table, which is asked first where it lies in `user_table`;
 `use_crossover_table` takes another one. For devices that it does not know, the one that fastscan comes with is asked.
 """
 
@@ -41,7 +41,7 @@ def use_crossover_table(table: str | Path | dict | None) -> None:
     """Takes the choices of ``implementation=None`` from another table; compiled programs are forgotten.
 
     Args:
-        table: a file that ``python -m fastscan.profiling crossover`` has written, its contents, or None for the usual one.
+        table: a file that ``fastscan fit`` has written, its contents, or None for the usual one.
 
     Raises:
         FileNotFoundError: no such file.
@@ -50,7 +50,7 @@ def use_crossover_table(table: str | Path | dict | None) -> None:
     global _given
     found = table if table is None or isinstance(table, dict) else read_table(Path(table))
     if found is not None and "devices" not in found:
-        raise ValueError(f'table: keys {sorted(found)} given, wanted "devices", as `crossover` writes it.')
+        raise ValueError(f'table: keys {sorted(found)} given, wanted "devices", as `fastscan fit` writes it.')
     _given = found
     of_device.cache_clear()
     jax.clear_caches()

@@ -19,6 +19,7 @@ import jax
 
 from fastscan import crossovers
 from fastscan.kernels.algebra import UNROLLED_TERMS
+from fastscan.kernels.lowerings import hindrance
 from fastscan.kernels.plan import Launch, Plan
 
 XLA_IMPLEMENTATIONS = ("sequential", "associative", "chunked")
@@ -73,6 +74,7 @@ FEWER_LANES = 2
 MOST_CHUNKS = 256
 """Of "chunked" on a CPU where nothing was measured."""
 
+_KERNELS_ON = "NVIDIA"
 _RULE = "a rule for devices that were not measured: chunks of 16 rows, one chunk below 64 rows or above 16,384 sequences"
 _KERNEL_RULE = "kernels, by a rule for NVIDIA GPUs that were not measured: chunks enough to fill one, of 16 rows or more"
 
@@ -147,7 +149,7 @@ def choose(
 
     Raises:
         ValueError: an unknown name; kernels, for a model that they are too small for.
-        RuntimeError: kernels, on a device that is no NVIDIA GPU.
+        RuntimeError: kernels, on a device that is no NVIDIA GPU, or with a JAX that can't compile them.
     """
     name, chunks = _parse(implementation)
     device = device_kind() if device is None else device
@@ -158,8 +160,11 @@ def choose(
     found = crossovers.expected(slices, D=D, T=T, B=B) if slices else {}
     reason = "named"
     if name is None:
-        able = {n: x for n, x in found.items() if n != "pallas" or m <= KERNEL_SIZES[family][dtype].get(D, -1)}
-        name, reason = _fastest(able, device, family, D, m, dtype, T, B)
+        fits = m <= KERNEL_SIZES[family][dtype].get(D, -1)
+        why_not = _hindrance(device) if fits and device.startswith(_KERNELS_ON) else ""
+        able = {n: x for n, x in found.items() if n != "pallas" or (fits and not why_not)}
+        name, reason = _fastest(able, dtype, T, B, kernels=fits and _has_kernels(device))
+        reason += f"; no kernels: {why_not}" if why_not else ""
         if found:
             reason = f"{_where(slices, measured, family, device, D, T, B)}: {reason}"
     elif name in ("pallas", "pallas_interpret"):
@@ -190,15 +195,13 @@ def _parse(implementation: str | None) -> tuple[str | None, int | None]:
     return name or None, int(count) if count else None
 
 
-def _fastest(
-    found: dict[str, crossovers.Expected], device: str, family: str, D: int, m: int, dtype: str, T: int, B: int
-) -> tuple[str, str]:
+def _fastest(found: dict[str, crossovers.Expected], dtype: str, T: int, B: int, *, kernels: bool) -> tuple[str, str]:
     """The implementation to take, and why."""
     if found:
         name = crossovers.winner(found)
         times = ", ".join(f"{n} {1e3 * x.seconds:.3g} ms" for n, x in sorted(found.items(), key=lambda x: x[1].seconds))
         return name, f"{dtype}, {times}"
-    if _has_kernels(device) and m <= KERNEL_SIZES[family][dtype].get(D, -1):
+    if kernels:
         return "pallas", _KERNEL_RULE
     return ("sequential" if T < 64 or B > 16384 else "chunked"), _RULE
 
@@ -276,13 +279,15 @@ def check_gpu(implementation: str, device: str) -> None:
     """Whether kernels that were named can run: compiled, on an NVIDIA GPU, or interpreted.
 
     Raises:
-        RuntimeError: "pallas", on another device.
+        RuntimeError: "pallas", on another device, or with a JAX that can't compile them.
     """
-    if implementation == "pallas" and not _has_kernels(device):
+    if implementation == "pallas" and not device.startswith(_KERNELS_ON):
         raise RuntimeError(
             f"implementation: 'pallas' given, which wants an NVIDIA GPU; JAX computes on {device!r} here. Take None, or, "
             "to run the same kernels slowly in Pallas's interpreter, 'pallas_interpret'."
         )
+    if implementation == "pallas" and (why_not := _hindrance(device)):
+        raise RuntimeError(f"implementation: 'pallas' given. {why_not}")
 
 
 def _kernel_plan(implementation: str, device: str, algebra: str, rows: int, B: int) -> Plan:
@@ -300,7 +305,12 @@ def compiled_implementations(device: str | None = None) -> tuple[str, ...]:
 
 
 def _has_kernels(device: str) -> bool:
-    return device.startswith("NVIDIA")
+    return device.startswith(_KERNELS_ON) and not _hindrance(device)
+
+
+def _hindrance(device: str) -> str:
+    """Why kernels can't be compiled for an NVIDIA GPU, in words; "" if they can."""
+    return hindrance(crossovers.of_device(device).get("launch", {}).get("lowering", Launch().lowering))
 
 
 def device_kind() -> str:

@@ -16,9 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 
+from fastscan.kernels import lowerings
 from fastscan.kernels.algebra import Lanes, StagedLanes, stable_carry
 from fastscan.kernels.plan import Launch, Plan
 from fastscan.kernels.records import columns, indices, side_by_side, tiles
@@ -177,7 +176,8 @@ class _Layout:
 
     def run(self, name: str, program: Callable, operands: list[jax.Array], shapes: list[jax.ShapeDtypeStruct]) -> Any:
         """The arrays that programs write."""
-        whole, how = pl.BlockSpec(memory_space=pl.ANY), self.plan.launch
+        pl, how = lowerings.pallas(), self.plan.launch
+        whole = pl.BlockSpec(memory_space=pl.ANY)
         return pl.pallas_call(
             program,
             name=name,
@@ -186,7 +186,7 @@ class _Layout:
             out_specs=[whole] * len(shapes),
             out_shape=shapes,
             interpret=how.interpret,
-            compiler_params=None if how.interpret else triton.CompilerParams(num_warps=how.warps, num_stages=1),
+            compiler_params=None if how.interpret else lowerings.triton().CompilerParams(num_warps=how.warps, num_stages=1),
         )(*operands)
 
 
@@ -207,7 +207,7 @@ class _Records(_Layout):
 
     def enter(self, _: list[Any]) -> None:
         plan, lanes = self.plan, self.plan.launch.lanes
-        lane = pl.program_id(0) * np.int32(lanes) + lax.iota(jnp.int32, lanes)
+        lane = lowerings.pallas().program_id(0) * np.int32(lanes) + lax.iota(jnp.int32, lanes)
         lane = lax.min(lane, jnp.full_like(lane, self.B * plan.chunks - 1))  # those past the last do what the last one does
         chunks = jnp.full_like(lane, plan.chunks)
         self.sequence = lane if plan.chunks == 1 else lax.div(lane, chunks) if self.B > 1 else np.int32(0)
@@ -241,7 +241,9 @@ class _Records(_Layout):
             present = jnp.broadcast_to(self.present(t), lanes)
         for start, width in tiles(table.entries, table.dtype):
             mask = None if present is None else lax.broadcast_in_dim(present, (*lanes, width), (0,))
-            triton.store(ref.at[indices(index, start, width)], side_by_side(values[start : start + width]), mask=mask)
+            lowerings.triton().store(
+                ref.at[indices(index, start, width)], side_by_side(values[start : start + width]), mask=mask
+            )
 
 
 class _Columns(_Layout):
@@ -250,7 +252,7 @@ class _Columns(_Layout):
     def run(self, name: str, program: Callable, operands: list[jax.Array], shapes: list[jax.ShapeDtypeStruct]) -> Any:
         if self.plan.launch.interpret:
             return super().run(name, program, operands, shapes)
-        mosaic = _mosaic()
+        mosaic = lowerings.mosaic()
         return mosaic.kernel(
             program,
             out_type=shapes,
@@ -291,8 +293,8 @@ class _Columns(_Layout):
 
     def enter(self, refs: list[Any]) -> None:
         lanes = self.plan.launch.lanes
-        program = pl.program_id(0) if self.plan.launch.interpret else lax.axis_index(_PROGRAM)
-        self.lanes = pl.ds(program * np.int32(lanes), lanes)
+        program = lowerings.pallas().program_id(0) if self.plan.launch.interpret else lax.axis_index(_PROGRAM)
+        self.lanes = lowerings.pallas().ds(program * np.int32(lanes), lanes)
         self.present_rows: Any = refs[0][0, 0, self.lanes] if refs else None
 
     def spread(self, x: Any) -> Any:
@@ -300,7 +302,7 @@ class _Columns(_Layout):
         x = jnp.broadcast_to(x, (self.plan.launch.lanes,))
         if self.plan.launch.interpret:
             return x
-        mosaic = _mosaic()
+        mosaic = lowerings.mosaic()
         return mosaic.layout_cast(x, mosaic.Layout.WG_STRIDED(x.shape, vec_size=1))
 
     def present(self, t: Any) -> Any:
@@ -314,15 +316,6 @@ class _Columns(_Layout):
     def write(self, table: Table, ref: Any, t: Any, values: list[jax.Array]) -> None:
         for k, x in enumerate(values):
             ref[t if table.kind == "step" else 0, k, self.lanes] = x
-
-
-def _mosaic() -> Any:
-    """Imported where it is used: it needs a package that JAX does not install."""
-    try:
-        from jax.experimental.pallas import mosaic_gpu
-    except ImportError as error:
-        raise ImportError("Launch.lowering is 'mosaic', which needs absl-py: pip install absl-py") from error
-    return mosaic_gpu
 
 
 _PROGRAM = "program"
@@ -347,7 +340,7 @@ class _FusedLanes(Lanes):
 def _instruction(name: str, *operands: Any) -> Any:
     dtype, shape = operands[0].dtype, max(map(np.shape, operands))
     bits, register = (32, "f") if dtype == np.float32 else (64, "d")
-    (out,) = triton.elementwise_inline_asm(
+    (out,) = lowerings.triton().elementwise_inline_asm(
         f"{name}.f{bits} {', '.join(f'${k}' for k in range(len(operands) + 1))};",
         args=[x if np.shape(x) == shape else jnp.broadcast_to(x, shape) for x in operands],
         constraints=",".join([f"={register}"] + [register] * len(operands)),

@@ -1,45 +1,22 @@
-"""``python -m fastscan.profiling``: the demo, measurements, and what is made of them."""
+"""``python -m fastscan.profiling``: fastscan's own records, tables and report, and what users have, too."""
 
-import argparse
 import os
 import sys
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from pathlib import Path
+
+from fastscan.profiling.command_line import add_commands, rows, run
 
 _SIZES = [(D, m) for D in range(1, 5) for m in range(1, 5)] + [(5, 1), (6, 1)]
 """D and m of the kernel report."""
 
 
-def main() -> None:
-    """The command line. Each command imports what it needs."""
-    parser = argparse.ArgumentParser(prog="python -m fastscan.profiling", description="Runs, measures and draws fastscan.")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a command, by default that of the command line. Each command imports what it needs."""
+    parser = ArgumentParser(prog="python -m fastscan.profiling", description="Runs, measures and draws fastscan.")
     commands = parser.add_subparsers(required=True)
-
-    demo = commands.add_parser("demo", help="CO2 at Mauna Loa, earthquakes, and the tracking model; table and figures")
-    demo.add_argument("what", nargs="?", default="smoothing", choices=list(_DEMOS), help="hmc, slds, metropolis: the seeds")
-    demo.add_argument("--lengths", type=int, nargs="+", default=[100, 1_000, 10_000, 100_000], help="T of the tracking model")
-    demo.set_defaults(run=_demo)
-
-    measure = commands.add_parser("measure", help="errors, times, first calls and memory, ours and dynamax's, into a record")
-    measure.add_argument("--cases", nargs="+", default=["grid", "others", "held-out"], help="groups, in order (default: all)")
-    measure.add_argument("--only", default="", help="cases whose text holds this, for one 'hmm_smoother K=5'")
-    measure.add_argument("--implementations", nargs="+", help="default: all that end in reasonable time, and dynamax's")
-    measure.add_argument("--budget", type=float, default=780, help="seconds after which no case begins (default: 780)")
-    measure.add_argument("--record", type=Path, help="CSV (default: that of this device and commit in profiling/records)")
-    measure.set_defaults(run=_measure)
-
-    crossover = commands.add_parser("crossover", help="fit the crossover table to records; say what changed")
-    crossover.add_argument("records", type=Path, nargs="*", help="default: the newest one in profiling/records of this device")
-    crossover.add_argument("--table", type=Path, help="JSON to write (default: this user's, which comes before the committed)")
-    crossover.set_defaults(run=_crossover)
-
-    explain = commands.add_parser("explain", help="which implementation would run here, and why")
-    explain.add_argument("operation", help="a public function, for one lgssm_smoother")
-    for name, default in (("--D", None), ("--K", None), ("--T", None), ("--B", 1), ("--m", None)):
-        explain.add_argument(name, type=int, default=default, required=name == "--T")
-    explain.add_argument("--dtype", default="float32", choices=["float32", "float64"])
-    explain.add_argument("--varying", action="store_true", help="of linear-Gaussian models: dynamics that vary in time")
-    explain.set_defaults(run=_explain)
+    add_commands(commands)
 
     compare = commands.add_parser("compare", help="two records or commits: what became slower, larger, less accurate")
     compare.add_argument("old", help="a record, or a commit that has one")
@@ -52,7 +29,7 @@ def main() -> None:
     trial.set_defaults(run=_trial)
 
     judge = commands.add_parser("judge", help="the automatic choice against the best that was measured, case by case")
-    judge.add_argument("records", type=Path, nargs="*", help="default: the newest one in profiling/records of this device")
+    judge.add_argument("records", type=Path, nargs="*", help="default: the newest one of this device")
     judge.set_defaults(run=_judge)
 
     report = commands.add_parser("report", help="everything in the records as one page of HTML")
@@ -95,84 +72,14 @@ def main() -> None:
 
     for command in (ahead, predict):
         command.add_argument("--record", type=Path, help="folder for it (default: profiling/records; with --only, out)")
-    for command in (demo, report, kernels, gpu):
+    for command in (report, kernels, gpu):
         command.add_argument("--out", type=Path, default=Path("out"), help="folder for what is written (default: out)")
-    arguments = parser.parse_args()
-    try:
-        arguments.run(arguments)
-    except ValueError as error:
-        parser.exit(2, f"{error}\n")
+    run(parser, arguments)
 
 
 def _size(text: str) -> tuple[int, int]:
     D, m = map(int, text.split(","))
     return D, m
-
-
-def _demo(arguments: Namespace) -> None:
-    _DEMOS[arguments.what](arguments)
-
-
-def _smoothing(arguments: Namespace) -> None:
-    from fastscan.profiling.demo import run_demo
-
-    run_demo(arguments.out, tuple(arguments.lengths))
-
-
-def _hmc(arguments: Namespace) -> None:
-    from fastscan.profiling.hmc import run_hmc
-
-    run_hmc(arguments.out)
-
-
-def _slds(arguments: Namespace) -> None:
-    from fastscan.profiling.slds import run_slds
-
-    run_slds(arguments.out)
-
-
-def _metropolis(arguments: Namespace) -> None:
-    from fastscan.profiling.metropolis import run_metropolis
-
-    run_metropolis(arguments.out)
-
-
-_DEMOS = {"smoothing": _smoothing, "hmc": _hmc, "slds": _slds, "metropolis": _metropolis}
-
-
-def _measure(arguments: Namespace) -> None:
-    from fastscan.profiling.cases import GROUPS, cases
-    from fastscan.profiling.measure import default_path, measure
-    from fastscan.profiling.records import RECORDS
-
-    unknown = [name for name in arguments.cases if name not in GROUPS]
-    if unknown:
-        raise ValueError(f"--cases: {', '.join(unknown)} given, wanted some of {', '.join(GROUPS)}.")
-    chosen = [case for case in cases(*arguments.cases) if arguments.only in str(case)]
-    path = arguments.record or default_path(RECORDS)
-    problems = measure(chosen, path, names=arguments.implementations, budget=arguments.budget)
-    print("\n".join([*problems, f"record: {path}"]))
-
-
-def _crossover(arguments: Namespace) -> None:
-    from fastscan import crossovers
-    from fastscan.profiling.crossover import changes, fit, merged, write
-
-    path = arguments.table or crossovers.user_table()
-    table = fit(_rows(arguments.records))
-    committed = crossovers.committed_table()
-    print("\n".join(changes(committed, table) or ["as the committed table"]))
-    write(merged(crossovers.read_table(path) if path.exists() else {"devices": {}}, table), path)
-    print(f"table: {path}")
-
-
-def _explain(arguments: Namespace) -> None:
-    from fastscan.profiling.crossover import explain
-
-    if (arguments.D is None) == (arguments.K is None):
-        raise ValueError("Give --D, the state dimensions, or --K, an HMM's number of states.")
-    sizes = {name: getattr(arguments, name) for name in ("T", "B", "m", "dtype", "varying")}
-    print(explain(arguments.operation, D=arguments.D or arguments.K, **sizes))
 
 
 def _compare(arguments: Namespace) -> None:
@@ -193,7 +100,7 @@ def _trial(arguments: Namespace) -> None:
 def _judge(arguments: Namespace) -> None:
     from fastscan.profiling.judge import judge
 
-    print("\n".join(judge(_rows(arguments.records))))
+    print("\n".join(judge(rows(arguments.records))))
 
 
 def _report(arguments: Namespace) -> None:
@@ -259,18 +166,6 @@ def _fit(_: Namespace) -> None:
 
     variances, loglik = fit_co2_variances()
     print(f"{variances}\nlog-likelihood {loglik:.4f}")
-
-
-def _rows(paths: list[Path]) -> list:
-    """Of the records that were named, or of the newest one of this device."""
-    from fastscan.dispatch import device_kind
-    from fastscan.profiling.records import RECORDS, read
-    from fastscan.profiling.tables import newest
-
-    missing = [str(path) for path in paths if not path.exists()]
-    if missing:
-        raise ValueError(f"{', '.join(missing)}: no such record.")
-    return [row for path in paths for row in read(path)] if paths else newest(RECORDS, device_kind())
 
 
 if __name__ == "__main__":

@@ -181,6 +181,6 @@ def find(name: str, records: Path) -> list[Row]:
         have = ", ".join(f"{rows[-1].commit} ({path.name})" for path, rows in known) or "none"
         raise ValueError(
             f"{name!r} given, wanted a record's file, or a commit that has one record. There are: {have}. "
-            "Check the commit out and run `python -m fastscan.profiling measure`."
+            "Check the commit out and run `fastscan measure`."
         )
     return found[0][1]

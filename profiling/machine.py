@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+import fastscan
 from fastscan.dispatch import device_kind
 
 PACKAGES = ("jax", "jaxlib", "triton", "dynamax")
@@ -79,9 +80,17 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def _commit() -> tuple[str, bool]:
-    """The checkout's commit, and whether files of the code that git tracks differ from it."""
+def checkout() -> Path | None:
+    """Finds the checkout that this code runs from; None where it is installed."""
     root = Path(__file__).resolve().parent.parent
+    return root if (root / "pyproject.toml").exists() else None
+
+
+def _commit() -> tuple[str, bool]:
+    """The checkout's commit, and whether files of the code that git tracks differ from it; the version of what is installed."""
+    root = checkout()
+    if root is None:
+        return f"v{fastscan.__version__}", False
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True).stdout.strip()

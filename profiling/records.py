@@ -6,10 +6,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastscan.profiling.cases import Case
+from platformdirs import user_data_path
 
-RECORDS = Path(__file__).parent / "records"
-"""Those that are committed."""
+from fastscan.profiling.cases import Case
+from fastscan.profiling.machine import checkout
+
+RECORDS = user_data_path("fastscan") / "records" if checkout() is None else Path(__file__).parent / "records"
+"""Where `measure` writes and all others read: in a checkout those that are committed, else this user's own."""
 
 
 class Row(NamedTuple):

@@ -62,7 +62,7 @@ def write_report(out: Path, records: Path = RECORDS, table: dict | None = None) 
     """
     found = gather(records)
     if not found:
-        raise ValueError(f"{records} holds no measured-*.csv with rows: run `python -m fastscan.profiling measure` first.")
+        raise ValueError(f"{records} holds no measured-*.csv with rows: run `fastscan measure` first.")
     lengths = crossovers.committed_table() if table is None else table
     kernels, source = read_kernels(records)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
@@ -216,4 +216,4 @@ def _crossovers(table: Mapping[str, Any]) -> list[Group]:
         note = ", ".join([str(measured.get("machine", "")), *told]).strip(", ")
         if figures:
             groups.append(Group(device, f"Measured on {note}." if note else "", figures))
-    return groups or [Group("", "The crossover table holds no lengths: `python -m fastscan.profiling crossover` fits them.")]
+    return groups or [Group("", "The crossover table holds no lengths: `fastscan fit` fits them.")]

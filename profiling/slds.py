@@ -62,7 +62,11 @@ def run_slds(out: Path, turns: tuple[int, ...] = TURNS, length: int = LONG, step
         turns: after which gradients are compared.
         length: time steps of the long series.
         steps: of the fit to the economy.
+
+    Raises:
+        ImportError: statsmodels, which ships the economy's data, is not installed.
     """
+    dates, y = load_economy()  # first, so that what is missing is said before minutes have passed
     out.mkdir(parents=True, exist_ok=True)
     console = Console(width=110)
     with jax.enable_x64(True):
@@ -87,7 +91,6 @@ def run_slds(out: Path, turns: tuple[int, ...] = TURNS, length: int = LONG, step
         _write(out / "slds.csv", turns, found, length, both)
         trace = slds_inference(node, params, initial_probs=first, max_iters=max(turns), tol=0).trace
         draw_gradients(out / "slds_gradients.png", np.asarray(trace), turns, found)
-        dates, y = load_economy()
         fitted = fit_economy(y, steps)
         console.print(f"the economy's regimes: {'converged' if fitted.converged else 'not converged'}")
         draw_economy(out / "slds_economy.png", dates, y, fitted)

@@ -60,7 +60,7 @@ def newest(records: Path = RECORDS, device: str = "cpu") -> list[Row]:
     found = [(max(row.date for row in rows), path, rows) for path, rows in all_records(records) if rows]
     found = [(date, path, rows) for date, path, rows in found if rows[0].device == device]
     if not found:
-        raise ValueError(f"{records} has no record of {device!r}. Run `python -m fastscan.profiling measure`.")
+        raise ValueError(f"{records} has no record of {device!r}. Run `fastscan measure`.")
     return max(found, key=lambda x: (x[0], x[1].name))[2]
 
 

@@ -1,14 +1,17 @@
 """Which implementation runs."""
 
 import functools
+import sys
 
 import jax
+import jax.experimental.pallas
 import numpy as np
 import pytest
 
 import fastscan
 from fastscan import dispatch, lgssm_smoother
 from fastscan.dispatch import IMPLEMENTATIONS, choose
+from fastscan.kernels import lowerings
 from fastscan.kernels.plan import Launch
 from oracle import random_params, simulate
 
@@ -86,6 +89,42 @@ def test_kernels_are_chosen_on_a_gpu_where_they_fit():
         H200("pallas", T=1_000, B=1, D=5, dtype=np.float64)
     assert dispatch.compiled_implementations("NVIDIA H200") == (*dispatch.XLA_IMPLEMENTATIONS, "pallas")
     assert dispatch.compiled_implementations("cpu") == dispatch.XLA_IMPLEMENTATIONS
+
+
+@pytest.fixture
+def no_triton_backend(monkeypatch):
+    """As if JAX had dropped it."""
+    monkeypatch.setitem(sys.modules, "jax.experimental.pallas.triton", None)
+    monkeypatch.delattr(jax.experimental.pallas, "triton", raising=False)
+    lowerings.hindrance.cache_clear()
+    yield
+    lowerings.hindrance.cache_clear()
+
+
+@pytest.mark.usefixtures("no_triton_backend")
+def test_a_jax_without_the_triton_backend():
+    choice = H200(None, T=1_000, B=1, D=4)
+    assert choice.implementation == "chunked"
+    assert "no kernels: Kernels want jax.experimental.pallas.triton, which jax" in choice.reason
+    assert "no kernels" not in H200(None, T=1_000, B=1, D=7).reason  # there never were any
+    assert "no kernels" not in choose(None, T=1_000, B=1, D=4, m=2, dtype=np.float32, device="cpu").reason
+    assert dispatch.compiled_implementations("NVIDIA H200") == dispatch.XLA_IMPLEMENTATIONS
+    with pytest.raises(RuntimeError, match=r"'pallas' given. Kernels want .*triton, which jax .* lacks. Take"):
+        H200("pallas", T=1_000, B=1, D=4)
+    params = random_params(0, 2, 1)
+    with pytest.raises(ImportError, match=r"Kernels want .*triton, which jax .* lacks. Take implementation=None or 'chunked'"):
+        lgssm_smoother(params, simulate(params, 98, 0), implementation="pallas_interpret")
+
+
+@pytest.mark.usefixtures("no_triton_backend")
+def test_what_was_measured_of_kernels_is_not_taken_without_them():
+    size = {"D": 4, "m": 2, "B": 1, "dtype": "float32", "T": [100, 10_000], "chunks": [8, 8], "wins": {}}
+    seconds = {"pallas": [1e-5, 1e-5], "chunked": [1e-4, 1e-4]}
+    table = {"families": {"lgssm": [size | {"seconds": seconds}]}}
+    fastscan.use_crossover_table({"devices": {"NVIDIA H200": table}})
+    assert H200(None, T=1_000, B=1, D=4).implementation == "chunked"
+    fastscan.use_crossover_table({"devices": {"NVIDIA H200": table | {"launch": {"lowering": "mosaic"}}}})
+    assert H200(None, T=1_000, B=1, D=4).implementation == "pallas"  # by the other backend
 
 
 def test_kernels_fill_a_gpu():

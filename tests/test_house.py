@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -46,10 +47,77 @@ def test_tests_that_are_slow_exist():
 
 
 def test_one_file_knows_pallas():
-    users = [f for f in FILES if any(name.startswith("jax.experimental.pallas") for name in imports(f))]
-    assert {str(f.relative_to(ROOT)) for f in users} <= {"kernels/launch.py", "profiling/gpu/ceilings.py"}  # and the ceilings
+    """It launches; another one imports Pallas for it. And the ceilings have a kernel that is none of ours."""
+    found = {str(f.relative_to(ROOT)): set(imports(f)) for f in FILES}
+    users = {f for f, names in found.items() if any(name.startswith("jax.experimental.pallas") for name in names)}
+    assert users <= {"kernels/lowerings.py", "profiling/gpu/ceilings.py"}
+    users = {f for f, names in found.items() if "fastscan.kernels.lowerings" in names}
+    assert users == {"kernels/launch.py"}
+
+
+def run(code):
+    """In a process of its own, with 64-bit types off and nothing imported."""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_importing_changes_no_configuration():
-    code = "import jax; before = dict(jax.config.values); import fastscan; assert dict(jax.config.values) == before"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    run("import jax; before = dict(jax.config.values); import fastscan; assert dict(jax.config.values) == before")
+
+
+def test_importing_brings_no_pallas():
+    """Which takes as long as all else, and which jax may drop; if jax brings it itself, that is not ours to see."""
+    run(
+        "import sys, jax, jax.numpy; before = set(sys.modules); import fastscan, fastscan.slds, fastscan.mcmc; "
+        "new = [name for name in set(sys.modules) - before if name.startswith('jax') and 'pallas' in name]; assert not new, new"
+    )
+
+
+def test_importing_brings_no_parts_until_they_are_asked_for():
+    run(
+        "import sys, fastscan; parts = ('lds', 'learn', 'mcmc', 'slds'); "
+        "assert not [p for p in parts if f'fastscan.{p}' in sys.modules]; assert set(parts) <= set(dir(fastscan)); "
+        "assert fastscan.mcmc.rw_metropolis and fastscan.slds.slds_inference; "
+        "assert fastscan.lds.lds_sample and fastscan.learn.fit_em; "
+        "assert not hasattr(fastscan, 'leam')"
+    )
+
+
+def test_learning_without_its_extra_says_what_to_install():
+    """A None among the modules is one that can't be imported."""
+    run(
+        "import sys; sys.modules['optax'] = None\n"
+        "import fastscan\n"
+        "try: fastscan.learn\n"
+        "except ModuleNotFoundError as error: assert str(error).endswith(\"pip install 'fastscan[learn]'\"), error\n"
+        "else: raise AssertionError"
+    )
+
+
+def test_what_is_installed_is_there():
+    """Every package by its folder, and every pattern of data that goes with it."""
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    places = setup["package-dir"]
+
+    def folder_of(name):
+        known = max((p for p in places if f"{name}.".startswith(f"{p}.")), key=len)
+        return ROOT / places[known] / name.removeprefix(known).strip(".").replace(".", "/")
+
+    assert {folder_of(name) for name in setup["packages"]} == {f.parent for f in FILES}
+    for name, patterns in setup["package-data"].items():
+        assert all(list(folder_of(name).glob(pattern)) for pattern in patterns), (name, patterns)
+
+
+def test_a_source_distribution_holds_what_its_tests_need(monkeypatch):
+    pytest.importorskip("setuptools")
+    from setuptools import Distribution
+    from setuptools.command.sdist import sdist
+
+    from sdist import WholeSdist
+
+    held = []
+    monkeypatch.setattr(sdist, "make_release_tree", lambda _, __, files: held.extend(files))
+    monkeypatch.chdir(ROOT)
+    WholeSdist(Distribution()).make_release_tree("", ["README.md"])
+    wanted = {str(f.relative_to(ROOT)) for f in [*FILES, *(ROOT / "tests").rglob("*.py")]}
+    assert wanted | {"README.md", "tests/slow.txt", ".ci/gpu"} <= set(held)
+    assert not [name for name in held if "__pycache__" in name]

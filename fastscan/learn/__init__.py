@@ -1,5 +1,13 @@
 """Learning state-space models: EM, stochastic gradients, and Hamiltonian Monte Carlo; needs the extra ``learn``."""
 
+import importlib.util
+
+if missing := [name for name in ("blackjax", "optax", "rich") if importlib.util.find_spec(name) is None]:
+    raise ModuleNotFoundError(
+        f"fastscan.learn wants {', '.join(missing)}, not installed here. Take the extra: pip install 'fastscan[learn]'",
+        name=missing[0],
+    )
+
 from fastscan.learn.constraints import (
     FROZEN,
     POSITIVE,
