@@ -184,9 +184,9 @@ def test_all_failing_tests_are_told(tmp_path, monkeypatch, processes):
 
 def test_tests_that_do_not_end_are_cut_off_and_told(tmp_path, monkeypatch):
     (tmp_path / "pyproject.toml").write_text("")
-    (tmp_path / "test_made_up.py").write_text(MADE_UP_TESTS.format(seconds=60))
+    (tmp_path / "test_made_up.py").write_text(MADE_UP_TESTS.format(seconds=300))
     monkeypatch.setattr(testing, "ROOT", tmp_path)
     monkeypatch.setattr(testing, "TESTS", Path("test_made_up.py"))
     monkeypatch.setattr(testing, "_side_by_side", list)
-    told = testing.tested(Run(tmp_path / "out", False, 15, None))
-    assert told.startswith("failed: the tests did not end in 3 s; of those that did, 3 of 4: test_left_behind, test_small[1]")
+    told = testing.tested(Run(tmp_path / "out", False, 32, None))
+    assert told.startswith("failed: the tests did not end in 20 s; of those that did, 3 of 4: test_left_behind, test_small[1]")
