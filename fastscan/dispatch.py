@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import jax
 
 from fastscan import crossovers
+from fastscan.kernels import xla_hints
 from fastscan.kernels.algebra import UNROLLED_TERMS
 from fastscan.kernels.plan import Launch, Plan
 
@@ -54,18 +55,6 @@ INTERPRETED_SIZES: dict[str, dict] = {
 
 FORGETTING_ROWS = 64
 """Of a chunk, at least, where it may pay to find out when an HMM has forgotten its beginning."""
-
-VECTOR = 16
-"""Numbers in a CPU's widest vector: loops over a multiple of them have no rest."""
-
-ONE_FUNCTION_BYTES = 4096
-"""Of a matrix in every lane, at most, where a loop is compiled to one function; of a vector, if the matrices of which products
-are made are the same in all lanes. XLA:CPU can't give a part of one to its threads or to a library. It would where an operation
-computes more than it moves, and moves some five times as much as this, or else moves half a megabyte; and it would a dot, by
-which larger matrices are multiplied."""
-
-STAGED_LANES = 32
-"""From how many sequences on it pays to stage an HMM's vectors in one chunk that are no one function."""
 
 FEWER_LANES = 2
 """A number of chunks between those that were measured is cut by up to so much where that makes loops one function."""
@@ -224,7 +213,7 @@ def _where(slices: list[dict], measured: str, family: str, device: str, D: int, 
 def _plan(name: str, chunks: int | None, device: str, hmm: bool, rows: int, B: int, D: int, lanes: int) -> Plan:
     algebra = "staged" if device == "cpu" else "stacked"
     if name == "sequential":
-        unstaged = hmm and (D > UNROLLED_TERMS or lanes < B < STAGED_LANES)
+        unstaged = hmm and (D > UNROLLED_TERMS or lanes < B < xla_hints.STAGED_LANES)
         return Plan(rows, 1, algebra="stacked" if unstaged else algebra)
     if name == "associative":
         return Plan(rows, max(rows, 1), "associative", algebra)
@@ -243,8 +232,8 @@ def one_function_lanes(size: int, dtype: Any, *, chunked: bool, shared: bool = F
         return 0
     column = max(size, 1) * jax.numpy.dtype(dtype).itemsize
     if shared and not chunked:
-        return ONE_FUNCTION_BYTES // column // VECTOR * VECTOR
-    lanes = ONE_FUNCTION_BYTES // (column * max(size, 1))
+        return xla_hints.ONE_FUNCTION_BYTES // column // xla_hints.VECTOR * xla_hints.VECTOR
+    lanes = xla_hints.ONE_FUNCTION_BYTES // (column * max(size, 1))
     return lanes // 2 if chunked else lanes
 
 
@@ -324,5 +313,6 @@ def _fit(chunks: int, rows: int, most: int | None = None) -> int:
 
 def _fit_lanes(chunks: int, rows: int, most: int) -> int:
     """About as many chunks, whole vectors of them, and of these the number that pads fewest rows."""
-    near = range(VECTOR * math.ceil(chunks * 0.75 / VECTOR), min(int(chunks * 1.25), most) + 1, VECTOR)
-    return min(near, key=lambda c: (-rows % c // VECTOR, abs(c - chunks)), default=_fit(chunks, rows, most))
+    vector = xla_hints.VECTOR
+    near = range(vector * math.ceil(chunks * 0.75 / vector), min(int(chunks * 1.25), most) + 1, vector)
+    return min(near, key=lambda c: (-rows % c // vector, abs(c - chunks)), default=_fit(chunks, rows, most))
