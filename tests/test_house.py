@@ -50,6 +50,13 @@ def test_one_file_knows_pallas():
     assert {str(f.relative_to(ROOT)) for f in users} <= {"kernels/launch.py", "profiling/gpu/ceilings.py"}  # and the ceilings
 
 
+def test_one_file_knows_xla_metadata():
+    """By any name: imports, attributes of modules, and the marks themselves."""
+    private = ("xla_metadata", "xla_cpu_small_call", "inlineable")
+    users = {str(f.relative_to(ROOT)) for f in FILES if any(name in f.read_text() for name in private)}
+    assert users == {"kernels/xla_hints.py"}
+
+
 def test_importing_changes_no_configuration():
     code = "import jax; before = dict(jax.config.values); import fastscan; assert dict(jax.config.values) == before"
     subprocess.run([sys.executable, "-c", code], check=True)
