@@ -4,7 +4,8 @@ The crossover table says which one that is (`fastscan.crossovers`). A device tha
 NVIDIA GPU, kernels by `_KERNEL_RULE`.
 
 Matrices are arrays under XLA at every D, staged on a CPU; but an HMM's vectors in one chunk are not worth a stage where they
-are large, or few and no one function. On a CPU, loops over little are compiled to one function (`kernels.plan.Plan`).
+are large, or few and no one function. On a CPU, loops over little are compiled to one function (`kernels.plan.Plan`). Where
+hints to XLA are off (`kernels.xla_hints`), nothing is staged, and no loop one function.
 Unrolled into `Lanes`, matrices belong in a Pallas kernel: XLA fuses the unrolled program into each of its results anew, which
 is slow to compile and slow to run. A kernel's lane holds a whole model in its registers, so kernels are for small ones
 (`KERNEL_SIZES`).
@@ -153,7 +154,7 @@ def choose(
             reason = f"{_where(slices, measured, family, device, D, T, B)}: {reason}"
     elif name in ("pallas", "pallas_interpret"):
         _check_kernels(name, device, family, D, m, dtype)
-    lanes = one_function_lanes(max(D, m), dtype, chunked=name == "chunked", shared=shared) if device == "cpu" else 0
+    lanes = one_function_lanes(max(D, m), dtype, chunked=name == "chunked", shared=shared) if _hinted(device) else 0
     hmm = family in _HMMS
     if hmm and D == 1:  # all that is found of one state is known, and nothing of a loop would be read
         lanes = 0
@@ -211,7 +212,7 @@ def _where(slices: list[dict], measured: str, family: str, device: str, D: int, 
 
 
 def _plan(name: str, chunks: int | None, device: str, hmm: bool, rows: int, B: int, D: int, lanes: int) -> Plan:
-    algebra = "staged" if device == "cpu" else "stacked"
+    algebra = _algebra(device)
     if name == "sequential":
         unstaged = hmm and (D > UNROLLED_TERMS or lanes < B < xla_hints.STAGED_LANES)
         return Plan(rows, 1, algebra="stacked" if unstaged else algebra)
@@ -221,6 +222,15 @@ def _plan(name: str, chunks: int | None, device: str, hmm: bool, rows: int, B: i
         most = MOST_CHUNKS if device == "cpu" else rows
         return chunked_plan(hmm, device, rows, chunks or max(min(rows // 16, most), 2), lanes // B)
     return _kernel_plan(name, device, algebra, rows, B)
+
+
+def _hinted(device: str) -> bool:
+    """Tells whether programs for a device carry hints to XLA."""
+    return device == "cpu" and xla_hints.hints_are_on()
+
+
+def _algebra(device: str) -> str:
+    return "staged" if _hinted(device) else "stacked"
 
 
 def one_function_lanes(size: int, dtype: Any, *, chunked: bool, shared: bool = False) -> int:
@@ -243,8 +253,8 @@ def chunked_plan(hmm: bool, device: str, rows: int, chunks: int, few: int = 0) -
         return Plan(rows, _fit(chunks, rows))
     most = few if chunks <= few else rows
     if not hmm or rows < chunks * FORGETTING_ROWS:
-        return Plan(rows, _fit(chunks, rows, most), algebra="staged")
-    return Plan(rows, _fit_lanes(chunks, rows, most), algebra="staged", forgetting=True)
+        return Plan(rows, _fit(chunks, rows, most), algebra=_algebra(device))
+    return Plan(rows, _fit_lanes(chunks, rows, most), algebra=_algebra(device), forgetting=True)
 
 
 def _check_kernels(implementation: str, device: str, family: str, D: int, m: int, dtype: str) -> None:
