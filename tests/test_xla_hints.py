@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import importlib.util
 import os
 import subprocess
 import sys
@@ -14,7 +13,6 @@ import jax.lib
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_switches import FUNCTIONS, without
 
 import fastscan
 from fastscan import use_xla_hints
@@ -26,6 +24,8 @@ from fastscan.kernels.xla_hints import TESTED, compiled, hints_are_on, is_tested
 from fastscan.mcmc import rw_metropolis
 from fastscan.profiling import operations
 from fastscan.profiling.cases import Case
+from test_switches import FUNCTIONS, without
+from xla_canary import PROGRAMS
 
 MARKS = "inlineable", "xla_cpu_small_call", "frontend_attributes"
 NEW = "0.99.0"
@@ -203,7 +203,6 @@ def test_the_readme_has_the_same_list():
     assert f"the jaxlibs that were tested ({', '.join(TESTED)})" in " ".join(readme.split())
 
 
-@functools.cache
 def canary(folder, mode, *names):
     """What `xla_canary` prints, and how many functions XLA compiled for each program."""
     file = Path(__file__).with_name("xla_canary.py")
@@ -230,10 +229,7 @@ def test_the_canary(tmp_path):
     How many functions a program becomes is counted in what XLA has compiled, beside the same program without the mark: a third
     of them with jaxlib 0.10.2, half with 0.12.0, and as many where the mark is ignored.
     """
-    spec = importlib.util.spec_from_file_location("xla_canary", Path(__file__).with_name("xla_canary.py"))
-    names = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(names)
-    printed, functions = canary(tmp_path / "on", "on", *names.PROGRAMS)
+    printed, functions = canary(tmp_path / "on", "on", *PROGRAMS)
     without_the_mark, more = canary(tmp_path / "ignored", "ignored", *ONE)
     for name in ONE:
         assert 3 * functions[name] < 2 * more[name]
