@@ -29,7 +29,7 @@ def test_imports_run_one_way(path):
         if folder != "profiling":
             assert not name.startswith("fastscan.profiling"), name
             more = {"blackjax", "optax", "rich"} if path.parent.name == "learn" else set()
-            more |= {"ranges.py": {"nvtx"}, "crossovers.py": {"platformdirs"}}.get(path.name, set())
+            more |= {"ranges.py": {"nvtx"}, "crossovers.py": {"platformdirs"}, "xla_hints.py": {"jaxlib"}}.get(path.name, set())
             assert name.split(".")[0] in {*sys.stdlib_module_names, "jax", "numpy", "fastscan", *more}, name
             assert path.parent.name == "learn" or not name.startswith("fastscan.learn"), name
 
