@@ -20,6 +20,7 @@ from fastscan.hmm import (
     parallel_hmm_posterior_sample,
     parallel_hmm_smoother,
 )
+from fastscan.kernels.xla_hints import use_xla_hints
 from fastscan.lgssm import (
     lgssm_filter,
     lgssm_joint_sample,
@@ -82,6 +83,7 @@ __all__ = [
     "parallel_lgssm_posterior_sample",
     "parallel_lgssm_smoother",
     "use_crossover_table",
+    "use_xla_hints",
 ]
 
 

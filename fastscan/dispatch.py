@@ -4,7 +4,8 @@ The crossover table says which one that is (`fastscan.crossovers`). A device tha
 NVIDIA GPU, kernels by `_KERNEL_RULE`.
 
 Matrices are arrays under XLA at every D, staged on a CPU; but an HMM's vectors in one chunk are not worth a stage where they
-are large, or few and no one function. On a CPU, loops over little are compiled to one function (`kernels.plan.Plan`).
+are large, or few and no one function. On a CPU, loops over little are compiled to one function (`kernels.plan.Plan`). Where
+hints to XLA are off (`kernels.xla_hints`), nothing is staged, and no loop one function.
 Unrolled into `Lanes`, matrices belong in a Pallas kernel: XLA fuses the unrolled program into each of its results anew, which
 is slow to compile and slow to run. A kernel's lane holds a whole model in its registers, so kernels are for small ones
 (`KERNEL_SIZES`).
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 import jax
 
 from fastscan import crossovers
+from fastscan.kernels import xla_hints
 from fastscan.kernels.algebra import UNROLLED_TERMS
 from fastscan.kernels.lowerings import hindrance
 from fastscan.kernels.plan import Launch, Plan
@@ -55,18 +57,6 @@ INTERPRETED_SIZES: dict[str, dict] = {
 
 FORGETTING_ROWS = 64
 """Of a chunk, at least, where it may pay to find out when an HMM has forgotten its beginning."""
-
-VECTOR = 16
-"""Numbers in a CPU's widest vector: loops over a multiple of them have no rest."""
-
-ONE_FUNCTION_BYTES = 4096
-"""Of a matrix in every lane, at most, where a loop is compiled to one function; of a vector, if the matrices of which products
-are made are the same in all lanes. XLA:CPU can't give a part of one to its threads or to a library. It would where an operation
-computes more than it moves, and moves some five times as much as this, or else moves half a megabyte; and it would a dot, by
-which larger matrices are multiplied."""
-
-STAGED_LANES = 32
-"""From how many sequences on it pays to stage an HMM's vectors in one chunk that are no one function."""
 
 FEWER_LANES = 2
 """A number of chunks between those that were measured is cut by up to so much where that makes loops one function."""
@@ -169,7 +159,7 @@ def choose(
             reason = f"{_where(slices, measured, family, device, D, T, B)}: {reason}"
     elif name in ("pallas", "pallas_interpret"):
         _check_kernels(name, device, family, D, m, dtype)
-    lanes = one_function_lanes(max(D, m), dtype, chunked=name == "chunked", shared=shared) if device == "cpu" else 0
+    lanes = one_function_lanes(max(D, m), dtype, chunked=name == "chunked", shared=shared) if _hinted(device) else 0
     hmm = family in _HMMS
     if hmm and D == 1:  # all that is found of one state is known, and nothing of a loop would be read
         lanes = 0
@@ -225,9 +215,9 @@ def _where(slices: list[dict], measured: str, family: str, device: str, D: int, 
 
 
 def _plan(name: str, chunks: int | None, device: str, hmm: bool, rows: int, B: int, D: int, lanes: int) -> Plan:
-    algebra = "staged" if device == "cpu" else "stacked"
+    algebra = _algebra(device)
     if name == "sequential":
-        unstaged = hmm and (D > UNROLLED_TERMS or lanes < B < STAGED_LANES)
+        unstaged = hmm and (D > UNROLLED_TERMS or lanes < B < xla_hints.STAGED_LANES)
         return Plan(rows, 1, algebra="stacked" if unstaged else algebra)
     if name == "associative":
         return Plan(rows, max(rows, 1), "associative", algebra)
@@ -235,6 +225,15 @@ def _plan(name: str, chunks: int | None, device: str, hmm: bool, rows: int, B: i
         most = MOST_CHUNKS if device == "cpu" else rows
         return chunked_plan(hmm, device, rows, chunks or max(min(rows // 16, most), 2), lanes // B)
     return _kernel_plan(name, device, algebra, rows, B)
+
+
+def _hinted(device: str) -> bool:
+    """Tells whether programs for a device carry hints to XLA."""
+    return device == "cpu" and xla_hints.hints_are_on()
+
+
+def _algebra(device: str) -> str:
+    return "staged" if _hinted(device) else "stacked"
 
 
 def one_function_lanes(size: int, dtype: Any, *, chunked: bool, shared: bool = False) -> int:
@@ -246,8 +245,8 @@ def one_function_lanes(size: int, dtype: Any, *, chunked: bool, shared: bool = F
         return 0
     column = max(size, 1) * jax.numpy.dtype(dtype).itemsize
     if shared and not chunked:
-        return ONE_FUNCTION_BYTES // column // VECTOR * VECTOR
-    lanes = ONE_FUNCTION_BYTES // (column * max(size, 1))
+        return xla_hints.ONE_FUNCTION_BYTES // column // xla_hints.VECTOR * xla_hints.VECTOR
+    lanes = xla_hints.ONE_FUNCTION_BYTES // (column * max(size, 1))
     return lanes // 2 if chunked else lanes
 
 
@@ -257,8 +256,8 @@ def chunked_plan(hmm: bool, device: str, rows: int, chunks: int, few: int = 0) -
         return Plan(rows, _fit(chunks, rows))
     most = few if chunks <= few else rows
     if not hmm or rows < chunks * FORGETTING_ROWS:
-        return Plan(rows, _fit(chunks, rows, most), algebra="staged")
-    return Plan(rows, _fit_lanes(chunks, rows, most), algebra="staged", forgetting=True)
+        return Plan(rows, _fit(chunks, rows, most), algebra=_algebra(device))
+    return Plan(rows, _fit_lanes(chunks, rows, most), algebra=_algebra(device), forgetting=True)
 
 
 def _check_kernels(implementation: str, device: str, family: str, D: int, m: int, dtype: str) -> None:
@@ -334,5 +333,6 @@ def _fit(chunks: int, rows: int, most: int | None = None) -> int:
 
 def _fit_lanes(chunks: int, rows: int, most: int) -> int:
     """About as many chunks, whole vectors of them, and of these the number that pads fewest rows."""
-    near = range(VECTOR * math.ceil(chunks * 0.75 / VECTOR), min(int(chunks * 1.25), most) + 1, VECTOR)
-    return min(near, key=lambda c: (-rows % c // VECTOR, abs(c - chunks)), default=_fit(chunks, rows, most))
+    vector = xla_hints.VECTOR
+    near = range(vector * math.ceil(chunks * 0.75 / vector), min(int(chunks * 1.25), most) + 1, vector)
+    return min(near, key=lambda c: (-rows % c // vector, abs(c - chunks)), default=_fit(chunks, rows, most))

@@ -22,6 +22,7 @@ from fastscan.given import check_key
 from fastscan.kernels.metropolis import Keep, Schedule
 from fastscan.kernels.plan import Launch
 from fastscan.kernels.ranges import ranged
+from fastscan.kernels.xla_hints import hints_are_on
 from fastscan.mcmc_inference import Outcome, Task, Walkers
 from fastscan.mcmc_target import MOST_COORDINATES, Form, analysis
 
@@ -257,7 +258,7 @@ def _task(implementation: str | None, log_density: Callable, form: Form) -> Task
     if implementation is None:
         implementation = "pallas" if able and hindrance is None else "xla"
     if implementation == "xla":
-        taken_apart = hindrance is None and device_kind() == "cpu"
+        taken_apart = hindrance is None and device_kind() == "cpu" and hints_are_on()
         return Task(log_density, form, None, inference.most_in_group(form, cost) if taken_apart else 0)
     if form.size > MOST_COORDINATES:
         raise ValueError(

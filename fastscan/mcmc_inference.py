@@ -15,19 +15,16 @@ import numpy as np
 from jax import lax
 from jax.custom_batching import custom_vmap
 
-from fastscan.dispatch import VECTOR
 from fastscan.kernels import metropolis
 from fastscan.kernels.algebra import Lanes, Stacked, stage
 from fastscan.kernels.metropolis import Chain, Moments, Params, Schedule, Walk
 from fastscan.kernels.plan import Launch, Plan
+from fastscan.kernels.xla_hints import BYTE_COST, TASK_COST, VECTOR
 from fastscan.mcmc_target import Form, LogDensity, of_coordinates, of_positions
 from fastscan.transforms import alike
 
 GROUP = 256
 """Chains, at most, that go through a run together on a CPU: what a step makes of them stays in the nearest cache."""
-GROUP_COST = 150_000
-"""Of an operation on all of them, at most. XLA:CPU can't give a part of a native function to its threads, and would where one
-costs 200,000: what it computes, and ten for each byte that it moves."""
 THREAD_STEPS = 1_000_000
 """From how many steps of all chains together on a CPU's cores share them: some milliseconds."""
 
@@ -132,8 +129,8 @@ def run(task: Task, schedule: Schedule, records: int, words: jax.Array, factor: 
 
 def most_in_group(form: Form, cost: int) -> int:
     """How many chains a CPU takes together, of a log density of so many operations; 0 if not even a vector of them."""
-    moved = 10 * np.dtype(form.dtype).itemsize * (form.size + 4)
-    return min(GROUP, GROUP_COST // (cost + moved)) // VECTOR * VECTOR
+    moved = BYTE_COST * np.dtype(form.dtype).itemsize * (form.size + 4)
+    return min(GROUP, TASK_COST // (cost + moved)) // VECTOR * VECTOR
 
 
 def groups(chains: int, most: int, parts: int = 1) -> tuple[int, int]:

@@ -14,7 +14,6 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental.xla_metadata import set_xla_metadata
 
 from fastscan.kernels.algebra import ALGEBRAS, blank, in_form_of, stable_carry, vary_over, varying
 from fastscan.kernels.axes import as_lanes, as_rows
@@ -22,6 +21,7 @@ from fastscan.kernels.plan import Plan
 from fastscan.kernels.ranges import phase
 from fastscan.kernels.recurrence import Hindsight, Recurrence
 from fastscan.kernels.seams import CHUNK_AXIS, neighbours
+from fastscan.kernels.xla_hints import SUM_BLOCK, compiled, own_unit
 
 Side = Literal["before", "after"]
 
@@ -52,7 +52,7 @@ def join(plan: Plan, rows: jax.Array, last: jax.Array | None = None) -> jax.Arra
     """(L, n, p, C, B or 1) to (B or 1, T, n, p), as `split` had it; and one row more, ``last`` (n, p, 1, B or 1)."""
     if plan.algebra != "staged":
         return _joined(plan, rows, last)
-    with set_xla_metadata(inlineable="false"):  # or XLA:CPU puts them together anew for all that is made of them
+    with own_unit():  # or XLA:CPU puts them together anew for all that is made of them
         return jax.jit(_joined, static_argnums=0)(plan, rows, last)
 
 
@@ -75,7 +75,7 @@ def total(plan: Plan, rows: jax.Array) -> jax.Array:
     return where(present(plan, jnp.arange(L)[:, None, None]), rows, jnp.zeros_like(rows)).sum(0).sum(0)
 
 
-def _sum_in_blocks(numbers: jax.Array, block: int = 32) -> jax.Array:
+def _sum_in_blocks(numbers: jax.Array, block: int = SUM_BLOCK) -> jax.Array:
     """A sum whose work lies within a loop: see `sweep`."""
     whole = len(numbers) // block * block
     if not whole:
@@ -269,42 +269,6 @@ def loop(plan: Plan, body: Callable, carry: Any, rows: Any, reverse: bool) -> tu
         return lax.scan(jax.checkpoint(body, prevent_cse=False), carry, rows, plan.length, reverse)
 
     return compiled(plan, scan)(carry, rows)
-
-
-def compiled(plan: Plan, loop: Callable) -> Callable:
-    """A loop as a function of its state and more arrays, compiled as the plan says."""
-    if not plan.one_function:
-        return loop
-
-    def call(state: Any, *args: Any) -> Any:
-        closed, out_shape = jax.make_jaxpr(loop, return_shape=True)(state, *args)
-        states = len(jax.tree.leaves(state))
-
-        def function(given: list[jax.Array], consts: list[jax.Array]) -> list[jax.Array]:
-            read = _reading([*given, *consts], given[:states])
-            return jax.core.eval_jaxpr(closed.jaxpr, consts, *read, *given[states:])
-
-        given = jax.tree.leaves((state, args)), closed.consts
-        if any(map(varying, jax.tree.leaves(given))):  # under shard_map
-            return loop(state, *args)
-        with set_xla_metadata(inlineable="false", xla_cpu_small_call="true"):
-            out = jax.jit(function)(*lax.optimization_barrier(given))
-        return jax.tree.unflatten(jax.tree.structure(out_shape), out)
-
-    return call
-
-
-def _reading(given: list[jax.Array], state: list[jax.Array]) -> list[jax.Array]:
-    """The same state, which seems to depend on an entry of everything given.
-
-    XLA:CPU aborts where one function leaves an argument unread, as its own simplifications may, of what no result needs; and of
-    constants, which it therefore must not see through a barrier. Every result needs some of the state. Nothing else is made
-    dependent, as XLA hands a program of more than a thousand operations, which it believes that takes, to a thread.
-    """
-    first = [x.reshape(-1)[0] for x in given if x.size]
-    odd = [x if x.dtype == bool else x != x if jnp.issubdtype(x.dtype, jnp.floating) else x == 7 for x in first]
-    impossible = sum(x.astype(jnp.int32) for x in odd) > len(odd)
-    return [lax.select(jnp.broadcast_to(impossible, x.shape), blank(x, x.shape), x) for x in state]
 
 
 def present(plan: Plan, row: Any) -> jax.Array | None:

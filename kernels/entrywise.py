@@ -16,10 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fastscan.kernels.algebra import vary_over, varying
-
-MOST_OPERATIONS, MOST_PRODUCTS = 1_000, 256
-"""On vectors, of one function, and of one product of matrices: XLA takes minutes, and all memory, for some of 600 products."""
+from fastscan.kernels.arrays import vary_over, varying
+from fastscan.kernels.xla_hints import MOST_OPERATIONS, MOST_PRODUCTS
 
 _ARITHMETIC = """
 abs acos acosh add and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp convert_element_type copy cos cosh

@@ -22,6 +22,7 @@ from fastscan.kernels.algebra import blank, stable_carry
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.ranges import phase
 from fastscan.kernels.recurrence import InChunks, Recurrence
+from fastscan.kernels.xla_hints import compiled
 
 BLOCK = 16
 """Rows from one look at the summaries to the next."""
@@ -70,7 +71,7 @@ def look_ahead(plan: Plan, recurrence: Recurrence, sweep: InChunks, params: Any,
     def until_forgotten(start):
         return lax.while_loop(lambda carry: (carry[0] < plan.length) & ~carry[2], block, start)
 
-    W, summary, _ = chunked.compiled(plan, until_forgotten)(start)
+    W, summary, _ = compiled(plan, until_forgotten)(start)
     further = _further(plan, W, reverse)
     settled, _ = forgetting.settled(summary)
     begun = sweep.begin(settled) if sweep.begin else settled
@@ -112,7 +113,7 @@ def _sweep(plan: Plan, recurrence: Recurrence, params, state, rows, outputs, sta
     def loop(state, outputs, start, stop):
         return lax.fori_loop(start, stop, body, (state, outputs))
 
-    return chunked.compiled(plan, loop)(state, outputs, start, stop)
+    return compiled(plan, loop)(state, outputs, start, stop)
 
 
 def _row(plan: Plan, recurrence: Recurrence, rows: Any, t: Any, reverse: bool) -> tuple[Any, jax.Array | None]:

@@ -17,13 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fastscan.kernels import chunked
 from fastscan.kernels.algebra import Lanes, Matrix, Stacked, StagedLanes
 from fastscan.kernels.draws import Draws, drawn, words_of, words_of_step
 from fastscan.kernels.launch import Program, form, launch
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.ranges import phase
 from fastscan.kernels.threefry import threefry_2x32
+from fastscan.kernels.xla_hints import compiled
 
 Keep = Literal["samples", "moments", "last"]
 
@@ -249,7 +249,7 @@ def in_native_function(walk: Walk, params: Params, chain: Chain, records: int) -
     def run(chain: Chain, params: Params) -> Any:
         return lax.map(lambda group: in_lanes(walk, params, group, records, StagedLanes), chain)
 
-    return chunked.compiled(Plan(records, 1, one_function=True), run)(chain, params)
+    return compiled(Plan(records, 1, one_function=True), run)(chain, params)
 
 
 @phase("walk")

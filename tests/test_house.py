@@ -30,7 +30,7 @@ def test_imports_run_one_way(path):
         if folder != "profiling":
             assert not name.startswith("fastscan.profiling"), name
             more = {"blackjax", "optax", "rich"} if path.parent.name == "learn" else set()
-            more |= {"ranges.py": {"nvtx"}, "crossovers.py": {"platformdirs"}}.get(path.name, set())
+            more |= {"ranges.py": {"nvtx"}, "crossovers.py": {"platformdirs"}, "xla_hints.py": {"jaxlib"}}.get(path.name, set())
             assert name.split(".")[0] in {*sys.stdlib_module_names, "jax", "numpy", "fastscan", *more}, name
             assert path.parent.name == "learn" or not name.startswith("fastscan.learn"), name
 
@@ -58,6 +58,13 @@ def test_one_file_knows_pallas():
 def run(code):
     """In a process of its own, with 64-bit types off and nothing imported."""
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_one_file_knows_xla_metadata():
+    """By any name: imports, attributes of modules, and the marks themselves."""
+    private = ("xla_metadata", "xla_cpu_small_call", "inlineable")
+    users = {str(f.relative_to(ROOT)) for f in FILES if any(name in f.read_text() for name in private)}
+    assert users == {"kernels/xla_hints.py"}
 
 
 def test_importing_changes_no_configuration():

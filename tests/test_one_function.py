@@ -8,6 +8,7 @@ import pytest
 
 from fastscan import dispatch, hmm_posterior_mode, hmm_posterior_sample, hmm_smoother, lgssm_smoother
 from fastscan.dispatch import choose, one_function_lanes
+from fastscan.kernels import xla_hints
 from fastscan.profiling import operations
 from fastscan.profiling.cases import Case
 
@@ -44,7 +45,7 @@ def test_at_the_limits(operation, D, m, T, B, dtype, monkeypatch):
     assert B == 1 or one_function_lanes(max(D, m), dtype, chunked=False, shared=not own_matrices) == B
     one = lowered(operations.function(case, "sequential"), *data)
     assert MARK in one.as_text() or operation == "lgssm_mean_gradient"  # JAX differentiates loops as they are
-    monkeypatch.setattr(dispatch, "ONE_FUNCTION_BYTES", 0)
+    monkeypatch.setattr(xla_hints, "ONE_FUNCTION_BYTES", 0)
     jax.clear_caches()
     other = lowered(operations.function(case, "sequential"), *data)
     assert MARK not in other.as_text()
@@ -68,7 +69,7 @@ def test_weights_that_vary_at_the_limit(name, K, monkeypatch):
     }[name]
     one = lowered(run, *hmm)
     assert MARK in one.as_text()
-    monkeypatch.setattr(dispatch, "ONE_FUNCTION_BYTES", 0)
+    monkeypatch.setattr(xla_hints, "ONE_FUNCTION_BYTES", 0)
     jax.clear_caches()
     other = lowered(run, *hmm)
     assert MARK not in other.as_text()

@@ -17,16 +17,13 @@ from fastscan.kernels.algebra.stacked import (
     UNROLLED_TERMS,
     Stacked,
     Staged,
-    blank,
     in_form_of,
     max_plus,
     product,
-    select,
     stable_carry,
     stage,
-    vary_over,
-    varying,
 )
+from fastscan.kernels.arrays import blank, select, vary_over, varying
 
 Matrix = Lanes | Stacked
 

@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.experimental.xla_metadata import set_xla_metadata
+
+from fastscan.kernels import xla_hints
+from fastscan.kernels.arrays import vary_over, varying
 
 UNROLLED_ROWS = 8  # up to here a loop over a matrix's rows is unrolled
 UNROLLED_TERMS = 16  # up to here a product is a sum of outer products, which XLA fuses; beyond, a dot
-STAGED_TERMS = 3  # of a product, in one stage: see `product`
 
 
 @jax.tree_util.register_pytree_node_class
@@ -187,19 +188,11 @@ def stage(function: Callable) -> Callable:
     @functools.wraps(function)
     def call(*matrices):
         if any(getattr(m, "staged", False) for m in matrices):
-            with set_xla_metadata(inlineable="false"):
+            with xla_hints.own_unit():
                 return unit(*matrices)
         return function(*matrices)
 
     return call
-
-
-def select(condition: jax.Array, chosen: jax.typing.ArrayLike, other: jax.typing.ArrayLike) -> jax.Array:
-    """`jnp.where` without its jit, which inside a stage would be a stage of its own."""
-    dtype = jnp.result_type(chosen, other)
-    shape = jnp.broadcast_shapes(condition.shape, jnp.shape(chosen), jnp.shape(other))
-    chosen, other = (jnp.broadcast_to(jnp.asarray(x, dtype), shape) for x in (chosen, other))
-    return lax.select(jnp.broadcast_to(condition, shape), chosen, other)
 
 
 def stable_carry(step: Callable, carry: Any, x: Any) -> Any:
@@ -217,23 +210,6 @@ def stable_carry(step: Callable, carry: Any, x: Any) -> Any:
         carry = grown
 
 
-def varying(x: Any) -> frozenset:
-    """The axes of `shard_map` along which an array may differ between devices."""
-    kind = getattr(x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x), "manual_axis_type", None)
-    return frozenset() if kind is None else kind.varying
-
-
-def vary_over(axes: frozenset, x: jax.Array) -> jax.Array:
-    """An array that may differ along these axes of `shard_map`, too."""
-    more = axes - varying(x)
-    return lax.pcast(x, tuple(sorted(more)), to="varying") if more else x
-
-
-def blank(x: Any, shape: tuple[int, ...]) -> jax.Array:
-    """Zeros of another shape, else of an array's type."""
-    return vary_over(varying(x), jnp.zeros(shape, x.dtype))
-
-
 def in_form_of(tree: Any, other: Any) -> Any:
     """A tree of matrices, each in the form that its counterpart has (see `algebra.mirrored`)."""
     return jax.tree.map(lambda m, o: m.in_form_of(o) if _is_matrix(m) else m, tree, other, is_leaf=_is_matrix)
@@ -246,8 +222,7 @@ def _is_matrix(x: Any) -> bool:
 def product(a, b):
     """``a @ b``, staged.
 
-    XLA on a CPU hands a loop with more operations than bytes to its thread pool, which for the few thousand numbers of a
-    step takes longer than to compute them. So a sum of more than `STAGED_TERMS` products is several stages.
+    A sum of more than `xla_hints.STAGED_TERMS` products is several stages.
     """
     return _in_stages("__matmul__", "__add__", a, b)
 
@@ -259,11 +234,11 @@ def max_plus(a, b):
 
 def _in_stages(multiply: str, add: str, a, b):
     terms = a.shape[1]
-    if not getattr(a, "staged", False) or not STAGED_TERMS < terms <= UNROLLED_TERMS:
+    if not getattr(a, "staged", False) or not xla_hints.STAGED_TERMS < terms <= UNROLLED_TERMS:
         return _terms(multiply, add, 0, terms)(a, b)
     total: tuple = ()
-    for start in range(0, terms, STAGED_TERMS):
-        total = (_terms(multiply, add, start, start + STAGED_TERMS)(a, b, *total),)
+    for start in range(0, terms, xla_hints.STAGED_TERMS):
+        total = (_terms(multiply, add, start, start + xla_hints.STAGED_TERMS)(a, b, *total),)
     return total[0]
 
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fastscan.kernels.algebra.stacked import UNROLLED_ROWS, Stacked, select, stable_carry, stage
+from fastscan.kernels.algebra.stacked import UNROLLED_ROWS, Stacked, stable_carry, stage
+from fastscan.kernels.arrays import select
 
 UNPIVOTED_ROWS = 4  # up to here a system is solved without looking for the best pivot
 ROUGH = 1024  # roundings of a diagonal entry, of which less is left of a pivot that its row should not have been taken for
