@@ -145,15 +145,16 @@ def sweep(
 def _until_seams_hold(recurrence: Recurrence, sweep: Callable, state: Any, reverse: bool) -> tuple[Any, Any]:
     """A sweep, as often as it takes until chunks fit together."""
 
+    def left(after: Any) -> Any:
+        return as_lanes(after[0] if recurrence.sums else after)
+
     def looked_at(state: Any) -> tuple[Any, Any, jax.Array]:
         outs, after = sweep(state)
-        left = after[0] if recurrence.sums else after
-        return state, (outs, after), ~recurrence.seam.agree(*facing(as_lanes(state), as_lanes(left), reverse=reverse))
+        return state, (outs, after), ~recurrence.seam.agree(*facing(as_lanes(state), left(after), reverse=reverse))
 
     def again(carry: tuple[Any, Any, jax.Array]) -> tuple[Any, Any, jax.Array]:
         state, (_, after), _ = carry
-        left = after[0] if recurrence.sums else after
-        return looked_at(as_rows(neighbours(as_lanes(state), as_lanes(left), reverse=reverse)))
+        return looked_at(as_rows(neighbours(as_lanes(state), left(after), reverse=reverse)))
 
     _, (outs, after), _ = lax.while_loop(lambda carry: carry[2], again, looked_at(state))
     return after, outs
