@@ -107,6 +107,28 @@ def triton_kernels(lowered: jax.stages.Lowered) -> list[TritonKernel]:
     return list(kernels.values())
 
 
+def pallas_calls(jaxpr: Any) -> Iterator[Any]:
+    """Lists the equations that launch kernels, in order, wherever they are called."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "pallas_call":
+            yield equation
+        else:
+            for inner in inner_jaxprs(equation):
+                yield from pallas_calls(inner)
+
+
+def inner_jaxprs(equation: Any) -> Iterator[Any]:
+    """Lists what an equation calls: bodies of loops, branches, functions."""
+    for leaf in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
+        if _is_jaxpr(leaf):
+            yield getattr(leaf, "jaxpr", leaf)
+
+
+def compiler_options(kernel: TritonKernel) -> dict[str, Any]:
+    """Asks of Triton's compiler what XLA asks of it: no contraction of products and sums, denormals as they are."""
+    return {"num_warps": kernel.warps, "num_stages": kernel.stages, "enable_fp_fusion": False, "enable_reflect_ftz": False}
+
+
 def compile_kernel(kernel: TritonKernel, capability: int) -> KernelCost:
     """Compiles a kernel, with no cache, and reads its costs; arguments and errors as of `examine`."""
     return examine(kernel, capability)[0]
@@ -170,6 +192,10 @@ def on_abstract_gpu() -> contextlib.AbstractContextManager:
         return contextlib.nullcontext()
 
 
+def _is_jaxpr(x: Any) -> bool:
+    return hasattr(x, "eqns") or hasattr(x, "jaxpr")
+
+
 def _triton_calls(op: Any) -> Iterator[Any]:
     for inner in (inner for region in op.regions for block in region.blocks for inner in block.operations):
         if inner.operation.name == "stablehlo.custom_call" and "xla.gpu.triton" in str(inner.attributes["call_target_name"]):
@@ -185,13 +211,12 @@ def _compile(kernel: TritonKernel, capability: int) -> tuple[str, int, float, st
         raise ImportError("A kernel's cost needs Triton's compiler, which is not installed: pip install triton") from error
     knobs: Any = triton.knobs
     target = triton.backends.compiler.GPUTarget("cuda", capability, 32)
-    options = {"num_warps": kernel.warps, "num_stages": kernel.stages, "enable_fp_fusion": False, "enable_reflect_ftz": False}
     with tempfile.TemporaryDirectory() as folder, knobs.cache.scope(), knobs.compilation.scope():
         knobs.cache.dir, knobs.compilation.always_compile = folder, True
         source, cubin = Path(folder, "kernel.ttir"), Path(folder, "kernel.cubin")
         source.write_text(kernel.ttir)
         start = time.perf_counter()
-        compiled: Any = triton.compile(str(source), target=target, options=options)
+        compiled: Any = triton.compile(str(source), target=target, options=compiler_options(kernel))
         seconds = time.perf_counter() - start
         cubin.write_bytes(compiled.asm["cubin"])
         commands = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", cubin], [knobs.nvidia.nvdisasm.path, cubin]

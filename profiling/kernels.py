@@ -19,7 +19,7 @@ from fastscan.kernels.metropolis import Schedule
 from fastscan.kernels.plan import Launch, Plan
 from fastscan.mcmc_target import Form
 from fastscan.model import Model, check_model, series
-from fastscan.profiling.costs import KernelCost, compile_kernel, floor_seconds, lower_for_gpu, triton_kernels
+from fastscan.profiling.costs import KernelCost, compile_kernel, floor_seconds, lower_for_gpu, pallas_calls, triton_kernels
 from fastscan.profiling.machine import describe
 from fastscan.profiling.metropolis_rivals import mixture
 from fastscan.profiling.models import random_params
@@ -163,19 +163,10 @@ def report(family: str, D: int, m: int, dtype: str = "float32", capabilities: Se
 def step_bytes(function: Callable, *arguments: Any) -> dict[str, float]:
     """For every kernel of a program, the bytes of those inputs and outputs that hold something for every step, per step."""
     found: dict[str, float] = {}
-
-    def visit(jaxpr: Any) -> None:
-        for equation in jaxpr.eqns:
-            if equation.primitive.name == "pallas_call":
-                tables = [v.aval for v in (*equation.invars, *equation.outvars)]
-                long = [a.size * a.dtype.itemsize for a in tables if a.ndim and a.shape[0] >= STEPS]
-                found[equation.params["name"]] = sum(long) / STEPS
-            else:
-                for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
-                    if _is_jaxpr(inner):
-                        visit(getattr(inner, "jaxpr", inner))
-
-    visit(jax.make_jaxpr(function)(*arguments).jaxpr)
+    for equation in pallas_calls(jax.make_jaxpr(function)(*arguments).jaxpr):
+        tables = [v.aval for v in (*equation.invars, *equation.outvars)]
+        long = [a.size * a.dtype.itemsize for a in tables if a.ndim and a.shape[0] >= STEPS]
+        found[equation.params["name"]] = sum(long) / STEPS
     return found
 
 
@@ -224,10 +215,6 @@ def _row(cost: KernelCost, family: str, D: int, m: int, dtype: str, moved: float
         moved,
         1e6 * floor_seconds(FLOOR_STEPS, per_step, cost.capability),
     )
-
-
-def _is_jaxpr(x: Any) -> bool:
-    return hasattr(x, "eqns") or hasattr(x, "jaxpr")
 
 
 @functools.cache

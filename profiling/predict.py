@@ -29,7 +29,7 @@ from rich.table import Table
 
 from fastscan.kernels.records import tiles
 from fastscan.profiling import ahead_of_time, latency
-from fastscan.profiling.costs import KernelCost, TritonKernel, examine, lower_for_gpu, triton_kernels
+from fastscan.profiling.costs import KernelCost, TritonKernel, examine, inner_jaxprs, lower_for_gpu, triton_kernels
 from fastscan.profiling.machine import describe, version
 from fastscan.profiling.public_calls import PublicCall, pretending, public_calls
 
@@ -348,20 +348,14 @@ def _launches(jaxpr: Any, times: int) -> tuple[list[Launched], int]:
             found, waits = found + more, waits + waited + times
         else:
             turns = equation.params["length"] if equation.primitive.name == "scan" else 1
-            for inner in _inner(equation):
+            for inner in inner_jaxprs(equation):
                 more, waited = _launches(inner, times * turns)
                 found, waits = found + more, waits + waited
     return found, waits
 
 
-def _inner(equation: Any) -> Iterator[Any]:
-    for leaf in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
-        if hasattr(leaf, "eqns") or hasattr(leaf, "jaxpr"):
-            yield getattr(leaf, "jaxpr", leaf)
-
-
 def _turns(jaxpr: Any) -> int:
-    inner = (_turns(x) for equation in jaxpr.eqns for x in _inner(equation))
+    inner = (_turns(x) for equation in jaxpr.eqns for x in inner_jaxprs(equation))
     own = (equation.params["length"] for equation in jaxpr.eqns if equation.primitive.name == "scan")
     return max([1, *own, *inner])
 

@@ -13,7 +13,7 @@ from fastscan.kernels.algebra import Lanes
 from fastscan.kernels.launch import MOST_ROWS, launch
 from fastscan.kernels.plan import Launch, Plan
 from fastscan.model import check_model, series
-from fastscan.profiling.costs import lower_for_gpu, triton_kernels
+from fastscan.profiling.costs import lower_for_gpu, pallas_calls, triton_kernels
 from oracle import random_params
 
 LANES, ROWS = 32, 16
@@ -34,16 +34,8 @@ def kernels_of(chunks):
 
     arguments = model, jax.ShapeDtypeStruct((1, rows + 1, m), "float32")
     calls = {}
-
-    def visit(jaxpr):
-        for equation in jaxpr.eqns:
-            if equation.primitive.name == "pallas_call":
-                calls.setdefault(equation.params["name"], equation)
-            for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "jaxpr")):
-                if hasattr(inner, "jaxpr"):
-                    visit(inner.jaxpr)
-
-    visit(jax.make_jaxpr(smooth)(*arguments).jaxpr)
+    for equation in pallas_calls(jax.make_jaxpr(smooth)(*arguments).jaxpr):
+        calls.setdefault(equation.params["name"], equation)
     found = {}
     for kernel in triton_kernels(lower_for_gpu(smooth, *arguments)):
         if kernel.name not in found and kernel.grid[0] == chunks // LANES:

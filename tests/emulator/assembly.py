@@ -3,8 +3,7 @@
 import re
 from typing import NamedTuple
 
-WIDTHS = {"pred": 1, "b8": 8, "b16": 16, "b32": 32, "b64": 64, "f32": 32, "f64": 64, "u32": 32, "u64": 64, "s32": 32, "s64": 64}
-"""Bits of a register, by the type it is declared with."""
+from emulator.arithmetic import TYPES
 
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _ENTRY = re.compile(r"\.entry\s+([\w$]+)\s*\((.*?)\)(.*?)\{", re.DOTALL)
@@ -92,7 +91,7 @@ def parse(text: str) -> Kernel:
                 labels[match[1]] = len(blocks) - 1
             statement = statement[match.end() :]
         if match := _REGISTERS.match(statement):
-            widths[match[2]] = WIDTHS[match[1]]
+            widths[match[2]] = 1 if match[1] == "pred" else 8 * TYPES[match[1]].itemsize
         elif statement and not statement.startswith("."):
             blocks[-1].append(_instruction(statement))
             if blocks[-1][-1].name in ("bra", "ret", "exit"):

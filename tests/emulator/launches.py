@@ -21,7 +21,7 @@ from jax.interpreters import mlir
 from emulator.assembly import Kernel, parse
 from emulator.machine import run
 from emulator.memory import Array, FaultError, Memory
-from fastscan.profiling.costs import TritonKernel, lower_for_gpu, triton_kernels
+from fastscan.profiling.costs import TritonKernel, compiler_options, lower_for_gpu, triton_kernels
 from fastscan.profiling.public_calls import pretending
 
 POISON = 0xFF
@@ -123,8 +123,7 @@ def compile_to_ptx(kernel: TritonKernel, capability: int) -> Compiled:
 
     target = triton.backends.compiler.GPUTarget("cuda", capability, 32)
     backend: Any = triton.compiler.make_backend(target)
-    chosen = {"num_warps": kernel.warps, "num_stages": kernel.stages, "enable_fp_fusion": False, "enable_reflect_ftz": False}
-    options = backend.parse_options(chosen)
+    options = backend.parse_options(compiler_options(kernel))
     stages: dict[str, Callable] = {}
     backend.add_stages(stages, options, Language.TRITON)
     context = ir.context()
