@@ -200,5 +200,5 @@ def _descend(ladder: list, recurrence: Recurrence, state: Any, reverse: bool) ->
 
 
 def _empty_summary(kind: type[Lanes], recurrence: Recurrence, state: Any) -> Any:
-    """Of matrices of a kind."""
+    """Makes the summary of an empty stretch, of matrices of a kind."""
     return recurrence.identity(jax.tree.map(lambda x: kind([[x.dtype.type(0)] * x.shape[3]] * x.shape[2]), state))

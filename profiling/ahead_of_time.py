@@ -312,7 +312,7 @@ def _computations(text: str) -> dict[str, dict[str, Instruction]]:
 
 
 def _split_call(text: str) -> tuple[str, str]:
-    """What is before the parenthesis that ends a call, and what follows."""
+    """Splits a text at the parenthesis that ends a call."""
     depth = 1
     for i, letter in enumerate(text):
         depth += (letter == "(") - (letter == ")")
@@ -348,7 +348,7 @@ def _moved(line: Instruction, around: dict[str, Instruction], inside: dict[str, 
 
 
 def _users(name: str, inside: dict[str, Instruction]) -> list[tuple[Instruction, str]]:
-    """What computes with a number of a fusion, in whichever view of it, and the view's name."""
+    """Lists what computes with a number of a fusion, in whichever view of it, and the view's name."""
     found = []
     for user in inside.values():
         if name in user.operands:

@@ -35,7 +35,7 @@ def run(parser: ArgumentParser, arguments: Sequence[str] | None = None) -> None:
 
 
 def _message(error: Exception) -> str | None:
-    """What to say of an error in one line; None if it is a fault of fastscan's, which wants its traceback."""
+    """Says an error in one line; None if it is a fault of fastscan's, which wants its traceback."""
     text = " ".join(str(error).split())
     if isinstance(error, ImportError) and error.name is not None:  # Python's own, or of fastscan.learn
         package = error.name.split(".")[0]

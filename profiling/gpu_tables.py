@@ -14,7 +14,7 @@ _XLA = "chunked", "xla"
 
 
 def gpu_texts(records: Path) -> dict[str, str]:
-    """The texts by name, from the newest record of every NVIDIA GPU in a folder."""
+    """Writes the texts by name, from the newest record of every NVIDIA GPU in a folder."""
     found = _newest(records)
     if not found:
         return {
@@ -31,7 +31,7 @@ def gpu_texts(records: Path) -> dict[str, str]:
 
 
 def ceilings(records: Path, device: str | None = None) -> dict[str, Any]:
-    """What the newest run on a GPU, or on one of this kind, found that it can do, with its "device"; empty if there is none."""
+    """Reads what the newest run on a GPU, or on one of this kind, found that it can do, with its "device"; {} without one."""
     runs = [json.loads(path.read_text()) for path in sorted(records.glob("gpu-*.json"))]
     runs = [run for run in runs if device in (None, run["device"]) and run.get("ceilings")]
     newest = max(runs, key=lambda run: run["date"], default=None)

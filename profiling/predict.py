@@ -320,7 +320,7 @@ def _totals(call: str, card: Card, own: list[Row], waits: int, xla: ahead_of_tim
 
 
 def _load_cycles(launched: Launched, wanted: float, warps: int, card: Card) -> float:
-    """Of a load in the mean: of a record smaller than a sector, some steps find theirs in L1."""
+    """Counts the cycles of a load in the mean: of a record smaller than a sector, some steps find theirs in L1."""
     far = card.memory_cycles if wanted >= card.cache_bytes / 2 else card.cache_cycles
     long = [(n, size) for rows, n, size in launched.reads if rows > 32 * warps]
     loads = [(len(tiles(n, _NUMBERS[size])), min(1.0, n * size / SECTOR)) for n, size in long]

@@ -65,7 +65,7 @@ def _facts(out: Path) -> dict[str, Any]:
 
 
 def _rows(out: Path, facts: dict[str, Any]) -> list[Row]:
-    """What was measured where the run ended; what the first minutes measured counts where nothing else was."""
+    """Reads what was measured where the run ended; what the first minutes measured counts where nothing else was."""
     found = [*read(out / "smoke.csv"), *read(out / "measured.csv")]
     rows = [row for row in found if (row.device, row.commit) == (facts["device"], facts["commit"])]
     if not any(row.p50 for row in rows):
@@ -74,7 +74,7 @@ def _rows(out: Path, facts: dict[str, Any]) -> list[Row]:
 
 
 def _last(rows: Iterable[Row]) -> list[Row]:
-    """Of several of one case and implementation the last; but a time that there is, before a row without one."""
+    """Keeps the last row of each case and implementation; but a time that there is, before a row without one."""
     rows = list(rows)
     best = by_case([*(row for row in rows if not row.p50), *(row for row in rows if row.p50)])
     return [row for measured in best.values() for row in measured.values()]

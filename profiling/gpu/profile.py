@@ -76,7 +76,7 @@ def counted(run: Run) -> str:
 
 
 def read_trace(call: str, path: Path) -> list[Traced]:
-    """What ran on the device in a trace, the longest first: kernels of a GPU, operations of a CPU."""
+    """Lists what ran on the device in a trace, the longest first: kernels of a GPU, operations of a CPU."""
     planes = {plane.name: plane for plane in ProfileData.from_file(str(path)).planes}
     gpu = [plane for name, plane in planes.items() if name.startswith("/device:GPU")]
     totals: dict[str, list[float]] = {}

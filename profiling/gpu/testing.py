@@ -43,7 +43,7 @@ def tested(run: Run) -> str:
 
 
 def outcomes(text: str) -> dict[str, str]:
-    """What became of every test that ended, by ``pytest -v``'s output, with or without processes side by side."""
+    """Tells what became of every test that ended, by ``pytest -v``'s output, with or without processes side by side."""
     found: dict[str, str] = {}
     for test, outcome in [*_ENDED.findall(text), *((test, outcome) for outcome, test in _ENDED_SIDE_BY_SIDE.findall(text))]:
         test = test.split("::", 1)[1]

@@ -1,4 +1,4 @@
-"""What instructions compute: functions of bits, arrays of unsigned integers with a number per thread, or one for all threads.
+"""Computes what instructions do: functions of bits, arrays of unsigned integers with a number per thread, or one for all.
 
 An instruction's modifiers say what its operands' bits stand for. Where PTX leaves the last bits open (``approx``, ``full``),
 results are those of float64, rounded. A float64's sum of a product is that of NumPy's long double, rounded: it can be another
@@ -25,7 +25,7 @@ class UnknownInstructionError(NotImplementedError):
 
 
 def bits_type(width: int) -> np.dtype:
-    """Of registers of a width in bits."""
+    """Gives the type of registers of a width in bits."""
     return np.dtype(bool) if width == 1 else _UNSIGNED[width // 8]
 
 
@@ -40,7 +40,7 @@ def cast(value: Any, dtype: np.dtype) -> Any:
 
 
 def function(name: str, modifiers: Sequence[str]) -> tuple[Callable[..., Any], list[np.dtype]]:
-    """What an instruction computes.
+    """Finds what an instruction computes.
 
     Returns:
         A function of numbers, and the types of its operands; the last one's holds for all further ones.
@@ -61,7 +61,7 @@ def function(name: str, modifiers: Sequence[str]) -> tuple[Callable[..., Any], l
 
 
 def _flushing(compute: Callable) -> Callable:
-    """With numbers that are too small for a leading one taken for zero."""
+    """Takes numbers that are too small for a leading one for zero, before and after."""
 
     def flush(x: Any) -> Any:
         if np.asarray(x).dtype.kind != "f":
@@ -72,7 +72,7 @@ def _flushing(compute: Callable) -> Callable:
 
 
 def _rounded(exact: Any, dtype: np.dtype, how: frozenset[str]) -> Any:
-    """To the nearest number of a type, or down (rm), up (rp) or to zero (rz)."""
+    """Rounds to the nearest number of a type, or down (rm), up (rp) or to zero (rz)."""
     nearest = exact.astype(dtype)
     below, above = dtype.type(-np.inf), dtype.type(np.inf)
     if "rm" in how or "rz" in how:
@@ -85,7 +85,7 @@ def _rounded(exact: Any, dtype: np.dtype, how: frozenset[str]) -> Any:
 
 
 def _plain(compute: Callable) -> Callable:
-    """Of numbers of one type, of the same type."""
+    """Makes a function of numbers of one type, with a result of that type."""
     return lambda _, dtype: (compute, [dtype])
 
 
@@ -96,7 +96,7 @@ def _fused(how: frozenset[str], dtype: np.dtype) -> Any:
 
 
 def _fused_in_float64(x: Any, y: Any, z: Any) -> Any:
-    """To odd: where float64 does not hold the sum, its last bit is 1, so that it is rounded again to what is right."""
+    """Rounds to odd: where float64 does not hold the sum, its last bit is 1, so that rounding again gives what is right."""
     product, z = np.asarray(x, np.float64) * np.asarray(y, np.float64), np.asarray(z, np.float64)
     total = np.asarray(product + z)
     of_z = total - product
@@ -119,7 +119,7 @@ def _product(how: frozenset[str], dtype: np.dtype) -> Any:
 
 
 def _integer_product(how: frozenset[str], dtype: np.dtype) -> Any:
-    """Its lower half, its upper half, or all of it."""
+    """Takes the lower half of a product, its upper half, or all of it."""
     if "wide" in how:
         wide = _WIDER[dtype]
         return lambda x, y: x.astype(wide) * y.astype(wide), [dtype]
@@ -156,7 +156,7 @@ def _remainder(how: frozenset[str], dtype: np.dtype) -> Any:
 
 
 def _shift(left: bool) -> Callable:
-    """By as many places as an unsigned number says; by more than there are, by all."""
+    """Shifts by as many places as an unsigned number says; by more than there are, by all."""
 
     def make(_: frozenset[str], dtype: np.dtype) -> Any:
         places = 8 * dtype.itemsize
@@ -173,7 +173,7 @@ def _shift(left: bool) -> Callable:
 
 
 def _funnel(how: frozenset[str], dtype: np.dtype, left: bool) -> Any:
-    """Of 64 bits that two registers hold, the lower one first, 32: from the top after a shift to the left, or the bottom."""
+    """Shifts the 64 bits of two registers, the lower one first; takes the upper 32 after one to the left, else the lower."""
 
     def shifted(low: Any, high: Any, by: Any) -> Any:
         by = (by & np.uint32(31) if "wrap" in how else np.minimum(by, 32)).astype(np.uint64)
@@ -232,7 +232,7 @@ _JOINED = {"and": np.logical_and, "or": np.logical_or, "xor": np.logical_xor}
 
 
 def _comparison(how: frozenset[str], dtype: np.dtype) -> Any:
-    """Of floating numbers, false where one is a NaN, but ``ne``... with a ``u`` at its end true; joined with a predicate."""
+    """Compares; with a NaN that is false, or true if the name ends with ``u``. Joins it with a predicate, if asked to."""
     join = next((_JOINED[m] for m in how if m in _JOINED), None)
     (name,) = how - _JOINED.keys() - {"ftz"}
 
@@ -253,7 +253,7 @@ _TO_WHOLE = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}
 
 
 def _conversion(how: frozenset[str], to: np.dtype, given: np.dtype) -> Any:
-    """Between types: to whole numbers as it is asked for, and into the range of what they become."""
+    """Converts between types: to whole numbers as it is asked for, and into the range of what they become."""
     whole = next((_TO_WHOLE[m] for m in how if m in _TO_WHOLE), None)
 
     def convert(x: Any) -> Any:
@@ -291,7 +291,7 @@ def _in_float64(compute: Callable) -> Callable:
 
 
 def _inverse(how: frozenset[str], dtype: np.dtype) -> Any:
-    """Of float64, as it approximates it: the upper half of the number."""
+    """Inverts; of an approximate float64 it keeps the upper half."""
     if dtype == np.float64 and "approx" in how:
 
         def upper_half(x: Any) -> Any:

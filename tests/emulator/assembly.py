@@ -109,7 +109,7 @@ def number(text: str) -> int | None:
 
 
 def _body(text: str, start: int) -> str:
-    """What stands between a brace, which is open at ``start``, and the one that closes it."""
+    """Takes what stands between a brace that is open at ``start`` and the one that closes it."""
     depth = 1
     for match in re.finditer(r"[{}]", text[start:]):
         depth += 1 if match[0] == "{" else -1

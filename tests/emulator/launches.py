@@ -55,7 +55,7 @@ class Compiled(NamedTuple):
 
 
 class Emulator:
-    """What was launched, in order.
+    """Executes launches, and keeps what was launched, in order.
 
     Attributes:
         capability: of the GPU that kernels are compiled for, 80 or 90.
@@ -102,7 +102,7 @@ class Emulator:
 
 
 def _room(kernel: str, array: Array, shape: tuple[int, ...]) -> int:
-    """How many rows of an output nobody wrote: a sweep may leave the last one of every sequence for what comes after it."""
+    """Counts the rows that nobody wrote: a sweep may leave the last one of every sequence for what comes after it."""
     words = array.writer.size // math.prod(shape[:-1])
     left, counts = np.unique(array.unwritten // words, return_counts=True)
     if not left.size:
@@ -116,7 +116,7 @@ def _room(kernel: str, array: Array, shape: tuple[int, ...]) -> int:
 
 @functools.lru_cache(maxsize=1024)
 def compile_to_ptx(kernel: TritonKernel, capability: int) -> Compiled:
-    """As far as Triton's own compiler goes, with the options that XLA has (see `fastscan.profiling.costs`)."""
+    """Compiles a kernel by Triton's own compiler, with the options that XLA has (see `fastscan.profiling.costs`)."""
     import triton
     from triton._C.libtriton import ir
     from triton.backends.compiler import Language
@@ -148,7 +148,7 @@ _thread = concurrent.futures.ThreadPoolExecutor(1)
 
 
 def emulate(function: Callable, *arguments: Any, emulator: Emulator | None = None) -> Any:
-    """What a function returns on a GPU, its kernels in the emulator, which then knows what was launched.
+    """Calls a function as on a GPU, its kernels in the emulator, which then knows what was launched.
 
     Raises:
         FaultError: a kernel did what none may do.

@@ -47,7 +47,7 @@ def run(
 
 
 def _run(kernel: Kernel, threads: Threads) -> int:
-    """From the first block to the end, for all threads."""
+    """Goes from the first block to the end, for all threads."""
     waiting: dict[int, Mask] = {0: None}
     steps = [[compiled(threads, i) for i in block] for block in kernel.blocks]
     executed = 0
@@ -71,7 +71,7 @@ def _run(kernel: Kernel, threads: Threads) -> int:
 
 
 def _arrive(threads: Threads, waiting: dict[int, Mask], block: int, mask: Mask) -> None:
-    """Threads have come to a block."""
+    """Notes that threads have come to a block."""
     if block >= len(threads.kernel.blocks) or (mask is not None and not mask.any()):
         return
     if block in waiting and mask is not None:

@@ -38,11 +38,11 @@ class Array:
 
     @property
     def unwritten(self) -> np.ndarray:
-        """The numbers of the words of an output that nobody wrote."""
+        """Lists the numbers of the words of an output that nobody wrote."""
         return np.flatnonzero(self.writer == NOBODY) if self.writer is not None else np.zeros(0, int)
 
     def offsets(self, addresses: np.ndarray, width: int, text: str) -> np.ndarray:
-        """Where in the window accesses of a width in bytes lie."""
+        """Finds where in the window accesses of a width in bytes lie."""
         at = addresses & np.uint64((1 << _APART) - 1)
         bad = at + np.uint64(width) > np.uint64(self.size)
         if bad.any():
@@ -58,18 +58,18 @@ class Array:
 
 
 class Memory:
-    """Of a device, for one launch."""
+    """Holds a device's arrays, for one launch."""
 
     def __init__(self, arrays: list[Array]):
         self.arrays = arrays
 
     @staticmethod
     def address(number: int) -> np.uint64:
-        """Where an array begins."""
+        """Tells where an array begins."""
         return np.uint64((number + 1) << _APART)
 
     def load(self, addresses: np.ndarray, width: int, thread: np.ndarray, text: str) -> np.ndarray:
-        """Bits at addresses, by threads."""
+        """Reads bits at addresses, by threads."""
         array = self._array(addresses, text)
         at = array.offsets(addresses, width, text)
         if array.writer is not None:
@@ -81,7 +81,7 @@ class Memory:
         return array.bytes.view(bits_type(8 * width))[at // np.uint64(width)]
 
     def store(self, addresses: np.ndarray, values: np.ndarray, width: int, thread: np.ndarray, text: str) -> None:
-        """Bits to addresses, by threads. Several may write one number to one place, but no two."""
+        """Writes bits to addresses, by threads. Several may write one number to one place, but no two."""
         array = self._array(addresses, text)
         if array.writer is None:
             raise FaultError(f"writes to an input: {array.name}, in {text}")
@@ -114,7 +114,7 @@ _MANY = -2
 
 
 class Shared:
-    """What the threads of each program share, and the barriers that order their accesses."""
+    """Holds what the threads of each program share, and the barriers that order their accesses."""
 
     def __init__(self, programs: int, threads: int, size: int):
         self.threads, self.size = threads, size
@@ -125,7 +125,7 @@ class Shared:
         self.written, self.read = (_Access(np.full(words, NOBODY), np.zeros(words, int), np.zeros(words, int)) for _ in "wr")
 
     def load(self, addresses: np.ndarray, width: int, thread: np.ndarray, text: str) -> np.ndarray:
-        """Bits at addresses, by threads, which are numbered through all programs."""
+        """Reads bits at addresses, by threads, which are numbered through all programs."""
         program, own, words = self._places(addresses, width, thread, text)
         if (self.written.thread[program, words] == NOBODY).any():
             raise FaultError(f"reads what nobody wrote: shared memory, in {text}")
@@ -137,7 +137,7 @@ class Shared:
         return self.bytes.view(bits_type(8 * width))[program[:, 0], columns]
 
     def store(self, addresses: np.ndarray, values: np.ndarray, width: int, thread: np.ndarray, text: str) -> None:
-        """Bits to addresses, by threads."""
+        """Writes bits to addresses, by threads."""
         program, own, words = self._places(addresses, width, thread, text)
         for access, what in ((self.written, "wrote"), (self.read, "reads")):
             self._ordered(
@@ -150,11 +150,11 @@ class Shared:
             raise FaultError(f"race: two threads write different numbers to one place of shared memory, in {text}")
 
     def barrier(self, programs: np.ndarray) -> None:
-        """All threads of programs have come here."""
+        """Notes that all threads of programs have come here."""
         self.barriers[programs] += 1
 
     def warp_barrier(self, programs: np.ndarray, warps: np.ndarray) -> None:
-        """All threads of warps have."""
+        """Notes that all threads of warps have."""
         self.warp_barriers[programs, warps] += 1
 
     def _places(self, addresses: np.ndarray, width: int, thread: np.ndarray, text: str) -> Any:
@@ -166,7 +166,7 @@ class Shared:
         return np.broadcast_to((thread // self.threads)[:, None], words.shape), (thread % self.threads)[:, None], words
 
     def _since(self, access: _Access, program: Any, own: Any, words: Any) -> np.ndarray:
-        """Whether there was no barrier since an access, for those who ask."""
+        """Tells whether there was no barrier since an access, for those who ask."""
         same_warp = access.thread[program, words] // 32 == own // 32
         no_barrier = access.program[program, words] == self.barriers[program]
         return no_barrier & ~(same_warp & (access.warp[program, words] != self.warp_barriers[program, own // 32]))
@@ -183,5 +183,5 @@ class Shared:
 
 
 def _words(at: np.ndarray, width: int, word: int) -> np.ndarray:
-    """The words that accesses touch, a row of them each."""
+    """Lists the words that accesses touch, a row of them each."""
     return (at // np.uint64(word)).astype(np.int64)[:, None] + np.arange(max(width // word, 1))

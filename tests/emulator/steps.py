@@ -1,4 +1,4 @@
-"""What instructions do, beside arithmetic: to registers, to memory, and between the threads of a warp or a program."""
+"""Does what instructions do, beside arithmetic: to registers, to memory, and between the threads of a warp or a program."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ ENDS = "bra", "ret", "exit"
 
 
 def compiled(threads: Threads, instruction: Instruction) -> Step:
-    """What an instruction does, for those of the threads that take part."""
+    """Makes a function that does what an instruction does, for those of the threads that take part."""
     special = _SPECIAL.get(instruction.name)
     if special is not None:
         return special(threads, instruction)
@@ -39,7 +39,7 @@ def compiled(threads: Threads, instruction: Instruction) -> Step:
 
 
 def _reader(threads: Threads, source: Any, dtype: np.dtype | None) -> Callable[[], Any]:
-    """What gives an operand's value."""
+    """Makes a function that gives an operand's value."""
     if isinstance(source, str) and (bits := number(source)) is not None:
         size = 8 if dtype is None else dtype.itemsize
         if dtype is not None and dtype.kind == "b":
@@ -62,7 +62,7 @@ def _reader(threads: Threads, source: Any, dtype: np.dtype | None) -> Callable[[
 
 
 def _vectors(threads: Threads, instruction: Instruction) -> Step | None:
-    """A move that packs registers into a larger one, the first lowest, or unpacks one."""
+    """Packs registers into a larger one, the first lowest, or unpacks one."""
     target, source = instruction.operands
     if isinstance(target, tuple):
         read = _reader(threads, source, TYPES[instruction.modifiers[0]])
@@ -93,7 +93,7 @@ def _space(threads: Threads, modifiers: Sequence[str]) -> Memory | Shared:
 
 
 def _shape(modifiers: Sequence[str]) -> tuple[int, np.dtype]:
-    """Of an access: how many numbers, and of what type."""
+    """Tells how many numbers an access moves, and of what type."""
     unknown = set(modifiers) - TYPES.keys() - {"global", "shared", "v2", "v4", "param"}
     if unknown:
         raise UnknownInstructionError(f"accesses to memory with {', '.join(sorted(unknown))} are not known")
@@ -171,7 +171,7 @@ def _base(threads: Threads, place: Address) -> Callable[[], np.ndarray]:
 
 
 def _shuffle(threads: Threads, instruction: Instruction) -> Step:
-    """Registers of other threads of the warp; see the manual's text of shfl.sync."""
+    """Reads registers of other threads of the warp; see the manual's text of shfl.sync."""
     _, how, *_ = instruction.modifiers
     target, *sources = instruction.operands
     name, _, predicate = str(target).partition("|")
@@ -201,7 +201,7 @@ def _shuffle(threads: Threads, instruction: Instruction) -> Step:
 
 
 def _barrier(threads: Threads, instruction: Instruction) -> Step:
-    """Of a warp, or of a program."""
+    """Waits for all threads of a warp, or of a program."""
     text, per = instruction.text, threads.kernel.threads // WARP
     if instruction.modifiers == ("warp", "sync"):
 
@@ -216,7 +216,7 @@ def _barrier(threads: Threads, instruction: Instruction) -> Step:
 
 
 def _matrices(threads: Threads, instruction: Instruction, load: bool) -> Step:
-    """8 x 8 matrices of 16 bits: lane 8 j + i says where row i of matrix j lies; a lane has two neighbours of a row of each."""
+    """Moves 8 x 8 matrices of 16 bits: lane 8 j + i knows where row i of matrix j lies, and has two neighbours of each."""
     counts = {"x1": 1, "x2": 2, "x4": 4}
     if not {"sync", "aligned", "m8n8", "shared", "b16"} <= set(instruction.modifiers) or "trans" in instruction.modifiers:
         raise UnknownInstructionError(f"{instruction.text}: of matrices of this kind nothing is known")

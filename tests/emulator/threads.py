@@ -1,4 +1,4 @@
-"""What the threads of a launch hold, and which of them take part in what."""
+"""Holds what the threads of a launch hold, and which of them take part in what."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -43,7 +43,7 @@ class Threads:
         self.registers: dict[str, Any] = {}
 
     def divided(self, instruction: Instruction, mask: Mask) -> tuple[Mask, Mask]:
-        """Those of the threads that an instruction is for, and the others."""
+        """Divides threads into those that an instruction is for, and the others."""
         nobody = self.nobody
         if instruction.guard is None:
             return mask, nobody
@@ -56,33 +56,33 @@ class Threads:
         return mask & found, mask & ~found
 
     def where(self, mask: Mask) -> np.ndarray:
-        """As an array."""
+        """Turns a mask into an array."""
         return np.ones(self.count, bool) if mask is None else mask
 
     def register(self, name: str) -> Any:
-        """What a register holds."""
+        """Reads a register."""
         try:
             return self.registers[name]
         except KeyError:
             raise FaultError(f"reads what nobody wrote: register {name}") from None
 
     def assign(self, name: str, value: Any, mask: Mask) -> None:
-        """A register of the threads that take part."""
+        """Writes a register of the threads that take part."""
         if mask is not None:
             value = np.where(mask, value, self.registers.get(name, np.zeros((), np.asarray(value).dtype)))
         self.registers[name] = value
 
     def width(self, name: str) -> int:
-        """Of a register, in bits."""
+        """Tells a register's width in bits."""
         return self.kernel.widths[name.rstrip(DIGITS)]
 
     def chosen(self, mask: Mask, *values: Any) -> tuple[np.ndarray, ...]:
-        """The threads that take part, and values of theirs."""
+        """Lists the threads that take part, and values of theirs."""
         among = self.thread if mask is None else np.flatnonzero(mask)
         return among, *(np.broadcast_to(x, (self.count,))[among] for x in values)
 
     def whole(self, mask: Mask, parts: int, text: str) -> tuple[np.ndarray, ...]:
-        """The threads, as (groups of ``parts``, threads), that have all come to an instruction which wants them together."""
+        """Lists the groups of so many threads that have come, all of them, to an instruction which wants them together."""
         groups = self.where(mask).reshape(-1, parts)
         living = self.live.reshape(-1, parts)
         here = groups.any(1)
