@@ -6,6 +6,7 @@ float64 before anything of ours is timed. Every program is jitted and its argume
 
 import functools
 import importlib
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -40,6 +41,9 @@ PARALLEL_SECONDS = 100.0
 
 RETRIES = 2
 """Of a case whose process ended in it, before that is put down to the case."""
+
+
+_log = logging.getLogger(__name__)
 
 
 class DeviceLostError(Exception):
@@ -255,6 +259,7 @@ def _checked(
     except Exception as problem:
         if not _alive():
             raise DeviceLostError(f"{name} {case}") from problem
+        _log.info("%s %s failed", name, case, exc_info=problem)
         return row(status="failed", note=first_line(problem)), None
     sizes = {"bytes": program.bytes, "temporary_bytes": program.temporary_bytes}
     bound = operations.OPERATIONS[case.operation].bound or BOUNDS[case.dtype]

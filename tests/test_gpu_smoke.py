@@ -102,9 +102,10 @@ time.sleep(0 if what == "ends" else 60)
     stuck = "had the device to itself for 0 s"
     assert found == {"fails": "ended with 1: no such kernel", "dies": "ended with -11: ", "stuck": stuck, "ends": "ok", **late}
     assert not limited._children
+    assert (tmp_path / jobs.PRINTED).read_text() == "== fails: ended with 1: no such kernel\nno such kernel\n\n"
 
 
-def test_a_job_measures_and_goes_on(tmp_path, monkeypatch):
+def test_a_job_measures_and_goes_on(tmp_path, monkeypatch, caplog):
     """What is there is not measured again; what fails, or takes too long, with few steps is passed over, and that is said."""
     short, longer = (Case("hmm_filter", 2, 0, T) for T in (6, 12))
     record, turn = tmp_path / "m.csv", tmp_path / "turn"
@@ -118,12 +119,14 @@ def test_a_job_measures_and_goes_on(tmp_path, monkeypatch):
 
     monkeypatch.setattr(jobs.Programs, "get", breaks)
     turn.touch()
+    caplog.set_level("INFO", "fastscan")
     told = {"record": str(record), "turn": str(turn), "seconds": 60, "commit": None}
     jobs._run([(short, ["sequential", "chunked"]), (longer, ["chunked"])], told)
     after = records.read(record)
     assert after[:1] == before
     assert [(row.T, row.implementation) for row in after[1:]] == [(6, "chunked"), (12, "chunked")]
     assert [row.status for row in after[1:]] == ["failed", "skipped"]
+    assert "in breaks" in caplog.text  # all of the error, for one who has no such device
     assert "with fewer steps" in after[-1].note
     assert turn.read_text() == ""
     assert jobs._expected(longer, "sequential", before) == pytest.approx(2 * before[0].p50)

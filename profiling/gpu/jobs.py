@@ -3,12 +3,14 @@
 import contextlib
 import fcntl
 import json
+import logging
 import math
 import os
 import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +28,10 @@ TURN_SECONDS = 40.0
 TOO_LONG = 10.0
 """Seconds of one call: what would take longer, by a shorter one before it, is passed over."""
 
+PRINTED = "printed.txt"
+"""File beside the record: the end of what each process printed, which is nothing if all went well."""
+
+_KEPT = 20_000
 REPEATS = 5
 COMPILERS = 3
 """Programs that one process compiles side by side."""
@@ -77,6 +83,7 @@ def run_jobs(jobs: Sequence[Job], record: Path, seconds: float, *, commit: str |
                 else:
                     continue
                 limited.end(running.pop(name))
+                _keep_output(record.parent / PRINTED, name, ended[name], _output(folder, name))
                 print(f"    {name}: {ended[name]}", flush=True)
             if left <= 0:
                 ended |= {job.name: "not begun" for job in waiting}
@@ -95,6 +102,14 @@ def _output(folder: str, name: str) -> Path:
     return Path(folder) / name.replace(" ", "-")
 
 
+def _keep_output(kept: Path, name: str, outcome: str, output: Path) -> None:
+    """Adds the end of what a process printed to a file that outlives it: a line is too little to mend a compiler's error by."""
+    printed = output.read_text(errors="replace")[-_KEPT:]
+    if printed.strip():
+        with kept.open("a") as file:
+            file.write(f"== {name}: {outcome}\n{printed}\n")
+
+
 def _outcome(status: int, output: Path) -> str:
     if not status:
         return "ok"
@@ -111,6 +126,8 @@ def _hanging(turn: Path) -> int | None:
 def main() -> None:
     """Runs one job, which the command line holds as JSON; the process ends in time by itself, too."""
     told = json.loads(sys.argv[1])
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("fastscan").setLevel(logging.INFO)
     watch = threading.Timer(told["seconds"], os._exit, (_LATE,))
     watch.daemon = True
     watch.start()
@@ -121,7 +138,8 @@ def main() -> None:
         print(f"device lost at {error}")
         status = _LOST
     except Exception as error:
-        print(first_line(error))
+        traceback.print_exc(file=sys.stdout)
+        print(first_line(error))  # the last line is what is told at once
         status = 1
     sys.stdout.flush()
     os._exit(status)  # a program that is still being compiled would keep it
