@@ -17,9 +17,13 @@ from fastscan.dispatch import device_kind
 PACKAGES = ("jax", "jaxlib", "triton", "dynamax")
 
 
-def stamp() -> dict[str, Any]:
-    """Device, machine, driver, versions, commit and date: the last columns of `fastscan.profiling.records.Row`."""
-    commit, dirty = _commit()
+def stamp(commit: str | None = None) -> dict[str, Any]:
+    """Tells device, machine, driver, versions, commit and date: the last columns of `fastscan.profiling.records.Row`.
+
+    Args:
+        commit: what is measured, for a copy of the code whose git says something else, or nothing.
+    """
+    commit, dirty = (commit, False) if commit else _commit()
     return {
         "device": device_kind(),
         "machine": _processor(),

@@ -123,7 +123,7 @@ def measure(
         budget: seconds after which no case begins.
         programs: with a background, all programs are compiled ahead, for half of the budget.
         toy: as on a GPU, but in the interpreter.
-        commit: what is measured, where git can't tell.
+        commit: what is measured, where git tells something else, or nothing.
         console: where progress is shown.
 
     Returns:
@@ -132,10 +132,8 @@ def measure(
     Raises:
         DeviceLostError: start again, in another process.
     """
-    start, on = time.monotonic(), stamp()
+    start, on = time.monotonic(), stamp(commit)
     compiler = programs or Programs()
-    if commit and on["commit"] == "unknown":
-        on["commit"] = commit
     wanted = {case: list(names or implementations(case, on["device"], toy=toy)) for case in cases}
     wanted = left_to_do(wanted, read(path), on)
     for case, ns in wanted.items():

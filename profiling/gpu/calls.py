@@ -15,6 +15,8 @@ from fastscan.profiling.cases import Case
 
 CALLS = {
     "lgssm_smoother": Case("lgssm_smoother", 4, 2, 100_000),
+    "lgssm_smoother of a million": Case("lgssm_smoother", 4, 2, 1_000_000),
+    "lgssm_smoother of a batch": Case("lgssm_smoother", 4, 2, 1_000, 1_024),
     "hmm_smoother": Case("hmm_smoother", 5, 0, 1_000_000),
     "hmm_posterior_sample": Case("hmm_posterior_sample", 5, 0, 1_000_000),
     "rw_metropolis": Case("metropolis_moments", 1, 0, 10_000, 1_000),

@@ -56,7 +56,7 @@ def run_jobs(jobs: Sequence[Job], record: Path, seconds: float, *, commit: str |
         jobs: in order of importance.
         record: where their rows go, as they end. What it holds of this device, versions and commit is not measured again.
         seconds: for all. Processes are ended then.
-        commit: what is measured, where git can't tell.
+        commit: what is measured, where git tells something else, or nothing.
 
     Returns:
         How each ended: "ok", or in words what happened.
@@ -146,9 +146,7 @@ def main() -> None:
 
 
 def _run(work: list[tuple[Case, list[str]]], told: dict[str, Any]) -> None:
-    on, record, end = stamp(), Path(told["record"]), time.monotonic() + told["seconds"]
-    if told["commit"] and on["commit"] == "unknown":
-        on["commit"] = told["commit"]
+    on, record, end = stamp(told["commit"]), Path(told["record"]), time.monotonic() + told["seconds"]
     programs = Programs(COMPILERS)
     wanted = left_to_do(dict(work), read(record), on)
     for case, names in wanted.items():

@@ -47,7 +47,7 @@ def run_gpu(
         dry_run: run every step at toy sizes, on a CPU, kernels in Pallas's interpreter.
         limit_seconds: for all; default that of the stage.
         stage: one of `STAGES`.
-        commit: what is measured, where git can't tell.
+        commit: what is measured, where git tells something else, or nothing.
 
     Returns:
         0, `FAILED` or `DEVICE_LOST`.

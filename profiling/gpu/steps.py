@@ -24,8 +24,7 @@ _SMI = "name,driver_version,pstate,clocks.sm,clocks.mem,clocks.max.sm,clocks.max
 
 def machine(run: Run) -> str:
     """Device, driver, versions, commit."""
-    on, device = stamp(), jax.devices()[0]
-    given = {"commit": run.commit} if run.commit and on["commit"] == "unknown" else {}
+    on, device = stamp(run.commit), jax.devices()[0]
     found = {
         "dry_run": run.dry_run,
         "platform": str(getattr(getattr(device, "client", None), "platform_version", "unknown")),
@@ -34,7 +33,7 @@ def machine(run: Run) -> str:
         "nvidia_smi": nvidia_smi(_SMI),
         "source_sha256": _source_hash(),
     }
-    run.learn(on | given | found)
+    run.learn(on | found)
     return "ok"
 
 
