@@ -14,7 +14,7 @@ from jax import lax
 from fastscan.given import ShapeError, check_dtypes, promoted
 from fastscan.kernels import driver
 from fastscan.kernels.axes import as_lanes
-from fastscan.kernels.decorrelation import decorrelate_rows
+from fastscan.kernels.decorrelation import change_coordinates, decorrelate_rows
 from fastscan.kernels.gaussian import Gaussian, indefinite
 from fastscan.kernels.kalman import FilterInputs
 from fastscan.kernels.passes import Series
@@ -257,7 +257,7 @@ def _independent(plan, H, R, y, observed) -> tuple[jax.Array, jax.Array, jax.Arr
     if observed is not None:
         R = jnp.where(observed & jnp.swapaxes(observed, -1, -2), R, 0)
     apart = decorrelate_rows(plan, H, R)
-    return apart.H, apart.noise, product(apart.change, y)
+    return apart.H, apart.noise, change_coordinates(plan, apart.change, y)
 
 
 def _indefinite(plan: Plan, cov: jax.Array, scale: jax.Array) -> jax.Array:

@@ -239,11 +239,15 @@ class _Records(_Layout):
         index, present = jnp.broadcast_to(self._index(table, t), lanes), None
         if table.kind == "step" and self.plan.padded:
             present = jnp.broadcast_to(self.present(t), lanes)
-        for start, width in tiles(table.entries, table.dtype):
+        for start, width in tiles(table.entries, table.dtype, past_the_end=True):
+            where = indices(index, start, width)
             mask = None if present is None else lax.broadcast_in_dim(present, (*lanes, width), (0,))
-            lowerings.triton().store(
-                ref.at[indices(index, start, width)], side_by_side(values[start : start + width]), mask=mask
-            )
+            if start + width > table.entries:
+                within = where[1] < np.int32(table.entries)
+                mask = within if mask is None else mask & within
+            own = values[start : start + width]
+            tile = side_by_side([*own, *own[-1:] * (width - len(own))])
+            lowerings.triton().store(ref.at[where], tile, mask=mask)
 
 
 class _Columns(_Layout):

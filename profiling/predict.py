@@ -5,13 +5,13 @@ Every kernel that a call launches takes the longest of four times:
 * issue: the busiest of a scheduler and its pipes, over all warps that it gets;
 * latency: one warp's way through the machine code (`latency`), as often as its SM is filled anew;
 * memory: the arrays' bytes over the copy bandwidth, where they do not stay in the L2 cache;
-* cache: the sectors of 32 bytes that loads and stores touch, half filled or not, over the bandwidth of the L2 cache.
+* cache: the sectors of 32 bytes that loads and stores touch, half filled or not, over those that L2 takes a second.
 
 To these come the launches' gaps, XLA's own launches, as its compiler for the GPU made them (`ahead_of_time`, from the newest
-record), and what the host waits for. Nothing here was measured but the copies. Taken for granted: loads find in L1 what they
-loaded of a sector before; a loop that sweeps seams again has no turn; arrays of a launch that fill half of L2 or more come from
-memory, others from L2; a launch begins when the one before has ended; a kernel whose loop cannot be told from its machine code,
-as of some that one lane runs, is much as the widest of its name.
+record), and what the host waits for. Nothing here was measured but the copies and the rate of sectors. Taken for granted: loads
+find in L1 what they loaded of a sector before; a loop that sweeps seams again has no turn; arrays of a launch that fill half of
+L2 or more come from memory, others from L2; a launch begins when the one before has ended; a kernel whose loop cannot be told
+from its machine code, as of some that one lane runs, is much as the widest of its name.
 """
 
 import contextlib
@@ -27,13 +27,12 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from fastscan.kernels.records import tiles
+from fastscan.kernels.records import SECTOR, tiles
 from fastscan.profiling import ahead_of_time, latency
 from fastscan.profiling.costs import KernelCost, TritonKernel, examine, inner_jaxprs, lower_for_gpu, triton_kernels
 from fastscan.profiling.machine import describe, version
 from fastscan.profiling.public_calls import PublicCall, pretending, public_calls
 
-SECTOR = 32
 _NUMBERS = {1: "uint8", 2: "float16", 4: "float32", 8: "float64"}
 
 
@@ -46,6 +45,7 @@ class Card(NamedTuple):
         clock: cycles a second, at most.
         copy: bytes a second of a large copy, read and written.
         cache_bytes, cache_bandwidth: of L2.
+        sectors: a second, that L2 takes from lanes whose records lie apart.
         cache_cycles, memory_cycles: until a load has its numbers, from L2 and from memory.
     """
 
@@ -55,17 +55,19 @@ class Card(NamedTuple):
     copy: float
     cache_bytes: float
     cache_bandwidth: float
+    sectors: float
     cache_cycles: float
     memory_cycles: float
 
 
 CARDS = (
-    Card("NVIDIA H100 80GB HBM3", 132, 1.98e9, 3.0e12, 50e6, 5.5e12, 270, 550),
-    Card("NVIDIA H200", 132, 1.98e9, 4.3e12, 50e6, 5.5e12, 270, 550),
+    Card("NVIDIA H100 80GB HBM3", 132, 1.98e9, 3.0e12, 50e6, 5.5e12, 5e10, 270, 550),
+    Card("NVIDIA H200", 132, 1.98e9, 4.3e12, 50e6, 5.5e12, 5e10, 270, 550),
 )
 """Copies, multiprocessors, and L2 of the H100: measured in this workplace, KINDS.md (H100 2026-11-13, H200 2026-10-28, where
 PyTorch said 60 MB of L2; XLA's description of the card says 50). Clock: read on the H200, the H100's by XLA's description.
-L2's bandwidth and both latencies are leads, not checked on these cards: 5.5 TB/s is what is said of an H100 PCIe; 263 and 479
+Sectors: sweeps of smoothers of a million steps (D = 4, K = 5) took L2 37 to 67 thousand million a second on an H200 (Nsight
+Compute, 2026-11-26, commit 447c3bc). L2's bandwidth and both latencies are leads, not checked on these cards: 5.5 TB/s is what is said of an H100 PCIe; 263 and 479
 cycles what arXiv 2402.13499 is said to have on one; L2 took 222 to 339 cycles on an L40 (arXiv 2606.22588)."""
 
 LAUNCH_SECONDS = 1.3e-6, 2.5e-6
@@ -147,18 +149,18 @@ def launches(call: PublicCall) -> tuple[list[Launched], int]:
 def sectors(entries: int, itemsize: int, *, store: bool) -> float:
     """Counts the sectors that are touched for a record of so many entries, in the mean over where records begin.
 
-    A store is of one of a record's tiles, 16 bytes at most: by one lane where they are aligned, else, as Triton lays them out,
-    by neighbouring lanes at once, which takes it through shared memory before. What is loaded stays in L1 until the rest of its
-    sector is wanted, so loads take what the record's bytes fill.
+    A store is of one of a record's tiles, a sector's bytes at most, by neighbouring lanes at once. What is loaded stays in L1
+    until the rest of its sector is wanted, so loads take what the record's bytes fill.
     """
     size = entries * itemsize
     if not store:
         return size / SECTOR
     count = 0
-    for start, width in tiles(entries, _NUMBERS[itemsize]):
+    for start, width in tiles(entries, _NUMBERS[itemsize], past_the_end=True):
         for record in range(SECTOR):
             first = record * size + start * itemsize
-            count += (first + width * itemsize - 1) // SECTOR - first // SECTOR + 1
+            last = record * size + min(start + width, entries) * itemsize - 1
+            count += last // SECTOR - first // SECTOR + 1
     return count / SECTOR
 
 
@@ -194,7 +196,7 @@ def predicted(call: str, launched: Launched, machine: Machine, card: Card) -> Ro
     passes = max(launched.steps / machine.cost.loop_step_ratio, 1)
     issue, wait = seconds(machine.cost.active_warps, walks, passes, warps, card)
     memory = wanted / card.copy if wanted >= card.cache_bytes / 2 else 0.0
-    times = {"issue": issue, "latency": wait, "memory": memory, "cache": touched / card.cache_bandwidth}
+    times = {"issue": issue, "latency": wait, "memory": memory, "cache": touched / SECTOR / card.sectors}
     bound = max(times, key=lambda name: times[name])
     us = {f"{name}_us": 1e6 * launched.times * time for name, time in times.items()}
     return Row(
