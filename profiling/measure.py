@@ -81,11 +81,8 @@ def implementations(case: Case, device: str, *, toy: bool = False) -> list[str]:
         names += [PUBLIC] * (case.T <= 10) + [SEQUENTIAL] + [PARALLEL] * _parallel_on_a_cpu(case)
     else:
         names = ["pallas"] * (case.m <= KERNEL_SIZES[case.family][case.dtype].get(case.D, -1))
-        names += [
-            "chunked",
-            *["sequential"] * (case.T <= 1_000),
-            *["associative"] * (steps <= 10_000),
-        ]  # which compiles for minutes
+        names += ["chunked"] + ["sequential"] * (case.T <= 1_000)
+        names += ["associative"] * (steps <= 10_000)  # of more, it compiles for minutes
         names += [SEQUENTIAL] * (case.T <= 10_000) + [PARALLEL] * (steps <= 1_100_000)
     on_the_grid = device == "cpu" and case in grid()  # which has what None takes once a table is fitted to it
     if not on_the_grid and not any(is_default(case, name, device) for name in names):

@@ -111,7 +111,7 @@ def test_another_stage_goes_on_and_another_machine_begins_anew(tmp_path, monkeyp
     assert run_gpu(tmp_path, dry_run=True, stage="smoke") == 0
     assert ran == ["ceilings", "smoke", "measure", "smoke"]
     on = steps_module.stamp()
-    monkeypatch.setattr(steps_module, "stamp", lambda: on | {"device": "abacus"})
+    monkeypatch.setattr(steps_module, "stamp", lambda commit=None: on | {"device": "abacus"})
     assert run_gpu(tmp_path, dry_run=True, stage="full") == 0
     assert ran[4:] == ["ceilings", "measure"]
     facts = json.loads((tmp_path / "gpu.json").read_text())

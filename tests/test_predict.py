@@ -96,7 +96,7 @@ def test_the_machine_code_stores_what_the_model_counts():
     kernels = triton_kernels(lower_for_gpu(function, *arguments))
     kernel = next(kernel for kernel in kernels if kernel.name == "kalman_filter_sweep")
     cost, code, loop = examine(kernel, 90)
-    assert code.bytes(loop, "STG") / cost.loop_step_ratio == 4 * (3 + 9 + 1)  # mean, covariance, log density
+    assert code.bytes(loop, "STG") / cost.loop_step_ratio == 4 * (4 + 8 + 1 + 1)  # mean, a mask, covariance, log density
     assert any(code.lines[i][0][0] == "STS" for i in loop)  # unaligned, so through shared memory
 
 
