@@ -21,7 +21,7 @@ import jax
 from fastscan import crossovers
 from fastscan.kernels import xla_hints
 from fastscan.kernels.algebra import UNROLLED_TERMS
-from fastscan.kernels.lowerings import hindrance
+from fastscan.kernels.gpu.lowerings import hindrance
 from fastscan.kernels.plan import Launch, Plan
 
 XLA_IMPLEMENTATIONS = ("sequential", "associative", "chunked")

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 
 from fastscan.dispatch import How
 from fastscan.hmm_model import HMM, Scales, log_series, relative_weights, scaled_series, unscaled_loglik
-from fastscan.kernels import hmm_passes
-from fastscan.kernels.hmm import FilteredStates
-from fastscan.kernels.hmm_passes import HMMSeries
+from fastscan.kernels.hmm import passes as hmm_passes
+from fastscan.kernels.hmm.filtering import FilteredStates
+from fastscan.kernels.hmm.passes import HMMSeries
+from fastscan.kernels.hmm.probability import quotient
 from fastscan.kernels.plan import Plan
-from fastscan.kernels.probability import quotient
 from fastscan.transforms import batch_size, scored, transformable
 from fastscan.types import HMMPosterior, HMMPosteriorFiltered
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from fastscan.given import ShapeError, array, check_dtypes, promoted
-from fastscan.kernels.hmm_passes import HMMSeries
+from fastscan.kernels.hmm.passes import HMMSeries
 from fastscan.timing import tabulated as tabulate
 
 

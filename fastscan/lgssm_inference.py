@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from fastscan.dispatch import KERNEL_SIZES, How
-from fastscan.kernels import passes
 from fastscan.kernels.algebra import Stacked
-from fastscan.kernels.gaussian import square_root
-from fastscan.kernels.kalman import Filtered
+from fastscan.kernels.lgssm import passes
+from fastscan.kernels.lgssm.gaussian import square_root
+from fastscan.kernels.lgssm.kalman import Filtered
+from fastscan.kernels.lgssm.smoothing import AffineMap, Smoothed
 from fastscan.kernels.plan import Plan
-from fastscan.kernels.smoothing import AffineMap, Smoothed
 from fastscan.model import Model, deviation, known_terms, product, series
 from fastscan.transforms import any_nan, batch_size, scored, transformable, under_xla
 

@@ -4,8 +4,8 @@ A chain is a lane and a step is arithmetic, so a whole run is one sweep in which
 on a GPU one kernel that holds chains in registers, on a CPU a native loop over groups of them in the cache, one for every core.
 
 The log density is any JAX function that treats chains alike. It gets positions with chains on the last axis, and is taken apart
-into arithmetic on coordinates (`fastscan.kernels.entrywise`). One that can't be, such as one with a loop, a sort of coordinates
-or more than 16 of them, is run as it stands, in a loop of XLA's.
+into arithmetic on coordinates (`fastscan.kernels.mcmc.entrywise`). One that can't be, such as one with a loop, a sort of
+coordinates or more than 16 of them, is run as it stands, in a loop of XLA's.
 """
 
 import functools
@@ -19,7 +19,7 @@ import numpy as np
 from fastscan import mcmc_inference as inference
 from fastscan.dispatch import check_gpu, compiled_implementations, device_kind
 from fastscan.given import check_key
-from fastscan.kernels.metropolis import Keep, Schedule
+from fastscan.kernels.mcmc.metropolis import Keep, Schedule
 from fastscan.kernels.plan import Launch
 from fastscan.kernels.ranges import ranged
 from fastscan.kernels.xla_hints import hints_are_on

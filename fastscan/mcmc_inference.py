@@ -15,9 +15,9 @@ import numpy as np
 from jax import lax
 from jax.custom_batching import custom_vmap
 
-from fastscan.kernels import metropolis
 from fastscan.kernels.algebra import Lanes, Stacked, stage
-from fastscan.kernels.metropolis import Chain, Moments, Params, Schedule, Walk
+from fastscan.kernels.mcmc import metropolis
+from fastscan.kernels.mcmc.metropolis import Chain, Moments, Params, Schedule, Walk
 from fastscan.kernels.plan import Launch, Plan
 from fastscan.kernels.xla_hints import BYTE_COST, TASK_COST, VECTOR
 from fastscan.mcmc_target import Form, LogDensity, of_coordinates, of_positions

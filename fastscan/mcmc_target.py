@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fastscan.kernels import entrywise
 from fastscan.kernels.algebra import Lanes, Stacked
+from fastscan.kernels.mcmc import entrywise
 
 MOST_COORDINATES = 16
 """Of a position, at most, where each is a vector of its own: in a kernel, whose lane holds it and a proposal in registers, and

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from fastscan.given import ShapeError, check_dtypes, promoted
-from fastscan.kernels import driver
 from fastscan.kernels.axes import as_lanes
-from fastscan.kernels.decorrelation import decorrelate_rows
-from fastscan.kernels.gaussian import Gaussian, indefinite
-from fastscan.kernels.kalman import FilterInputs
-from fastscan.kernels.passes import Series
+from fastscan.kernels.lgssm.decorrelation import decorrelate_rows
+from fastscan.kernels.lgssm.gaussian import Gaussian, indefinite
+from fastscan.kernels.lgssm.kalman import FilterInputs
+from fastscan.kernels.lgssm.passes import Series
 from fastscan.kernels.plan import Plan
+from fastscan.kernels.scan import driver
 from fastscan.timing import plain_params
 
 product = functools.partial(jnp.matmul, precision="highest")

@@ -14,8 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from fastscan import lgssm_inference, mcmc_inference
-from fastscan.kernels import hmm_passes, passes, potential_passes, potentials
-from fastscan.kernels.metropolis import Schedule
+from fastscan.kernels.hmm import passes as hmm_passes
+from fastscan.kernels.lds import passes as potential_passes
+from fastscan.kernels.lds import potentials
+from fastscan.kernels.lgssm import passes
+from fastscan.kernels.mcmc.metropolis import Schedule
 from fastscan.kernels.plan import Launch, Plan
 from fastscan.mcmc_target import Form
 from fastscan.model import Model, check_model, series

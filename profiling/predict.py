@@ -27,7 +27,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from fastscan.kernels.records import tiles
+from fastscan.kernels.gpu.tiles import tiles
 from fastscan.profiling import ahead_of_time, latency
 from fastscan.profiling.costs import KernelCost, TritonKernel, examine, inner_jaxprs, lower_for_gpu, triton_kernels
 from fastscan.profiling.machine import describe, version

@@ -11,7 +11,7 @@ import pytest
 import fastscan
 from fastscan import dispatch, lgssm_smoother
 from fastscan.dispatch import IMPLEMENTATIONS, choose
-from fastscan.kernels import lowerings
+from fastscan.kernels.gpu import lowerings
 from fastscan.kernels.plan import Launch
 from oracle import random_params, simulate
 

@@ -7,7 +7,7 @@ import pytest
 from jax.scipy import stats
 from jax.scipy.special import logsumexp
 
-from fastscan.kernels import entrywise
+from fastscan.kernels.mcmc import entrywise
 
 PRECISION = np.array([[2.0, 0.5, 0], [0.5, 1, 0], [0, 0, 3]])
 FUNCTIONS = {

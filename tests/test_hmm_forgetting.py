@@ -10,11 +10,12 @@ import pytest
 from fastscan import hmm_inference
 from fastscan.dispatch import How
 from fastscan.hmm_model import check_hmm, log_series, scaled_series
-from fastscan.kernels import driver, forgetting, hmm_passes
-from fastscan.kernels.hmm import HMM_FILTER
+from fastscan.kernels.hmm import passes as hmm_passes
+from fastscan.kernels.hmm.filtering import HMM_FILTER
+from fastscan.kernels.hmm.viterbi import VITERBI_PATH, ViterbiInputs
 from fastscan.kernels.plan import Plan
-from fastscan.kernels.recurrence import InChunks
-from fastscan.kernels.viterbi import VITERBI_PATH, ViterbiInputs
+from fastscan.kernels.scan import driver, forgetting
+from fastscan.kernels.scan.recurrence import InChunks
 from hmm_oracle import random_model, textbook, viterbi
 from oracle import close
 

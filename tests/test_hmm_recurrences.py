@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastscan.kernels import maps, scaled
 from fastscan.kernels.algebra import Lanes, Stacked, Staged
-from fastscan.kernels.hmm import HMM_BACKWARD_FILTER, HMM_FILTER, HMM_HINDSIGHT, HMMInputs
-from fastscan.kernels.hmm_smoothing import HMM_SMOOTHER, BackwardInputs
-from fastscan.kernels.scaled import Scaled
-from fastscan.kernels.viterbi import VITERBI, ViterbiInputs
+from fastscan.kernels.hmm import paths as maps
+from fastscan.kernels.hmm import scaled
+from fastscan.kernels.hmm.filtering import HMM_BACKWARD_FILTER, HMM_FILTER, HMM_HINDSIGHT, HMMInputs
+from fastscan.kernels.hmm.scaled import Scaled
+from fastscan.kernels.hmm.smoothing import HMM_SMOOTHER, BackwardInputs
+from fastscan.kernels.hmm.viterbi import VITERBI, ViterbiInputs
 
 
 def weights(r, K):

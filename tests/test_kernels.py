@@ -17,9 +17,9 @@ from fastscan import (
     lgssm_smoother,
 )
 from fastscan.dispatch import How, choose
-from fastscan.kernels import passes
 from fastscan.kernels.algebra import Lanes
-from fastscan.kernels.launch import launch
+from fastscan.kernels.gpu.launch import launch
+from fastscan.kernels.lgssm import passes
 from fastscan.kernels.plan import Launch, Plan
 from fastscan.model import check_model, series
 from fastscan.profiling.costs import lower_for_gpu

@@ -8,9 +8,9 @@ import pytest
 from emulator.launches import compile_to_ptx
 from emulator.machine import run
 from emulator.memory import Array, Memory
-from fastscan.kernels import passes
 from fastscan.kernels.algebra import Lanes
-from fastscan.kernels.launch import MOST_ROWS, launch
+from fastscan.kernels.gpu.launch import MOST_ROWS, launch
+from fastscan.kernels.lgssm import passes
 from fastscan.kernels.plan import Launch, Plan
 from fastscan.model import check_model, series
 from fastscan.profiling.costs import lower_for_gpu, pallas_calls, triton_kernels

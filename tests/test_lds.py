@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from fastscan.kernels import driver
-from fastscan.kernels import potential_passes as passes
+from fastscan.kernels.lds import passes
+from fastscan.kernels.lds.potentials import PAIR_FILTER, Potential
 from fastscan.kernels.plan import Launch, Plan
-from fastscan.kernels.potentials import PAIR_FILTER, Potential
+from fastscan.kernels.scan import driver
 from fastscan.lds import (
     InitialPotential,
     NodePotential,

@@ -8,7 +8,7 @@ import pytest
 
 import fastscan
 from fastscan import lgssm_filter, lgssm_marginal_loglik, lgssm_smoother
-from fastscan.kernels import passes
+from fastscan.kernels.lgssm import passes
 from fastscan.kernels.plan import Plan
 from fastscan.model import check_model, series
 from oracle import assert_moments, close, dense, one_axis, random_params, simulate, textbook, tracking_params

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fastscan import mcmc_inference as inference
-from fastscan.kernels import metropolis
+from fastscan.kernels.mcmc import metropolis
 from fastscan.mcmc import MetropolisState, rw_metropolis
 from mcmc_oracle import correlated, mixture, textbook
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from fastscan import mcmc_inference as inference
-from fastscan.kernels.metropolis import Schedule
+from fastscan.kernels.mcmc.metropolis import Schedule
 from fastscan.kernels.plan import Launch
 from fastscan.mcmc_target import Form
 from fastscan.profiling.costs import lower_for_gpu

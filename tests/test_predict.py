@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from fastscan.kernels.records import tiles
+from fastscan.kernels.gpu.tiles import tiles
 from fastscan.profiling import ahead_of_time, latency, predict, public_calls
 from fastscan.profiling.cases import Case
 from fastscan.profiling.costs import Code, TritonKernel, examine, lower_for_gpu, triton_kernels

@@ -7,9 +7,10 @@ import pytest
 from jax.extend.random import threefry_2x32 as threefry_of_jax
 from scipy import special, stats
 
-from fastscan.kernels import draws, metropolis
 from fastscan.kernels.algebra import Lanes, Stacked
-from fastscan.kernels.threefry import threefry_2x32
+from fastscan.kernels.mcmc import metropolis
+from fastscan.kernels.mcmc import random_numbers as draws
+from fastscan.kernels.mcmc.threefry import threefry_2x32
 
 
 def test_words_are_those_of_jax():

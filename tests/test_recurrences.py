@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastscan.kernels.algebra import Lanes, Stacked
-from fastscan.kernels.driver import phases, run
-from fastscan.kernels.gaussian import Gaussian, Transition
-from fastscan.kernels.kalman import KALMAN_FILTER, FilterInputs
+from fastscan.kernels.lgssm.gaussian import Gaussian, Transition
+from fastscan.kernels.lgssm.kalman import KALMAN_FILTER, FilterInputs
+from fastscan.kernels.lgssm.smoothing import AFFINE_MAPS, RTS_SMOOTHER, AffineMap, SmootherInputs
 from fastscan.kernels.plan import Plan
-from fastscan.kernels.smoothing import AFFINE_MAPS, RTS_SMOOTHER, AffineMap, SmootherInputs
+from fastscan.kernels.scan.driver import phases, run
 
 SHAPES = {"filter": [(1, 1), (3, 2), (2, 3)], "smoother": [(1, 1), (3, 1)], "affine": [(1, 1), (3, 1)]}
 

@@ -9,8 +9,8 @@ import pytest
 
 from fastscan import lgssm_inference, lgssm_marginal_loglik
 from fastscan.dispatch import How, choose
-from fastscan.kernels import passes
-from fastscan.kernels.decorrelation import decorrelate_rows
+from fastscan.kernels.lgssm import passes
+from fastscan.kernels.lgssm.decorrelation import decorrelate_rows
 from fastscan.kernels.plan import Launch, Plan
 from fastscan.model import check_model, series
 from fastscan.profiling.costs import lower_for_gpu

@@ -17,11 +17,11 @@ from jax import lax
 
 from fastscan.kernels.algebra import Lanes
 from fastscan.kernels.axes import as_lanes, as_rows
-from fastscan.kernels.launch import Program, form, launch, matrix_kind
+from fastscan.kernels.gpu.launch import Program, form, launch, matrix_kind
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.ranges import phase
-from fastscan.kernels.recurrence import Hindsight, Recurrence, of_hindsight, of_summaries
-from fastscan.kernels.seams import facing, neighbours
+from fastscan.kernels.scan.recurrence import Hindsight, Recurrence, of_hindsight, of_summaries
+from fastscan.kernels.scan.seams import facing, neighbours
 
 
 def matrices(plan: Plan, tree: Any) -> Any:

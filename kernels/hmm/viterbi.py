@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastscan.kernels import maps
 from fastscan.kernels.algebra import max_plus, select, stage
-from fastscan.kernels.probability import relative
-from fastscan.kernels.recurrence import Forgetting, Recurrence
+from fastscan.kernels.hmm import paths as maps
+from fastscan.kernels.hmm.probability import relative
+from fastscan.kernels.scan.recurrence import Forgetting, Recurrence
 
 
 class ViterbiInputs(NamedTuple):

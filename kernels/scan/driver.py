@@ -17,10 +17,11 @@ from typing import Any
 
 import jax
 
-from fastscan.kernels import chunked, forgetting, pallas
-from fastscan.kernels.forgetting import Ahead
 from fastscan.kernels.plan import Plan
-from fastscan.kernels.recurrence import Hindsight, InChunks, Recurrence
+from fastscan.kernels.scan import forgetting, pallas
+from fastscan.kernels.scan import xla as chunked
+from fastscan.kernels.scan.forgetting import Ahead
+from fastscan.kernels.scan.recurrence import Hindsight, InChunks, Recurrence
 
 
 def phases(plan: Plan) -> ModuleType:

@@ -18,11 +18,11 @@ import numpy as np
 from jax import lax
 
 from fastscan.kernels.algebra import Lanes, Matrix, Stacked, StagedLanes
-from fastscan.kernels.draws import Draws, drawn, words_of, words_of_step
-from fastscan.kernels.launch import Program, form, launch
+from fastscan.kernels.gpu.launch import Program, form, launch
+from fastscan.kernels.mcmc.random_numbers import Draws, drawn, words_of, words_of_step
+from fastscan.kernels.mcmc.threefry import threefry_2x32
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.ranges import phase
-from fastscan.kernels.threefry import threefry_2x32
 from fastscan.kernels.xla_hints import compiled
 
 Keep = Literal["samples", "moments", "last"]

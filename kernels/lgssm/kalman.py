@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastscan.kernels.algebra import eye, mirrored, multiply_add, stage, zeros
-from fastscan.kernels.gaussian import Gaussian, Transition, condition, inform, log_density, push
-from fastscan.kernels.recurrence import Hindsight, Recurrence, Seam, merge
-from fastscan.kernels.seams import gaussians_agree
+from fastscan.kernels.lgssm.gaussian import Gaussian, Transition, condition, inform, log_density, push
+from fastscan.kernels.scan.recurrence import Hindsight, Recurrence, Seam, merge
+from fastscan.kernels.scan.seams import gaussians_agree
 
 
 class FilterInputs(NamedTuple):

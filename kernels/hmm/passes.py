@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fastscan.kernels import chunked, driver, maps
 from fastscan.kernels.axes import as_lanes, as_rows, prepend
-from fastscan.kernels.hmm import (
+from fastscan.kernels.hmm import paths as maps
+from fastscan.kernels.hmm.filtering import (
     HMM_BACKWARD_FILTER,
     HMM_FILTER,
     HMM_HINDSIGHT,
@@ -22,7 +22,9 @@ from fastscan.kernels.hmm import (
     HMMInputs,
     first_observation,
 )
-from fastscan.kernels.hmm_smoothing import (
+from fastscan.kernels.hmm.paths import Choosing
+from fastscan.kernels.hmm.probability import draw, quotient, relative
+from fastscan.kernels.hmm.smoothing import (
     HMM_SAMPLER_PATH,
     HMM_SMOOTHER,
     HMM_SMOOTHER_WITH_COUNTS,
@@ -30,10 +32,10 @@ from fastscan.kernels.hmm_smoothing import (
     SamplerRow,
     condition_on_future,
 )
-from fastscan.kernels.maps import Choosing
+from fastscan.kernels.hmm.viterbi import VITERBI_PATH, ViterbiInputs, best
 from fastscan.kernels.plan import Plan
-from fastscan.kernels.probability import draw, quotient, relative
-from fastscan.kernels.viterbi import VITERBI_PATH, ViterbiInputs, best
+from fastscan.kernels.scan import driver
+from fastscan.kernels.scan import xla as chunked
 
 
 class HMMSeries(NamedTuple):

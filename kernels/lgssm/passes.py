@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 
 import jax
 
-from fastscan.kernels import driver
 from fastscan.kernels.axes import as_lanes, as_rows, prepend
-from fastscan.kernels.gaussian import Gaussian, Transition, square_root
-from fastscan.kernels.kalman import (
+from fastscan.kernels.lgssm.gaussian import Gaussian, Transition, square_root
+from fastscan.kernels.lgssm.kalman import (
     KALMAN_FILTER,
     KALMAN_HINDSIGHT,
     KALMAN_LIKELIHOOD,
@@ -23,9 +22,8 @@ from fastscan.kernels.kalman import (
     condition_on_future,
     observe,
 )
-from fastscan.kernels.plan import Plan
-from fastscan.kernels.scoring import KALMAN_SCORE, ScoreRow, begin_scoring, observe_back
-from fastscan.kernels.smoothing import (
+from fastscan.kernels.lgssm.scoring import KALMAN_SCORE, ScoreRow, begin_scoring, observe_back
+from fastscan.kernels.lgssm.smoothing import (
     AFFINE_MAPS,
     FILTER_FOR_SAMPLING,
     RTS_SMOOTHER,
@@ -37,6 +35,8 @@ from fastscan.kernels.smoothing import (
     Smoothed,
     SmootherInputs,
 )
+from fastscan.kernels.plan import Plan
+from fastscan.kernels.scan import driver
 
 
 class Series(NamedTuple):

@@ -7,7 +7,7 @@ import functools
 from typing import Any, NamedTuple
 
 from fastscan.kernels.algebra import eye, mirrored, multiply_add, stage, zeros
-from fastscan.kernels.gaussian import (
+from fastscan.kernels.lgssm.gaussian import (
     Gaussian,
     Transition,
     push,
@@ -17,9 +17,9 @@ from fastscan.kernels.gaussian import (
     times,
     times_plus,
 )
-from fastscan.kernels.kalman import KALMAN_FILTER, FilterInputs, observe
-from fastscan.kernels.recurrence import Recurrence, Seam, merge
-from fastscan.kernels.seams import gaussians_agree, vectors_agree
+from fastscan.kernels.lgssm.kalman import KALMAN_FILTER, FilterInputs, observe
+from fastscan.kernels.scan.recurrence import Recurrence, Seam, merge
+from fastscan.kernels.scan.seams import gaussians_agree, vectors_agree
 
 
 class SmootherInputs(NamedTuple):

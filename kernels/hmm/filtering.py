@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from fastscan.kernels import scaled
 from fastscan.kernels.algebra import product
-from fastscan.kernels.probability import distribution, known, likelihoods, observe, ratio, times
-from fastscan.kernels.recurrence import Forgetting, Hindsight, Recurrence
-from fastscan.kernels.scaled import Scaled
+from fastscan.kernels.hmm import scaled
+from fastscan.kernels.hmm.probability import distribution, known, likelihoods, observe, ratio, times
+from fastscan.kernels.hmm.scaled import Scaled
+from fastscan.kernels.scan.recurrence import Forgetting, Hindsight, Recurrence
 
 
 class HMMInputs(NamedTuple):

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from fastscan.kernels.algebra import Lanes, stage
-from fastscan.kernels.threefry import threefry_2x32
+from fastscan.kernels.mcmc.threefry import threefry_2x32
 
 
 class Draws(NamedTuple):

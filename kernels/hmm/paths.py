@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastscan.kernels.algebra import select, stage
-from fastscan.kernels.recurrence import InChunks, Recurrence
+from fastscan.kernels.scan.recurrence import InChunks, Recurrence
 
 WORD = 32
 

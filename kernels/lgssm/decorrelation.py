@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastscan.kernels import chunked, driver
 from fastscan.kernels.algebra import eye, select
-from fastscan.kernels.gaussian import Decorrelated, decorrelate
+from fastscan.kernels.lgssm.gaussian import Decorrelated, decorrelate
 from fastscan.kernels.plan import Plan
+from fastscan.kernels.scan import driver
+from fastscan.kernels.scan import xla as chunked
 
 
 def decorrelate_rows(plan: Plan, H: jax.Array, noise_cov: jax.Array) -> Decorrelated:

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from fastscan.kernels.algebra import mirrored, stage
-from fastscan.kernels.gaussian import Gaussian, Transition, condition, push, symmetrized, times, times_plus
-from fastscan.kernels.kalman import KALMAN_FILTER, FilterInputs, Message, complete, identity, read, retreat
-from fastscan.kernels.recurrence import Seam, merge
-from fastscan.kernels.seams import gaussians_agree
+from fastscan.kernels.lgssm.gaussian import Gaussian, Transition, condition, push, symmetrized, times, times_plus
+from fastscan.kernels.lgssm.kalman import KALMAN_FILTER, FilterInputs, Message, complete, identity, read, retreat
+from fastscan.kernels.scan.recurrence import Seam, merge
+from fastscan.kernels.scan.seams import gaussians_agree
 
 
 class ScoreRow(NamedTuple):

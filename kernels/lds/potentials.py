@@ -14,10 +14,10 @@ import numpy as np
 from jax import lax
 
 from fastscan.kernels.algebra import eliminate, eye, mirrored, select, stage, symmetric, zeros
-from fastscan.kernels.gaussian import Gaussian, symmetrized, times, times_plus
-from fastscan.kernels.recurrence import Hindsight, Recurrence, Seam, merge
-from fastscan.kernels.seams import gaussians_agree
-from fastscan.kernels.smoothing import AffineMap, BackwardKernel
+from fastscan.kernels.lgssm.gaussian import Gaussian, symmetrized, times, times_plus
+from fastscan.kernels.lgssm.smoothing import AffineMap, BackwardKernel
+from fastscan.kernels.scan.recurrence import Hindsight, Recurrence, Seam, merge
+from fastscan.kernels.scan.seams import gaussians_agree
 
 
 class Potential(NamedTuple):

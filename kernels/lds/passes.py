@@ -7,10 +7,8 @@ from typing import NamedTuple
 
 import jax
 
-from fastscan.kernels import driver
 from fastscan.kernels.axes import as_lanes, as_rows
-from fastscan.kernels.plan import Plan
-from fastscan.kernels.potentials import (
+from fastscan.kernels.lds.potentials import (
     PAIR_FILTER,
     PAIR_HINDSIGHT,
     PAIR_LIKELIHOOD,
@@ -22,7 +20,9 @@ from fastscan.kernels.potentials import (
     integral,
     moments,
 )
-from fastscan.kernels.smoothing import AFFINE_MAPS, BACKWARD_KERNELS, AffineMap, Smoothed
+from fastscan.kernels.lgssm.smoothing import AFFINE_MAPS, BACKWARD_KERNELS, AffineMap, Smoothed
+from fastscan.kernels.plan import Plan
+from fastscan.kernels.scan import driver
 
 
 class Chain(NamedTuple):

@@ -19,8 +19,8 @@ from fastscan.kernels.algebra import ALGEBRAS, blank, in_form_of, stable_carry, 
 from fastscan.kernels.axes import as_lanes, as_rows
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.ranges import phase
-from fastscan.kernels.recurrence import Hindsight, Recurrence
-from fastscan.kernels.seams import CHUNK_AXIS, neighbours
+from fastscan.kernels.scan.recurrence import Hindsight, Recurrence
+from fastscan.kernels.scan.seams import CHUNK_AXIS, neighbours
 from fastscan.kernels.xla_hints import SUM_BLOCK, compiled, own_unit
 
 Side = Literal["before", "after"]

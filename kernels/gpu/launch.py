@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fastscan.kernels import lowerings
 from fastscan.kernels.algebra import Lanes, StagedLanes, stable_carry
+from fastscan.kernels.gpu import lowerings
+from fastscan.kernels.gpu.tiles import columns, indices, side_by_side, tiles
 from fastscan.kernels.plan import Launch, Plan
-from fastscan.kernels.records import columns, indices, side_by_side, tiles
 
 MOST_ROWS = 2**31 - 1
 """Of an array, all sequences' together. Lanes and rows are numbered in 32 bits; entries in 64, where an array is that large."""

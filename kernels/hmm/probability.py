@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastscan.kernels import scaled
 from fastscan.kernels.algebra import select, stage
-from fastscan.kernels.scaled import LOWEST
+from fastscan.kernels.hmm import scaled
+from fastscan.kernels.hmm.scaled import LOWEST
 
 LOG2E = 1.4426950408889634
 

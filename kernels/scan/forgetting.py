@@ -17,11 +17,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fastscan.kernels import chunked
 from fastscan.kernels.algebra import blank, stable_carry
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.ranges import phase
-from fastscan.kernels.recurrence import InChunks, Recurrence
+from fastscan.kernels.scan import xla as chunked
+from fastscan.kernels.scan.recurrence import InChunks, Recurrence
 from fastscan.kernels.xla_hints import compiled
 
 BLOCK = 16

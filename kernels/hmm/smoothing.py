@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastscan.kernels import maps, scaled
 from fastscan.kernels.algebra import eye, product, zeros
-from fastscan.kernels.hmm import HMM_FILTER, HMMInputs, filter_append, likelihood_step, prepare, weights
-from fastscan.kernels.probability import distribution, draw, product_distribution, ratio, times
-from fastscan.kernels.recurrence import Recurrence
-from fastscan.kernels.scaled import Scaled
+from fastscan.kernels.hmm import paths as maps
+from fastscan.kernels.hmm import scaled
+from fastscan.kernels.hmm.filtering import HMM_FILTER, HMMInputs, filter_append, likelihood_step, prepare, weights
+from fastscan.kernels.hmm.probability import distribution, draw, product_distribution, ratio, times
+from fastscan.kernels.hmm.scaled import Scaled
+from fastscan.kernels.scan.recurrence import Recurrence
 
 
 class BackwardInputs(NamedTuple):
