@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fastscan.dispatch import How, Problem
+from fastscan.dispatch.choice import How, Problem
 from fastscan.given import array, check_key
 from fastscan.kernels.axes import as_lanes
 from fastscan.kernels.lds import passes

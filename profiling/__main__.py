@@ -104,7 +104,7 @@ def _judge(arguments: Namespace) -> None:
 
 
 def _report(arguments: Namespace) -> None:
-    from fastscan import crossovers
+    from fastscan.dispatch import crossovers
     from fastscan.profiling.records import RECORDS
     from fastscan.profiling.report import write_report
 
@@ -113,7 +113,7 @@ def _report(arguments: Namespace) -> None:
 
 
 def _tables(_: Namespace) -> None:
-    from fastscan import crossovers
+    from fastscan.dispatch import crossovers
     from fastscan.profiling.tables import README, generated, rewritten
 
     crossovers.use_crossover_table(crossovers.committed_table())

@@ -6,7 +6,7 @@ has the first ones.
 
 from typing import NamedTuple
 
-from fastscan.dispatch import Choice, choose
+from fastscan.dispatch.choice import Choice, choose
 
 
 class Case(NamedTuple):
@@ -30,7 +30,7 @@ class Case(NamedTuple):
 
     @property
     def family(self) -> str:
-        """Which of `fastscan.dispatch.FAMILIES` it is of."""
+        """Which of `fastscan.dispatch.choice.FAMILIES` it is of."""
         return family_of(self.operation)
 
     def choice(self, implementation: str | None, *, device: str | None = None, dtype: str | None = None) -> Choice:
@@ -64,11 +64,11 @@ MEASURED_BY = {
     "hmm_mode": "hmm_posterior_mode",
     "hmm_sample": "hmm_posterior_sample",
 }
-"""The operation by which each of `fastscan.dispatch.FAMILIES` is measured for the crossover table."""
+"""The operation by which each of `fastscan.dispatch.choice.FAMILIES` is measured for the crossover table."""
 
 
 def family_of(operation: str) -> str:
-    """Which of `fastscan.dispatch.FAMILIES` a function's name is of: its own, or that of its kind of model."""
+    """Which of `fastscan.dispatch.choice.FAMILIES` a function's name is of: its own, or that of its kind of model."""
     own = (family for family, name in MEASURED_BY.items() if name == operation)
     return next(own, operation.split("_")[0])
 

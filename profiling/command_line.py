@@ -122,7 +122,7 @@ def _measure(arguments: Namespace) -> None:
 
 
 def _fit(arguments: Namespace) -> None:
-    from fastscan import crossovers
+    from fastscan.dispatch import crossovers
     from fastscan.profiling.crossover import changes, fit, merged, write
 
     path = arguments.table or crossovers.user_table()
@@ -144,7 +144,7 @@ def _explain(arguments: Namespace) -> None:
 
 def rows(paths: list[Path]) -> list:
     """Reads the rows of the records that were named, or of the newest one of this device."""
-    from fastscan.dispatch import device_kind
+    from fastscan.dispatch.choice import device_kind
     from fastscan.profiling.records import RECORDS, read
     from fastscan.profiling.tables import newest
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 import fastscan
-from fastscan import crossovers
-from fastscan.dispatch import choose
+from fastscan.dispatch import crossovers
+from fastscan.dispatch.choice import choose
 from fastscan.profiling.cases import MEASURED_BY, family_of, held_out
 from fastscan.profiling.records import Row, by_case
 
-COMMITTED = Path(fastscan.__file__).parent / "crossover.json"
+COMMITTED = Path(crossovers.__file__).with_name("crossover.json")
 
 LENGTHS = 3
 """That a slice has at least: what was measured at one length says nothing of others."""
@@ -201,7 +201,7 @@ def explain(
     choice = choose(None, T=T, B=B, D=D, m=m, dtype=dtype, family=family)
     chunks = f", {choice.plan.chunks:,} chunks of {choice.plan.length:,} steps" if choice.plan.chunks > 1 else ""
     lines = [f"{operation} runs as {choice.implementation!r}{chunks}", choice.reason]
-    device = fastscan.dispatch.device_kind()
+    device = fastscan.dispatch.choice.device_kind()
     slices = crossovers.slices_of(device, family, dtype)
     if slices:
         near = min(slices, key=lambda s: abs(math.log(s["D"] / D)) + abs(math.log(s["B"] / B)))

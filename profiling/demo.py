@@ -12,7 +12,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fastscan import ParamsLGSSM, dispatch, lgssm_smoother
+from fastscan import ParamsLGSSM, lgssm_smoother
+from fastscan.dispatch import choice as dispatch
 from fastscan.profiling.earthquakes import PUBLISHED_LOGLIKS, decode, fit_stationary_poisson_hmm, load_earthquakes
 from fastscan.profiling.figures import draw_co2, draw_earthquakes, draw_speedup, missing_runs
 from fastscan.profiling.models import co2_params, load_co2, simulate, tracking_params

@@ -13,15 +13,16 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fastscan import lgssm_inference, mcmc_inference
 from fastscan.kernels.hmm import passes as hmm_passes
 from fastscan.kernels.lds import passes as potential_passes
 from fastscan.kernels.lds import potentials
 from fastscan.kernels.lgssm import passes
 from fastscan.kernels.mcmc.metropolis import Schedule
 from fastscan.kernels.plan import Launch, Plan
-from fastscan.mcmc_target import Form
-from fastscan.model import Model, check_model, series
+from fastscan.lgssm import inference as lgssm_inference
+from fastscan.lgssm.check import Model, check_model, series
+from fastscan.mcmc import inference as mcmc_inference
+from fastscan.mcmc.target import Form
 from fastscan.profiling.costs import KernelCost, compile_kernel, floor_seconds, lower_for_gpu, pallas_calls, triton_kernels
 from fastscan.profiling.machine import describe
 from fastscan.profiling.metropolis_rivals import mixture

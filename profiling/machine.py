@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 import fastscan
-from fastscan.dispatch import device_kind
+from fastscan.dispatch.choice import device_kind
 
 PACKAGES = ("jax", "jaxlib", "triton", "dynamax")
 

@@ -18,7 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from fastscan.dispatch import KERNEL_SIZES, one_function_lanes
+from fastscan.dispatch.choice import KERNEL_SIZES, one_function_lanes
 from fastscan.profiling import operations
 from fastscan.profiling.cases import MEASURED_BY, METROPOLIS, Case, grid, others
 from fastscan.profiling.machine import stamp

@@ -13,11 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import fastscan
-from fastscan import hmm_inference, lds, lgssm_inference
-from fastscan.dispatch import How
-from fastscan.hmm_model import check_hmm
+from fastscan import lds
+from fastscan.dispatch.choice import How
+from fastscan.hmm import inference as hmm_inference
+from fastscan.hmm.check import check_hmm
 from fastscan.learn import LGSSM, from_unconstrained, log_det_jac_constrain, to_unconstrained
-from fastscan.model import check_model
+from fastscan.lgssm import inference as lgssm_inference
+from fastscan.lgssm.check import check_model
 from fastscan.profiling import chains
 from fastscan.profiling.cases import Case
 from fastscan.profiling.models import random_params

@@ -7,7 +7,8 @@ from unittest import mock
 
 import jax
 
-from fastscan import dispatch, mcmc
+from fastscan.dispatch import choice as dispatch
+from fastscan.mcmc import api as mcmc
 from fastscan.profiling import operations
 from fastscan.profiling.cases import METROPOLIS, Case
 

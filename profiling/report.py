@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 
-from fastscan import crossovers
+from fastscan.dispatch import crossovers
 from fastscan.profiling import report_figures
 from fastscan.profiling.gpu_tables import ceilings
 from fastscan.profiling.judge import chosen

@@ -15,7 +15,9 @@ import numpy as np
 from accurate import GOOD, Truth
 from models_people_have import MODELS, VARIANTS, prepare
 
-from fastscan import lgssm, lgssm_filter, lgssm_inference, lgssm_marginal_loglik, lgssm_smoother
+from fastscan import lgssm_filter, lgssm_marginal_loglik, lgssm_smoother
+from fastscan.lgssm import api as lgssm
+from fastscan.lgssm import inference as lgssm_inference
 
 FUNCTIONS = ("smoother", "filter", "loglik", "sample")
 LENGTHS = (1, 2, 3, 17, 60, 120, 500, 5_000)

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastscan
-from fastscan import crossovers, dispatch
-from fastscan.crossovers import expected, use_crossover_table, winner
-from fastscan.dispatch import choose
+from fastscan.dispatch import choice as dispatch
+from fastscan.dispatch import crossovers
+from fastscan.dispatch.choice import choose
+from fastscan.dispatch.crossovers import expected, use_crossover_table, winner
 from fastscan.profiling import crossover
 from fastscan.profiling.cases import Case, held_out
 from made_up import made_up

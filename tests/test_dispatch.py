@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import fastscan
-from fastscan import dispatch, lgssm_smoother
-from fastscan.dispatch import IMPLEMENTATIONS, choose
+from fastscan import lgssm_smoother
+from fastscan.dispatch import choice as dispatch
+from fastscan.dispatch.choice import IMPLEMENTATIONS, choose
 from fastscan.kernels.gpu import lowerings
 from fastscan.kernels.plan import Launch
 from oracle import random_params, simulate

@@ -113,7 +113,7 @@ def test_dynamics_of_time_and_their_entry_zero_which_is_not_read():
             np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("implementation", fastscan.dispatch.XLA_IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", fastscan.dispatch.choice.XLA_IMPLEMENTATIONS)
 def test_none_fields_and_cross_covariances_which_are_second_moments(implementation):
     params = random_params(1, 2, 1)
     params = params._replace(dynamics=params.dynamics._replace(bias=None), emissions=params.emissions._replace(bias=None))
@@ -147,7 +147,7 @@ def test_fault_log_likelihood_of_the_tracking_model_in_float32():
         close(slope, (precise[0] - precise[1]) / (2 * h), 1e-2)
 
 
-@pytest.mark.parametrize("implementation", fastscan.dispatch.XLA_IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", fastscan.dispatch.choice.XLA_IMPLEMENTATIONS)
 @pytest.mark.parametrize("dtype", ["float32"])
 def test_fault_singular_covariances(implementation, dtype):
     """Theirs: NaN likelihoods, gradients and samples."""

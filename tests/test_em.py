@@ -22,7 +22,7 @@ from fastscan.learn import (
     PoissonEmissions,
     fit_em,
 )
-from fastscan.learn.regression import products
+from fastscan.learn.lgssm.regression import products
 from oracle import cast, random_params, simulate
 
 T, D, M, B = 12, 2, 3, 2

@@ -24,7 +24,7 @@ from fastscan.learn import (
     fit_em,
 )
 from fastscan.learn.floors import FLOOR, Floor, factor, floor, raised
-from fastscan.learn.regression import Regression, fit
+from fastscan.learn.lgssm.regression import Regression, fit
 
 em = functools.partial(fit_em, progress=False)
 both_dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])

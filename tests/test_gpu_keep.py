@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fastscan import crossovers
+from fastscan.dispatch import crossovers
 from fastscan.profiling import records, tables
 from fastscan.profiling.cases import Case
 from fastscan.profiling.gpu.keep import keep

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from fastscan import dispatch
+from fastscan.dispatch import choice as dispatch
 from fastscan.profiling import operations, records
 from fastscan.profiling.cases import Case
 from fastscan.profiling.costs import on_abstract_gpu

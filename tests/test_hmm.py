@@ -10,9 +10,10 @@ from hmmlearn.hmm import CategoricalHMM
 
 import fastscan
 import hmm_oracle
-from fastscan import hmm_backward_filter, hmm_filter, hmm_inference, hmm_posterior_mode, hmm_posterior_sample, hmm_smoother
-from fastscan.dispatch import XLA_IMPLEMENTATIONS, How
-from fastscan.hmm_model import check_hmm
+from fastscan import hmm_backward_filter, hmm_filter, hmm_posterior_mode, hmm_posterior_sample, hmm_smoother
+from fastscan.dispatch.choice import XLA_IMPLEMENTATIONS, How
+from fastscan.hmm import inference as hmm_inference
+from fastscan.hmm.check import check_hmm
 from fastscan.kernels.plan import Launch, Plan
 from hmm_oracle import paths, random_model, textbook, viterbi
 from oracle import close

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fastscan import hmm_inference
-from fastscan.dispatch import How
-from fastscan.hmm_model import check_hmm, log_series, scaled_series
+from fastscan.dispatch.choice import How
+from fastscan.hmm import inference as hmm_inference
+from fastscan.hmm.check import check_hmm, log_series, scaled_series
 from fastscan.kernels.hmm import passes as hmm_passes
 from fastscan.kernels.hmm.filtering import HMM_FILTER
 from fastscan.kernels.hmm.viterbi import VITERBI_PATH, ViterbiInputs

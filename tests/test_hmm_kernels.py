@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fastscan import hmm_inference
-from fastscan.dispatch import How, choose
-from fastscan.hmm_model import HMM
+from fastscan.dispatch.choice import How, choose
+from fastscan.hmm import inference as hmm_inference
+from fastscan.hmm.check import HMM
 from fastscan.profiling.costs import lower_for_gpu
 from fastscan.profiling.kernels import report
 

@@ -1,6 +1,6 @@
 """The automatic choice, judged by records."""
 
-from fastscan.crossovers import use_crossover_table
+from fastscan.dispatch.crossovers import use_crossover_table
 from fastscan.profiling import crossover
 from fastscan.profiling.cases import held_out
 from fastscan.profiling.judge import chosen, judge, verdicts

@@ -8,20 +8,14 @@ import numpy as np
 import pytest
 from test_hard import MODELS, T, check
 
-from fastscan import (
-    lgssm_filter,
-    lgssm_inference,
-    lgssm_joint_sample,
-    lgssm_marginal_loglik,
-    lgssm_posterior_sample,
-    lgssm_smoother,
-)
-from fastscan.dispatch import How, choose
+from fastscan import lgssm_filter, lgssm_joint_sample, lgssm_marginal_loglik, lgssm_posterior_sample, lgssm_smoother
+from fastscan.dispatch.choice import How, choose
 from fastscan.kernels.algebra import Lanes
 from fastscan.kernels.gpu.launch import launch
 from fastscan.kernels.lgssm import passes
 from fastscan.kernels.plan import Launch, Plan
-from fastscan.model import check_model, series
+from fastscan.lgssm import inference as lgssm_inference
+from fastscan.lgssm.check import check_model, series
 from fastscan.profiling.costs import lower_for_gpu
 from fastscan.profiling.kernels import program
 from oracle import SMOOTHER_KERNELS, assert_moments, close, random_params, simulate, textbook

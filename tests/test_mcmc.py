@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fastscan import mcmc_inference as inference
 from fastscan.kernels.mcmc import metropolis
-from fastscan.mcmc import MetropolisState, rw_metropolis
+from fastscan.mcmc import MetropolisState, inference, rw_metropolis
 from mcmc_oracle import correlated, mixture, textbook
 
 KEY = jax.random.key(7)

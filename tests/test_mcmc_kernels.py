@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from fastscan import mcmc_inference as inference
 from fastscan.kernels.mcmc.metropolis import Schedule
 from fastscan.kernels.plan import Launch
-from fastscan.mcmc_target import Form
+from fastscan.mcmc import inference
+from fastscan.mcmc.target import Form
 from fastscan.profiling.costs import lower_for_gpu
 from fastscan.profiling.kernels import program, report
 from mcmc_oracle import mixture

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from fastscan import dispatch
+from fastscan.dispatch import choice as dispatch
 from fastscan.profiling import measure as module
 from fastscan.profiling import operations, records
 from fastscan.profiling.cases import GROUPS, MEASURED_BY, METROPOLIS, Case, cases

@@ -7,7 +7,7 @@ import pytest
 
 import hmm_oracle
 from fastscan import hmm_filter, hmm_smoother, lgssm_posterior_sample, lgssm_smoother
-from fastscan.dispatch import IMPLEMENTATIONS
+from fastscan.dispatch.choice import IMPLEMENTATIONS
 from oracle import random_params, simulate, textbook
 
 T, D, M = 6, 2, 1

@@ -14,7 +14,7 @@ from fastscan import (
     lgssm_posterior_sample,
     lgssm_smoother,
 )
-from fastscan.dispatch import choose, compiled_implementations
+from fastscan.dispatch.choice import choose, compiled_implementations
 from fastscan.lds import lds_inference
 from fastscan.mcmc import rw_metropolis
 from hmm_oracle import random_model

@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from fastscan import dispatch, hmm_posterior_mode, hmm_posterior_sample, hmm_smoother, lgssm_smoother
-from fastscan.dispatch import choose, one_function_lanes
+from fastscan import hmm_posterior_mode, hmm_posterior_sample, hmm_smoother, lgssm_smoother
+from fastscan.dispatch import choice as dispatch
+from fastscan.dispatch.choice import choose, one_function_lanes
 from fastscan.kernels import xla_hints
 from fastscan.profiling import operations
 from fastscan.profiling.cases import Case

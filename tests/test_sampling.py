@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fastscan import lgssm_joint_sample, lgssm_posterior_sample
-from fastscan.dispatch import XLA_IMPLEMENTATIONS
+from fastscan.dispatch.choice import XLA_IMPLEMENTATIONS
 from oracle import close, random_params, simulate, textbook, tracking_params
 
 DRAWS = 100_000

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fastscan import lgssm_inference, lgssm_marginal_loglik
-from fastscan.dispatch import How, choose
+from fastscan import lgssm_marginal_loglik
+from fastscan.dispatch.choice import How, choose
 from fastscan.kernels.lgssm import passes
 from fastscan.kernels.lgssm.decorrelation import decorrelate_rows
 from fastscan.kernels.plan import Launch, Plan
-from fastscan.model import check_model, series
+from fastscan.lgssm import inference as lgssm_inference
+from fastscan.lgssm.check import check_model, series
 from fastscan.profiling.costs import lower_for_gpu
 from oracle import close, dense, random_params, simulate
 

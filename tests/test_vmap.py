@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import fastscan
-from fastscan.dispatch import choose
+from fastscan.dispatch.choice import choose
 from oracle import random_params, simulate
 
 N, T, K = 3, 9, 3

@@ -16,7 +16,7 @@ import pytest
 
 import fastscan
 from fastscan import use_xla_hints
-from fastscan.dispatch import choose
+from fastscan.dispatch.choice import choose
 from fastscan.kernels import xla_hints
 from fastscan.kernels.algebra import Staged, stage
 from fastscan.kernels.plan import Plan

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fastscan import crossovers
+from fastscan.dispatch import crossovers
 from fastscan.profiling.crossover import COMMITTED, changes, fit, merged, write
 from fastscan.profiling.records import RECORDS, Row, append, by_case, read
 from fastscan.profiling.report import write_report

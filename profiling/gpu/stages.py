@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from fastscan.dispatch import device_kind
+from fastscan.dispatch.choice import device_kind
 from fastscan.profiling.gpu import profile, smoke, steps
 from fastscan.profiling.gpu import run as running
 from fastscan.profiling.gpu.run import Run, Stage, run_stage

@@ -5,7 +5,7 @@ import os
 
 import jax
 
-from fastscan.dispatch import device_kind
+from fastscan.dispatch.choice import device_kind
 from fastscan.profiling.cases import cases
 from fastscan.profiling.compare import compare, markdown, regressed
 from fastscan.profiling.gpu.ceilings import measure_ceilings

@@ -16,15 +16,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastscan import mcmc_inference as inference
-from fastscan.dispatch import check_gpu, compiled_implementations, device_kind
+from fastscan.dispatch.choice import check_gpu, compiled_implementations, device_kind
 from fastscan.given import check_key
 from fastscan.kernels.mcmc.metropolis import Keep, Schedule
 from fastscan.kernels.plan import Launch
 from fastscan.kernels.ranges import ranged
 from fastscan.kernels.xla_hints import hints_are_on
-from fastscan.mcmc_inference import Outcome, Task, Walkers
-from fastscan.mcmc_target import MOST_COORDINATES, Form, analysis
+from fastscan.mcmc import inference
+from fastscan.mcmc.inference import Outcome, Task, Walkers
+from fastscan.mcmc.target import MOST_COORDINATES, Form, analysis
 
 MCMC_IMPLEMENTATIONS = ("xla", "pallas", "pallas_interpret")
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from fastscan.given import ShapeError, array, check_dtypes, promoted
 from fastscan.kernels.hmm.passes import HMMSeries
-from fastscan.timing import tabulated as tabulate
+from fastscan.lgssm.timing import tabulated as tabulate
 
 
 class HMM(NamedTuple):

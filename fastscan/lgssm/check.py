@@ -19,7 +19,7 @@ from fastscan.kernels.lgssm.kalman import FilterInputs
 from fastscan.kernels.lgssm.passes import Series
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.scan import driver
-from fastscan.timing import plain_params
+from fastscan.lgssm.timing import plain_params
 
 product = functools.partial(jnp.matmul, precision="highest")
 """Of matrices, as precise as their dtype."""

@@ -20,7 +20,7 @@ from fastscan.kernels.mcmc import metropolis
 from fastscan.kernels.mcmc.metropolis import Chain, Moments, Params, Schedule, Walk
 from fastscan.kernels.plan import Launch, Plan
 from fastscan.kernels.xla_hints import BYTE_COST, TASK_COST, VECTOR
-from fastscan.mcmc_target import Form, LogDensity, of_coordinates, of_positions
+from fastscan.mcmc.target import Form, LogDensity, of_coordinates, of_positions
 from fastscan.transforms import alike
 
 GROUP = 256

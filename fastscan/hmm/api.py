@@ -24,10 +24,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastscan import hmm_inference
-from fastscan.dispatch import How, Problem
+from fastscan.dispatch.choice import How, Problem
 from fastscan.given import array, check_dtypes, check_key, log_likelihoods_array, promoted, seen
-from fastscan.hmm_model import HMM, check_hmm, check_transitions, tabulated
+from fastscan.hmm import inference as hmm_inference
+from fastscan.hmm.check import HMM, check_hmm, check_transitions, tabulated
 from fastscan.kernels.ranges import ranged
 from fastscan.types import HMMPosterior, HMMPosteriorFiltered
 from fastscan.values import check_weights

@@ -1,6 +1,6 @@
 """Which implementation runs: the one that was named, or the one that was measured to be fastest here.
 
-The crossover table says which one that is (`fastscan.crossovers`). A device that is not in it gets `_RULE`, or, if it is an
+The crossover table says which one that is (`dispatch.crossovers`). A device that is not in it gets `_RULE`, or, if it is an
 NVIDIA GPU, kernels by `_KERNEL_RULE`.
 
 Matrices are arrays under XLA at every D, staged on a CPU; but an HMM's vectors in one chunk are not worth a stage where they
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from fastscan import crossovers
+from fastscan.dispatch import crossovers
 from fastscan.kernels import xla_hints
 from fastscan.kernels.algebra import UNROLLED_TERMS
 from fastscan.kernels.gpu.lowerings import hindrance

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from fastscan.learn.floors import factor, leaning
 from fastscan.learn.priors import MatrixNormalInverseWishart
-from fastscan.model import product
+from fastscan.lgssm.check import product
 
 RANK = 10
 """Regressors are redundant in directions whose eigenvalue is at most ``RANK n eps``: of the n normal equations with a unit

@@ -14,10 +14,10 @@ from jax import lax
 from fastscan.learn.constraints import FROZEN, POSITIVE, POSITIVE_DEFINITE, REAL
 from fastscan.learn.floors import Floor, floor, raised
 from fastscan.learn.learnable import Learnable
+from fastscan.learn.lgssm.regression import Regression, fit
 from fastscan.learn.priors import MatrixNormalInverseWishart, NormalInverseWishart
-from fastscan.learn.regression import Regression, fit
 from fastscan.lgssm import lgssm_marginal_loglik, lgssm_smoother
-from fastscan.model import product
+from fastscan.lgssm.check import product
 from fastscan.transforms import any_nan
 
 _COEFFICIENTS = ("weights", "input_weights", "bias")

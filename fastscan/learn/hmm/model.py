@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from fastscan.hmm import hmm_marginal_loglik, hmm_smoother
 from fastscan.learn.constraints import FROZEN, SIMPLEX
-from fastscan.learn.emissions import Emissions, normalised, nothing
+from fastscan.learn.hmm.emissions import Emissions, normalised, nothing
 from fastscan.learn.learnable import Learnable
 from fastscan.learn.priors import Dirichlet
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from fastscan.given import ShapeError, array, count, emissions_array, promoted, seen
 from fastscan.kernels.ranges import ranged
 from fastscan.lgssm import lgssm_filter, lgssm_smoother
-from fastscan.model import check_emissions, check_model, deviation, known_terms, product
-from fastscan.timing import plain_params
+from fastscan.lgssm.check import check_emissions, check_model, deviation, known_terms, product
+from fastscan.lgssm.timing import plain_params
 from fastscan.values import check_covariances
 
 

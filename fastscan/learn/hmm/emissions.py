@@ -13,7 +13,7 @@ from jax.scipy.special import gammaln
 from fastscan.learn.constraints import FROZEN, POSITIVE, POSITIVE_DEFINITE, REAL, SIMPLEX, Constraint
 from fastscan.learn.floors import floor, raised
 from fastscan.learn.priors import Dirichlet, Gamma, InverseWishart, NormalInverseWishart
-from fastscan.model import product
+from fastscan.lgssm.check import product
 
 BLOCK = 2**16
 """Numbers that the distances of emissions from all states may take: steps are taken as many at a time as that allows."""

@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fastscan.dispatch import How
-from fastscan.hmm_model import HMM, Scales, log_series, relative_weights, scaled_series, unscaled_loglik
+from fastscan.dispatch.choice import How
+from fastscan.hmm.check import HMM, Scales, log_series, relative_weights, scaled_series, unscaled_loglik
 from fastscan.kernels.hmm import passes as hmm_passes
 from fastscan.kernels.hmm.filtering import FilteredStates
 from fastscan.kernels.hmm.passes import HMMSeries

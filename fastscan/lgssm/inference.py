@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fastscan.dispatch import KERNEL_SIZES, How
+from fastscan.dispatch.choice import KERNEL_SIZES, How
 from fastscan.kernels.algebra import Stacked
 from fastscan.kernels.lgssm import passes
 from fastscan.kernels.lgssm.gaussian import square_root
 from fastscan.kernels.lgssm.kalman import Filtered
 from fastscan.kernels.lgssm.smoothing import AffineMap, Smoothed
 from fastscan.kernels.plan import Plan
-from fastscan.model import Model, deviation, known_terms, product, series
+from fastscan.lgssm.check import Model, deviation, known_terms, product, series
 from fastscan.transforms import any_nan, batch_size, scored, transformable, under_xla
 
 

@@ -32,8 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastscan import lgssm_inference
-from fastscan.dispatch import How, Problem
+from fastscan.dispatch.choice import How, Problem
 from fastscan.given import (
     ShapeError,
     array,
@@ -47,8 +46,9 @@ from fastscan.given import (
     seen,
 )
 from fastscan.kernels.ranges import ranged
-from fastscan.model import Model, Sizes, check_emission_dim, check_emissions, check_model
-from fastscan.timing import plain_params
+from fastscan.lgssm import inference as lgssm_inference
+from fastscan.lgssm.check import Model, Sizes, check_emission_dim, check_emissions, check_model
+from fastscan.lgssm.timing import plain_params
 from fastscan.types import ParamsLGSSM, PosteriorGSSMFiltered, PosteriorGSSMSmoothed
 from fastscan.values import check_covariances
 

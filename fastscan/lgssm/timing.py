@@ -23,7 +23,7 @@ def plain_params(params: Any, T: int, inputs: Any = None, timing: str = "arrival
         params: the model.
         T: time steps.
         inputs: which "departure" makes part of the dynamics' bias.
-        timing: of what varies in the dynamics, as `fastscan.timing` has it; what is returned arrives.
+        timing: of what varies in the dynamics, as `fastscan.lgssm.timing` has it; what is returned arrives.
 
     Raises:
         TypeError: a field that is missing, or is no array.

@@ -80,7 +80,7 @@ def read_table(path: Path) -> dict:
 @functools.cache
 def committed_table() -> dict:
     """The one that fastscan comes with."""
-    return json.loads(importlib.resources.files("fastscan").joinpath("crossover.json").read_text())
+    return json.loads(importlib.resources.files("fastscan.dispatch").joinpath("crossover.json").read_text())
 
 
 @functools.cache

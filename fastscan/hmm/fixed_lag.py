@@ -10,7 +10,7 @@ from jax import lax
 
 from fastscan.given import ShapeError, array, count, log_likelihoods_array, seen
 from fastscan.hmm import hmm_filter
-from fastscan.hmm_model import check_hmm, tabulated
+from fastscan.hmm.check import check_hmm, tabulated
 from fastscan.kernels.hmm.probability import quotient
 from fastscan.kernels.ranges import ranged
 from fastscan.types import HMMPosterior
