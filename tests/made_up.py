@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from fastscan.profiling.cases import Case
-from fastscan.profiling.records import Row
+from fastscan.profiling.measure.cases import Case
+from fastscan.profiling.measure.rows import Row
 
 ON: dict[str, Any] = {
     "device": "abacus",

@@ -1,6 +1,6 @@
 """What is read off optimised HLO. Compiling it takes the CUDA plugin: see the module's docstring."""
 
-from fastscan.profiling import ahead_of_time
+from fastscan.profiling.compiled import ahead_of_time
 
 HLO = """
 HloModule jit_f, is_scheduled=true

@@ -7,11 +7,12 @@ import sys
 import numpy as np
 import pytest
 
-from fastscan.profiling import compare as module
-from fastscan.profiling import records, tables
-from fastscan.profiling.cases import Case
-from fastscan.profiling.compare import compare, find, markdown, regressed
-from fastscan.profiling.operations import SEQUENTIAL
+from fastscan.profiling.measure import rows as records
+from fastscan.profiling.measure.cases import Case
+from fastscan.profiling.measure.operations import SEQUENTIAL
+from fastscan.profiling.report import readme as tables
+from fastscan.profiling.verdicts import compare as module
+from fastscan.profiling.verdicts.compare import compare, find, markdown, regressed
 from made_up import made_up
 
 

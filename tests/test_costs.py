@@ -3,8 +3,8 @@
 import jax
 import pytest
 
-from fastscan.profiling.costs import compile_kernel, lower_for_gpu, on_abstract_gpu, triton_kernels
-from fastscan.profiling.kernels import STEPS, program, report, step_bytes
+from fastscan.profiling.compiled.kernel_report import STEPS, program, report, step_bytes
+from fastscan.profiling.compiled.machine_code import compile_kernel, lower_for_gpu, on_abstract_gpu, triton_kernels
 from oracle import SMOOTHER_KERNELS
 
 pytest.importorskip("triton", reason="Triton's compiler, which pip has for Linux only")

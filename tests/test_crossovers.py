@@ -14,8 +14,8 @@ from fastscan.dispatch import choice as dispatch
 from fastscan.dispatch import crossovers
 from fastscan.dispatch.choice import choose
 from fastscan.dispatch.crossovers import expected, use_crossover_table, winner
-from fastscan.profiling import crossover
-from fastscan.profiling.cases import Case, held_out
+from fastscan.profiling.measure.cases import Case, held_out
+from fastscan.profiling.verdicts import crossover
 from made_up import made_up
 from oracle import random_params, simulate
 

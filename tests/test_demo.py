@@ -8,7 +8,9 @@ import pytest
 import statsmodels.api as sm
 
 from fastscan import lgssm_marginal_loglik, lgssm_smoother
-from fastscan.profiling import demo, fit, models
+from fastscan.profiling.demos import fit_co2 as fit
+from fastscan.profiling.demos import models
+from fastscan.profiling.demos import smoothing as demo
 from oracle import close
 
 

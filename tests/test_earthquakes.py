@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from fastscan.profiling import earthquakes
+from fastscan.profiling.demos import earthquakes
 
 RATES = {2: (15.472, 26.125), 3: (13.146, 19.721, 29.714)}
 
@@ -15,7 +15,7 @@ def test_the_record_is_the_book_s():
     years, counts = earthquakes.load_earthquakes()
     np.testing.assert_array_equal(years, np.arange(1900, 2007))
     assert (len(counts), counts.sum(), counts.min(), counts.max()) == (107, 2072, 6, 41)
-    text = importlib.resources.files("fastscan.profiling").joinpath("data/earthquakes.csv").read_text()
+    text = importlib.resources.files("fastscan.profiling.demos").joinpath("data/earthquakes.csv").read_text()
     assert text.startswith("#")
     assert "Zucchini" in text.split("year,count")[0]
 

@@ -24,7 +24,7 @@ from fastscan import (
 )
 from fastscan.lds import lds_inference, lds_log_normalizer, lds_sample
 from fastscan.mcmc import rw_metropolis
-from fastscan.profiling.kernels import FAMILIES, program, step_bytes
+from fastscan.profiling.compiled.kernel_report import FAMILIES, program, step_bytes
 from hmm_oracle import random_model
 from lds_oracle import random_chain
 from mcmc_oracle import correlated, mixture

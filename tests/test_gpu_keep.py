@@ -5,12 +5,13 @@ import json
 import pytest
 
 from fastscan.dispatch import crossovers
-from fastscan.profiling import records, tables
-from fastscan.profiling.cases import Case
 from fastscan.profiling.gpu.keep import keep
-from fastscan.profiling.gpu_tables import ceilings, gpu_texts
-from fastscan.profiling.operations import PARALLEL
-from fastscan.profiling.report_figures import H200, card
+from fastscan.profiling.measure import rows as records
+from fastscan.profiling.measure.cases import Case
+from fastscan.profiling.measure.operations import PARALLEL
+from fastscan.profiling.report import readme as tables
+from fastscan.profiling.report.figures import H200, card
+from fastscan.profiling.report.gpu_tables import ceilings, gpu_texts
 from made_up import made_up
 
 DEVICE = "NVIDIA made-up H100"

@@ -8,15 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from fastscan.profiling import operations, records, tables
-from fastscan.profiling.cases import METROPOLIS, cases
 from fastscan.profiling.gpu import run as run_module
 from fastscan.profiling.gpu import steps as steps_module
 from fastscan.profiling.gpu import testing
 from fastscan.profiling.gpu.run import DEVICE_LOST, FAILED, Run
 from fastscan.profiling.gpu.stages import STAGES, run_gpu
 from fastscan.profiling.gpu.steps import machine
-from fastscan.profiling.measure import DeviceLostError
+from fastscan.profiling.measure import operations
+from fastscan.profiling.measure import rows as records
+from fastscan.profiling.measure.cases import METROPOLIS, cases
+from fastscan.profiling.measure.run import DeviceLostError
+from fastscan.profiling.report import readme as tables
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -11,13 +11,14 @@ import jax
 import pytest
 
 from fastscan.dispatch import choice as dispatch
-from fastscan.profiling import operations, records
-from fastscan.profiling.cases import Case
-from fastscan.profiling.costs import on_abstract_gpu
+from fastscan.profiling.compiled.kernel_report import FAMILIES
+from fastscan.profiling.compiled.machine_code import on_abstract_gpu
 from fastscan.profiling.gpu import jobs, limited, smoke
 from fastscan.profiling.gpu.jobs import Job, run_jobs
 from fastscan.profiling.gpu.stages import STAGES
-from fastscan.profiling.kernels import FAMILIES
+from fastscan.profiling.measure import operations
+from fastscan.profiling.measure import rows as records
+from fastscan.profiling.measure.cases import Case
 from made_up import made_up
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -8,8 +8,8 @@ import pytest
 from fastscan.dispatch.choice import How, choose
 from fastscan.hmm import inference as hmm_inference
 from fastscan.hmm.check import HMM
-from fastscan.profiling.costs import lower_for_gpu
-from fastscan.profiling.kernels import report
+from fastscan.profiling.compiled.kernel_report import report
+from fastscan.profiling.compiled.machine_code import lower_for_gpu
 
 FILTER = {"hmm_first_observation", "hmm_filter_summarise", "hmm_filter_summaries_summarise", "hmm_filter_summaries_sweep"}
 SMOOTHER = FILTER | {

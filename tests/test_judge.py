@@ -1,10 +1,10 @@
 """The automatic choice, judged by records."""
 
 from fastscan.dispatch.crossovers import use_crossover_table
-from fastscan.profiling import crossover
-from fastscan.profiling.cases import held_out
-from fastscan.profiling.judge import chosen, judge, verdicts
-from fastscan.profiling.operations import PUBLIC, SEQUENTIAL
+from fastscan.profiling.measure.cases import held_out
+from fastscan.profiling.measure.operations import PUBLIC, SEQUENTIAL
+from fastscan.profiling.verdicts import crossover
+from fastscan.profiling.verdicts.judge import chosen, judge, verdicts
 from made_up import made_up
 
 CASE = held_out()[0]

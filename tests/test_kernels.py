@@ -16,8 +16,8 @@ from fastscan.kernels.lgssm import passes
 from fastscan.kernels.plan import Launch, Plan
 from fastscan.lgssm import inference as lgssm_inference
 from fastscan.lgssm.check import check_model, series
-from fastscan.profiling.costs import lower_for_gpu
-from fastscan.profiling.kernels import program
+from fastscan.profiling.compiled.kernel_report import program
+from fastscan.profiling.compiled.machine_code import lower_for_gpu
 from oracle import SMOOTHER_KERNELS, assert_moments, close, random_params, simulate, textbook
 
 

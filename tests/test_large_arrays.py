@@ -13,7 +13,7 @@ from fastscan.kernels.gpu.launch import MOST_ROWS, launch
 from fastscan.kernels.lgssm import passes
 from fastscan.kernels.plan import Launch, Plan
 from fastscan.lgssm.check import check_model, series
-from fastscan.profiling.costs import lower_for_gpu, pallas_calls, triton_kernels
+from fastscan.profiling.compiled.machine_code import lower_for_gpu, pallas_calls, triton_kernels
 from oracle import random_params
 
 LANES, ROWS = 32, 16

@@ -4,8 +4,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from fastscan.profiling import latency
-from fastscan.profiling.costs import Code
+from fastscan.profiling.compiled import latency
+from fastscan.profiling.compiled.machine_code import Code
 
 FLOAT, SPECIAL = latency.PIPES["float32"], latency.PIPES["special"]
 

@@ -22,7 +22,7 @@ from fastscan.lds import (
     lds_log_normalizer,
     lds_sample,
 )
-from fastscan.profiling.kernels import report
+from fastscan.profiling.compiled.kernel_report import report
 from lds_oracle import dense, random_chain, textbook
 
 ALL = ("sequential", "chunked:3", "associative", "pallas_interpret")

@@ -8,8 +8,8 @@ from fastscan.kernels.mcmc.metropolis import Schedule
 from fastscan.kernels.plan import Launch
 from fastscan.mcmc import inference
 from fastscan.mcmc.target import Form
-from fastscan.profiling.costs import lower_for_gpu
-from fastscan.profiling.kernels import program, report
+from fastscan.profiling.compiled.kernel_report import program, report
+from fastscan.profiling.compiled.machine_code import lower_for_gpu
 from mcmc_oracle import mixture
 
 LOWERINGS = {"triton": Launch(), "mosaic": Launch("mosaic", lanes=128, warps=4)}

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from fastscan.dispatch import choice as dispatch
-from fastscan.profiling import measure as module
-from fastscan.profiling import operations, records
-from fastscan.profiling.cases import GROUPS, MEASURED_BY, METROPOLIS, Case, cases
-from fastscan.profiling.measure import implementations, is_default, measure
-from fastscan.profiling.operations import PUBLIC, SEQUENTIAL
-from fastscan.profiling.timing import clock, in_subprocess
+from fastscan.profiling.measure import operations
+from fastscan.profiling.measure import rows as records
+from fastscan.profiling.measure import run as module
+from fastscan.profiling.measure.cases import GROUPS, MEASURED_BY, METROPOLIS, Case, cases
+from fastscan.profiling.measure.operations import PUBLIC, SEQUENTIAL
+from fastscan.profiling.measure.run import implementations, is_default, measure
+from fastscan.profiling.measure.timing import clock, in_subprocess
 
 SHORT = Case("hmm_filter", 2, 0, 6)
 NAMES = ["sequential", SEQUENTIAL]

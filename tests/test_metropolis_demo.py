@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from fastscan.profiling.metropolis import CHAINS, run_metropolis
-from fastscan.profiling.metropolis_rivals import density, mixture, rivals
+from fastscan.profiling.demos.metropolis.demo import CHAINS, run_metropolis
+from fastscan.profiling.demos.metropolis.rivals import density, mixture, rivals
 from mcmc_oracle import mixture_cdf
 
 

@@ -10,8 +10,8 @@ from fastscan import hmm_posterior_mode, hmm_posterior_sample, hmm_smoother, lgs
 from fastscan.dispatch import choice as dispatch
 from fastscan.dispatch.choice import choose, one_function_lanes
 from fastscan.kernels import xla_hints
-from fastscan.profiling import operations
-from fastscan.profiling.cases import Case
+from fastscan.profiling.measure import operations
+from fastscan.profiling.measure.cases import Case
 
 MARK = 'xla_cpu_small_call = "true"'
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 
 from fastscan.kernels.gpu.tiles import tiles
-from fastscan.profiling import ahead_of_time, latency, predict, public_calls
-from fastscan.profiling.cases import Case
-from fastscan.profiling.costs import Code, TritonKernel, examine, lower_for_gpu, triton_kernels
-from fastscan.profiling.kernels import program
+from fastscan.profiling.compiled import ahead_of_time, latency, predict, public_calls
+from fastscan.profiling.compiled.kernel_report import program
+from fastscan.profiling.compiled.machine_code import Code, TritonKernel, examine, lower_for_gpu, triton_kernels
+from fastscan.profiling.measure.cases import Case
 
 H100, H200 = predict.CARDS
 WALK = latency.Walk(cycles=800.0, chain=300.0, busy=500.0, busiest="issue")

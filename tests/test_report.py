@@ -10,11 +10,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from fastscan.profiling import kernels, records
-from fastscan.profiling.cases import BATCH, Case
-from fastscan.profiling.plots import Point, draw_lines
-from fastscan.profiling.report import summary, write_report
-from fastscan.profiling.report_data import (
+from fastscan.profiling.compiled import kernel_report as kernels
+from fastscan.profiling.measure import rows as records
+from fastscan.profiling.measure.cases import BATCH, Case
+from fastscan.profiling.report.data import (
     best,
     chosen,
     crossing,
@@ -25,6 +24,8 @@ from fastscan.profiling.report_data import (
     seconds,
     significant,
 )
+from fastscan.profiling.report.page import summary, write_report
+from fastscan.profiling.report.svg import Point, draw_lines
 from made_up import made_up
 
 LENGTHS = {"lgssm_smoother": (10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)}

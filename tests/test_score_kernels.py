@@ -14,7 +14,7 @@ from fastscan.kernels.lgssm.decorrelation import decorrelate_rows
 from fastscan.kernels.plan import Launch, Plan
 from fastscan.lgssm import inference as lgssm_inference
 from fastscan.lgssm.check import check_model, series
-from fastscan.profiling.costs import lower_for_gpu
+from fastscan.profiling.compiled.machine_code import lower_for_gpu
 from oracle import close, dense, random_params, simulate
 
 INTERPRETED = Launch(interpret=True)

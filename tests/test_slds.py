@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 
 import lds_oracle
 from fastscan.lds import LDSStatistics, PairPotential
-from fastscan.profiling import textbook
+from fastscan.profiling.demos.slds import by_scan as textbook
 from fastscan.slds import hmm_to_lds_mf, lds_to_hmm_mf, slds_inference, slds_kl, slds_sample
 from slds_oracle import bound, log_normalizer, path_probs, random_slds
 

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from fastscan.profiling.slds import load_economy, run_slds
-from fastscan.profiling.slds_costs import gradient_costs, notebook_problem, speeds
+from fastscan.profiling.demos.slds.costs import gradient_costs, notebook_problem, speeds
+from fastscan.profiling.demos.slds.demo import load_economy, run_slds
 from fastscan.slds import slds_inference
 
 

@@ -22,8 +22,8 @@ from fastscan.kernels.algebra import Staged, stage
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.xla_hints import TESTED, compiled, hints_are_on, is_tested
 from fastscan.mcmc import rw_metropolis
-from fastscan.profiling import operations
-from fastscan.profiling.cases import Case
+from fastscan.profiling.measure import operations
+from fastscan.profiling.measure.cases import Case
 from test_switches import FUNCTIONS, without
 from xla_canary import PROGRAMS
 
