@@ -3,9 +3,7 @@
 import importlib
 from types import ModuleType
 
-from fastscan.crossovers import use_crossover_table
-from fastscan.fixed_lag import hmm_fixed_lag_smoother
-from fastscan.forecast import lgssm_forecast, lgssm_posterior_predictive
+from fastscan.dispatch.crossovers import use_crossover_table
 from fastscan.hmm import (
     check_hmm_weights,
     compute_transition_probs,
@@ -20,6 +18,7 @@ from fastscan.hmm import (
     parallel_hmm_posterior_sample,
     parallel_hmm_smoother,
 )
+from fastscan.hmm.fixed_lag import hmm_fixed_lag_smoother
 from fastscan.kernels.xla_hints import use_xla_hints
 from fastscan.lgssm import (
     lgssm_filter,
@@ -32,6 +31,7 @@ from fastscan.lgssm import (
     parallel_lgssm_posterior_sample,
     parallel_lgssm_smoother,
 )
+from fastscan.lgssm.forecast import lgssm_forecast, lgssm_posterior_predictive
 from fastscan.types import (
     HMMPosterior,
     HMMPosteriorFiltered,

@@ -23,13 +23,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fastscan.dispatch import How, Problem
+from fastscan.dispatch.choice import How, Problem
 from fastscan.given import array, check_key
-from fastscan.kernels import potential_passes as passes
 from fastscan.kernels.axes import as_lanes
+from fastscan.kernels.lds import passes
+from fastscan.kernels.lds.passes import Chain
+from fastscan.kernels.lds.potentials import PairInputs, Potential
 from fastscan.kernels.plan import Plan
-from fastscan.kernels.potential_passes import Chain
-from fastscan.kernels.potentials import PairInputs, Potential
 from fastscan.kernels.ranges import ranged
 from fastscan.transforms import batch_size, scored, transformable
 

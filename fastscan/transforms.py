@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
 
-from fastscan.dispatch import How
+from fastscan.dispatch.choice import How
 from fastscan.kernels.algebra import vary_over, varying
 from fastscan.kernels.plan import Plan
 

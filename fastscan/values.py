@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from fastscan.given import known
-from fastscan.kernels.gaussian import ROUNDINGS
+from fastscan.kernels.lgssm.gaussian import ROUNDINGS
 
 MOST_BYTES = 2048
 """Of a matrix that is judged, at most: 16 rows of float64."""

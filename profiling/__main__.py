@@ -83,8 +83,8 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _compare(arguments: Namespace) -> None:
-    from fastscan.profiling.compare import compare, find, markdown, regressed
-    from fastscan.profiling.records import RECORDS
+    from fastscan.profiling.measure.rows import RECORDS
+    from fastscan.profiling.verdicts.compare import compare, find, markdown, regressed
 
     findings = compare(find(arguments.old, RECORDS), find(arguments.new, RECORDS))
     print(markdown(findings, everything=arguments.all))
@@ -92,36 +92,36 @@ def _compare(arguments: Namespace) -> None:
 
 
 def _trial(arguments: Namespace) -> None:
-    from fastscan.profiling.trial import run_trial
+    from fastscan.profiling.verdicts.trial import run_trial
 
     sys.exit(0 if run_trial(arguments.tries) else 1)
 
 
 def _judge(arguments: Namespace) -> None:
-    from fastscan.profiling.judge import judge
+    from fastscan.profiling.verdicts.judge import judge
 
     print("\n".join(judge(rows(arguments.records))))
 
 
 def _report(arguments: Namespace) -> None:
-    from fastscan import crossovers
-    from fastscan.profiling.records import RECORDS
-    from fastscan.profiling.report import write_report
+    from fastscan.dispatch import crossovers
+    from fastscan.profiling.measure.rows import RECORDS
+    from fastscan.profiling.report.page import write_report
 
     crossovers.use_crossover_table(crossovers.committed_table())
     print(write_report(arguments.out, RECORDS))
 
 
 def _tables(_: Namespace) -> None:
-    from fastscan import crossovers
-    from fastscan.profiling.tables import README, generated, rewritten
+    from fastscan.dispatch import crossovers
+    from fastscan.profiling.report.readme import README, generated, rewritten
 
     crossovers.use_crossover_table(crossovers.committed_table())
     README.write_text(rewritten(README.read_text(), generated()))
 
 
 def _kernels(arguments: Namespace) -> None:
-    from fastscan.profiling.kernels import FAMILIES, run_report
+    from fastscan.profiling.compiled.kernel_report import FAMILIES, run_report
 
     unknown = [name for name in arguments.families if name not in FAMILIES]
     if unknown:
@@ -131,8 +131,8 @@ def _kernels(arguments: Namespace) -> None:
 
 def _ahead_of_time(arguments: Namespace) -> None:
     os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")  # the plugin does without the libraries that no program calls
-    from fastscan.profiling.ahead_of_time import DEVICES, run_ahead_of_time
-    from fastscan.profiling.records import RECORDS
+    from fastscan.profiling.compiled.ahead_of_time import DEVICES, run_ahead_of_time
+    from fastscan.profiling.measure.rows import RECORDS
 
     unknown = [name for name in arguments.devices if name not in DEVICES]
     if unknown:
@@ -142,8 +142,8 @@ def _ahead_of_time(arguments: Namespace) -> None:
 
 
 def _predict(arguments: Namespace) -> None:
-    from fastscan.profiling.predict import run_predict
-    from fastscan.profiling.records import RECORDS
+    from fastscan.profiling.compiled.predict import run_predict
+    from fastscan.profiling.measure.rows import RECORDS
 
     run_predict(arguments.record or (Path("out") if arguments.only else RECORDS), RECORDS, arguments.only)
 
@@ -162,7 +162,7 @@ def _keep(arguments: Namespace) -> None:
 
 
 def _fit(_: Namespace) -> None:
-    from fastscan.profiling.fit import fit_co2_variances
+    from fastscan.profiling.demos.fit_co2 import fit_co2_variances
 
     variances, loglik = fit_co2_variances()
     print(f"{variances}\nlog-likelihood {loglik:.4f}")

@@ -79,25 +79,25 @@ def _demo(arguments: Namespace) -> None:
 
 
 def _smoothing(arguments: Namespace) -> None:
-    from fastscan.profiling.demo import run_demo
+    from fastscan.profiling.demos.smoothing import run_demo
 
     run_demo(arguments.out, tuple(arguments.lengths))
 
 
 def _hmc(arguments: Namespace) -> None:
-    from fastscan.profiling.hmc import run_hmc
+    from fastscan.profiling.demos.hmc import run_hmc
 
     run_hmc(arguments.out)
 
 
 def _slds(arguments: Namespace) -> None:
-    from fastscan.profiling.slds import run_slds
+    from fastscan.profiling.demos.slds.demo import run_slds
 
     run_slds(arguments.out)
 
 
 def _metropolis(arguments: Namespace) -> None:
-    from fastscan.profiling.metropolis import run_metropolis
+    from fastscan.profiling.demos.metropolis.demo import run_metropolis
 
     run_metropolis(arguments.out)
 
@@ -106,9 +106,9 @@ _DEMOS = {"smoothing": _smoothing, "hmc": _hmc, "slds": _slds, "metropolis": _me
 
 
 def _measure(arguments: Namespace) -> None:
-    from fastscan.profiling.cases import GROUPS, cases
-    from fastscan.profiling.measure import default_path, measure
-    from fastscan.profiling.records import RECORDS
+    from fastscan.profiling.measure.cases import GROUPS, cases
+    from fastscan.profiling.measure.rows import RECORDS
+    from fastscan.profiling.measure.run import default_path, measure
 
     unknown = [name for name in arguments.cases if name not in GROUPS]
     if unknown:
@@ -122,8 +122,8 @@ def _measure(arguments: Namespace) -> None:
 
 
 def _fit(arguments: Namespace) -> None:
-    from fastscan import crossovers
-    from fastscan.profiling.crossover import changes, fit, merged, write
+    from fastscan.dispatch import crossovers
+    from fastscan.profiling.verdicts.crossover import changes, fit, merged, write
 
     path = arguments.table or crossovers.user_table()
     table = fit(rows(arguments.records))
@@ -134,7 +134,7 @@ def _fit(arguments: Namespace) -> None:
 
 
 def _explain(arguments: Namespace) -> None:
-    from fastscan.profiling.crossover import explain
+    from fastscan.profiling.verdicts.crossover import explain
 
     if (arguments.D is None) == (arguments.K is None):
         raise ValueError("Give --D, the state dimensions, or --K, an HMM's number of states.")
@@ -144,9 +144,9 @@ def _explain(arguments: Namespace) -> None:
 
 def rows(paths: list[Path]) -> list:
     """Reads the rows of the records that were named, or of the newest one of this device."""
-    from fastscan.dispatch import device_kind
-    from fastscan.profiling.records import RECORDS, read
-    from fastscan.profiling.tables import newest
+    from fastscan.dispatch.choice import device_kind
+    from fastscan.profiling.measure.rows import RECORDS, read
+    from fastscan.profiling.report.readme import newest
 
     missing = [str(path) for path in paths if not path.exists()]
     if missing:

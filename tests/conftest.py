@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from fastscan import crossovers
+from fastscan.dispatch import crossovers
 
 jax.config.update("jax_enable_x64", True)
 

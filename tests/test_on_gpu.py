@@ -14,13 +14,13 @@ from fastscan import (
     lgssm_posterior_sample,
     lgssm_smoother,
 )
-from fastscan.dispatch import choose, compiled_implementations
+from fastscan.dispatch.choice import choose, compiled_implementations
 from fastscan.lds import lds_inference
 from fastscan.mcmc import rw_metropolis
-from hmm_oracle import random_model
-from lds_oracle import random_chain
-from mcmc_oracle import correlated, mixture
-from oracle import SMOOTHER_KERNELS, cast, random_params, tracking_params
+from oracles.hmm import random_model
+from oracles.lds import random_chain
+from oracles.lgssm import SMOOTHER_KERNELS, cast, random_params, tracking_params
+from oracles.mcmc import correlated, mixture
 
 pytestmark = pytest.mark.skipif("pallas" not in compiled_implementations(), reason="needs an NVIDIA GPU")
 

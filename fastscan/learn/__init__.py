@@ -21,7 +21,9 @@ from fastscan.learn.constraints import (
     to_unconstrained,
 )
 from fastscan.learn.em import fit_em
-from fastscan.learn.emissions import (
+from fastscan.learn.hmc import Convergence, Draws, convergence, fit_hmc
+from fastscan.learn.hmm import HMM, ParamsHMM
+from fastscan.learn.hmm.emissions import (
     CATEGORICAL,
     GAUSSIAN,
     POISSON,
@@ -30,8 +32,6 @@ from fastscan.learn.emissions import (
     GaussianEmissions,
     PoissonEmissions,
 )
-from fastscan.learn.hmc import Convergence, Draws, convergence, fit_hmc
-from fastscan.learn.hmm import HMM, ParamsHMM
 from fastscan.learn.learnable import Learnable
 from fastscan.learn.lgssm import LGSSM
 from fastscan.learn.sgd import fit_sgd

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastscan.model import product
+from fastscan.lgssm.check import product
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import gammaln, multigammaln, xlogy
 
-from fastscan.model import product
+from fastscan.lgssm.check import product
 
 
 def inverse_wishart(cov: jax.Array, df: float | jax.Array, scale: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 
-from fastscan.profiling.timing import Clock, clock
+from fastscan.profiling.measure.timing import Clock, clock
 
 
 def measure_ceilings(*, toy: bool = False) -> dict[str, float | str]:

@@ -15,12 +15,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastscan.profiling.cases import Case
 from fastscan.profiling.gpu import limited
-from fastscan.profiling.machine import stamp
-from fastscan.profiling.measure import DeviceLostError, first_line, left_to_do, measure_case, row_of
-from fastscan.profiling.programs import Programs
-from fastscan.profiling.records import Row, append, read
+from fastscan.profiling.measure.cases import Case
+from fastscan.profiling.measure.machine import stamp
+from fastscan.profiling.measure.programs import Programs
+from fastscan.profiling.measure.rows import Row, append, read
+from fastscan.profiling.measure.run import DeviceLostError, first_line, left_to_do, measure_case, row_of
 
 TURN_SECONDS = 40.0
 """That a process has the device to itself, at most: it is ended then, as a kernel may hang."""

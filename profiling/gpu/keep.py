@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fastscan import crossovers
-from fastscan.profiling.crossover import COMMITTED, changes, fit, merged, write
-from fastscan.profiling.records import RECORDS, Row, append, by_case, read
-from fastscan.profiling.report import write_report
-from fastscan.profiling.tables import README, generated, rewritten
+from fastscan.dispatch import crossovers
+from fastscan.profiling.measure.rows import RECORDS, Row, append, by_case, read
+from fastscan.profiling.report.page import write_report
+from fastscan.profiling.report.readme import README, generated, rewritten
+from fastscan.profiling.verdicts.crossover import COMMITTED, changes, fit, merged, write
 
 
 def keep(out: Path, records: Path = RECORDS, table: Path = COMMITTED, readme: Path = README) -> list[str]:

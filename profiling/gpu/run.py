@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastscan.profiling.gpu import limited
-from fastscan.profiling.measure import DeviceLostError, first_line
-from fastscan.profiling.records import Row, by_case
+from fastscan.profiling.measure.rows import Row, by_case
+from fastscan.profiling.measure.run import DeviceLostError, first_line
 
 FAILED, DEVICE_LOST = 1, 75
 """What `run_stage` returns if anything failed; and if another process is to go on."""

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 
-from fastscan.profiling.cases import METROPOLIS, Case
 from fastscan.profiling.gpu.jobs import Job, run_jobs
 from fastscan.profiling.gpu.run import Run
-from fastscan.profiling.measure import BAD
-from fastscan.profiling.operations import PARALLEL, SEQUENTIAL
-from fastscan.profiling.records import Row, by_case, read
+from fastscan.profiling.measure.cases import METROPOLIS, Case
+from fastscan.profiling.measure.operations import PARALLEL, SEQUENTIAL
+from fastscan.profiling.measure.rows import Row, by_case, read
+from fastscan.profiling.measure.run import BAD
 
 RESERVE = 20.0
 """Seconds that are left for what comes after the cases."""

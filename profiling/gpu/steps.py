@@ -5,16 +5,16 @@ import os
 
 import jax
 
-from fastscan.dispatch import device_kind
-from fastscan.profiling.cases import cases
-from fastscan.profiling.compare import compare, markdown, regressed
+from fastscan.dispatch.choice import device_kind
 from fastscan.profiling.gpu.ceilings import measure_ceilings
 from fastscan.profiling.gpu.run import Run
-from fastscan.profiling.machine import nvidia_smi, stamp
-from fastscan.profiling.measure import BAD, measure
-from fastscan.profiling.programs import NOT_COMPILED, Programs, workers
-from fastscan.profiling.records import RECORDS, by_case, read
-from fastscan.profiling.tables import ROOT, newest
+from fastscan.profiling.measure.cases import cases
+from fastscan.profiling.measure.machine import nvidia_smi, stamp
+from fastscan.profiling.measure.programs import NOT_COMPILED, Programs, workers
+from fastscan.profiling.measure.rows import RECORDS, by_case, read
+from fastscan.profiling.measure.run import BAD, measure
+from fastscan.profiling.report.readme import ROOT, newest
+from fastscan.profiling.verdicts.compare import compare, markdown, regressed
 
 TESTS_SHARE = 0.3
 """Of the limit, kept for the GPU tests."""

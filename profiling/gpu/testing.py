@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fastscan.profiling.gpu.limited import run_limited
 from fastscan.profiling.gpu.run import Run
-from fastscan.profiling.tables import ROOT
+from fastscan.profiling.report.readme import ROOT
 
 TESTS = Path("tests") / "test_on_gpu.py"
 

@@ -21,8 +21,8 @@ from jax.interpreters import mlir
 from emulator.assembly import Kernel, parse
 from emulator.machine import run
 from emulator.memory import Array, FaultError, Memory
-from fastscan.profiling.costs import TritonKernel, compiler_options, lower_for_gpu, triton_kernels
-from fastscan.profiling.public_calls import pretending
+from fastscan.profiling.compiled.machine_code import TritonKernel, compiler_options, lower_for_gpu, triton_kernels
+from fastscan.profiling.compiled.public_calls import pretending
 
 POISON = 0xFF
 """Of bytes that nobody wrote: floating numbers are NaN."""
@@ -116,7 +116,7 @@ def _room(kernel: str, array: Array, shape: tuple[int, ...]) -> int:
 
 @functools.lru_cache(maxsize=1024)
 def compile_to_ptx(kernel: TritonKernel, capability: int) -> Compiled:
-    """Compiles a kernel by Triton's own compiler, with the options that XLA has (see `fastscan.profiling.costs`)."""
+    """Compiles a kernel by Triton's own compiler, with the options that XLA has (see `compiled.machine_code`)."""
     import triton
     from triton._C.libtriton import ir
     from triton.backends.compiler import Language

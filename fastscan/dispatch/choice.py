@@ -1,0 +1,338 @@
+"""Which implementation runs: the one that was named, or the one that was measured to be fastest here.
+
+The crossover table says which one that is (`dispatch.crossovers`). A device that is not in it gets `_RULE`, or, if it is an
+NVIDIA GPU, kernels by `_KERNEL_RULE`.
+
+Matrices are arrays under XLA at every D, staged on a CPU; but an HMM's vectors in one chunk are not worth a stage where they
+are large, or few and no one function. On a CPU, loops over little are compiled to one function (`kernels.plan.Plan`). Where
+hints to XLA are off (`kernels.xla_hints`), nothing is staged, and no loop one function.
+Unrolled into `Lanes`, matrices belong in a Pallas kernel: XLA fuses the unrolled program into each of its results anew, which
+is slow to compile and slow to run. A kernel's lane holds a whole model in its registers, so kernels are for small ones
+(`KERNEL_SIZES`).
+
+A device's entry may say how kernels are launched on it: "launch", fields of `kernels.plan.Launch` that differ from the default.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+
+from fastscan.dispatch import crossovers
+from fastscan.kernels import xla_hints
+from fastscan.kernels.algebra import UNROLLED_TERMS
+from fastscan.kernels.gpu.lowerings import hindrance
+from fastscan.kernels.plan import Launch, Plan
+
+XLA_IMPLEMENTATIONS = ("sequential", "associative", "chunked")
+IMPLEMENTATIONS = (*XLA_IMPLEMENTATIONS, "pallas", "pallas_interpret")
+FAMILIES = ("lgssm", "lgssm_varying", "hmm", "hmm_mode", "hmm_sample")
+"""What is measured apart: linear-Gaussian models; those whose dynamics vary in time; an HMM's filters and smoothers, its most
+likely path, its sampler."""
+MEASURED_AS = {"lds": "lgssm", "lgssm_varying": "lgssm"}
+"""Families that are run by another one's measurements, where they have none of their own: chains of potentials, too."""
+_HMMS = FAMILIES[2:]
+_LGSSM_SIZES = {"float32": {1: 9, 2: 9, 3: 9, 4: 9, 5: 9, 6: 6}, "float64": {1: 4, 2: 4, 3: 4, 4: 4}}
+_HMM_SIZES = {"float32": dict.fromkeys(range(1, 9), 0), "float64": dict.fromkeys(range(1, 5), 0)}
+_LDS_SIZES = {"float32": dict.fromkeys(range(1, 5), 0), "float64": dict.fromkeys(range(1, 3), 0)}
+_SCORE_SIZES = {"float32": {1: 9, 2: 9, 3: 9, 4: 9, 5: 4, 6: 1}, "float64": {1: 4, 2: 4, 3: 4, 4: 4}}
+KERNEL_SIZES: dict[str, dict] = {
+    **dict.fromkeys(_HMMS, _HMM_SIZES),
+    **dict.fromkeys(FAMILIES[:2], _LGSSM_SIZES),
+    "lds": _LDS_SIZES,
+    "lgssm_score": _SCORE_SIZES,
+}
+"""For every D that GPU kernels of a family take, the largest m. At (4, 9), (5, 9), (6, 6), and (4, 4) in float64, the kernel
+that needs most registers as m grows, summarise, was compiled for sm_90 and spills none to memory. An HMM's D is its K; its m
+and that of a chain of potentials is 0.
+
+"lgssm_score" is the pass back of a log-likelihood's derivatives, which adds them up in registers. No implementation is named
+after it, so no size is an error: XLA runs it where kernels do not. By its code for sm_80 it spills nothing but a few numbers
+at (4, 9), and in float64 from (4, 2) on: at (4, 4) one instruction in twenty moves them."""
+INTERPRETED_SIZES: dict[str, dict] = {
+    **dict.fromkeys(FAMILIES[:2], dict.fromkeys(range(1, 7), 9)),
+    **dict.fromkeys((*_HMMS, "lds"), dict.fromkeys(range(1, 9), 0)),
+}
+"""The same in the interpreter, which has no registers."""
+
+FORGETTING_ROWS = 64
+"""Of a chunk, at least, where it may pay to find out when an HMM has forgotten its beginning."""
+
+FEWER_LANES = 2
+"""A number of chunks between those that were measured is cut by up to so much where that makes loops one function."""
+
+MOST_CHUNKS = 256
+"""Of "chunked" on a CPU where nothing was measured."""
+
+_KERNELS_ON = "NVIDIA"
+_RULE = "a rule for devices that were not measured: chunks of 16 rows, one chunk below 64 rows or above 16,384 sequences"
+_KERNEL_RULE = "kernels, by a rule for NVIDIA GPUs that were not measured: chunks enough to fill one, of 16 rows or more"
+
+
+class Choice(NamedTuple):
+    """What will run, and why."""
+
+    implementation: str
+    plan: Plan
+    reason: str
+
+
+class Problem(NamedTuple):
+    """What `choose` asks, but for B."""
+
+    implementation: str | None
+    T: int
+    D: int
+    m: int
+    dtype: str
+    family: str = "lgssm"
+    shared: bool = False
+
+    def plan(self, B: int) -> Plan:
+        """What runs B sequences."""
+        return choose(**self._asdict(), B=B).plan
+
+
+class How(NamedTuple):
+    """How a problem is run.
+
+    Attributes:
+        plan: for the sequences there are.
+        problem: what chooses a plan for more; None keeps this one.
+        missing: whether entries are missing, None if that is seen only as the program runs.
+    """
+
+    plan: Plan
+    problem: Problem | None = None
+    missing: bool | None = None
+
+    def of_batch(self, B: int) -> "How":
+        """The same for B sequences, whose matrices may differ."""
+        return self if self.problem is None else self._replace(plan=self.problem._replace(shared=False).plan(B))
+
+
+def choose(
+    implementation: str | None,
+    *,
+    T: int,
+    B: int,
+    D: int,
+    m: int = 0,
+    dtype: Any,
+    family: str = "lgssm",
+    shared: bool = False,
+    device: str | None = None,
+) -> Choice:
+    """What runs a series of T steps in B sequences.
+
+    Args:
+        implementation: a name in `IMPLEMENTATIONS`, which is taken at its word, or None for the fastest. "chunked:64" runs in
+            about 64 chunks: none is empty, and on a CPU there may be some more for whole vectors of them.
+        T: time steps.
+        B: sequences.
+        D: state dimensions; of an HMM its number of states, K.
+        m: emission dimensions; of an HMM 0.
+        dtype: float32 or float64.
+        family: one of `FAMILIES`, or of `MEASURED_AS`.
+        shared: whether all sequences have the same matrices, and only vectors are their own.
+        device: its kind, as in `crossover.json`; default the one that JAX uses.
+
+    Raises:
+        ValueError: an unknown name; kernels, for a model that they are too small for.
+        RuntimeError: kernels, on a device that is no NVIDIA GPU, or with a JAX that can't compile them.
+    """
+    name, chunks = _parse(implementation)
+    device = device_kind() if device is None else device
+    dtype = str(jax.numpy.dtype(dtype))
+    slices = crossovers.slices_of(device, family, dtype)
+    measured = family if slices else MEASURED_AS.get(family, family)
+    slices = slices or crossovers.slices_of(device, measured, dtype)
+    found = crossovers.expected(slices, D=D, T=T, B=B) if slices else {}
+    reason = "named"
+    if name is None:
+        fits = m <= KERNEL_SIZES[family][dtype].get(D, -1)
+        why_not = _hindrance(device) if fits and device.startswith(_KERNELS_ON) else ""
+        able = {n: x for n, x in found.items() if n != "pallas" or (fits and not why_not)}
+        name, reason = _fastest(able, dtype, T, B, kernels=fits and _has_kernels(device))
+        reason += f"; no kernels: {why_not}" if why_not else ""
+        if found:
+            reason = f"{_where(slices, measured, family, device, D, T, B)}: {reason}"
+    elif name in ("pallas", "pallas_interpret"):
+        _check_kernels(name, device, family, D, m, dtype)
+    lanes = one_function_lanes(max(D, m), dtype, chunked=name == "chunked", shared=shared) if _hinted(device) else 0
+    hmm = family in _HMMS
+    if hmm and D == 1:  # all that is found of one state is known, and nothing of a loop would be read
+        lanes = 0
+    if chunks is None and "chunked" in found:
+        chunks = found["chunked"].chunks or 2
+        if lanes >= 2 * B and chunks * B <= lanes * FEWER_LANES:
+            chunks = min(chunks, lanes // B)
+    plan = _plan(name, chunks, device, hmm, T - 1, B, D, lanes)
+    one_function = name in ("sequential", "chunked") and T > 1 and plan.chunks * B <= lanes
+    checked = not hmm and plan.chunks > 1
+    return Choice(name, plan._replace(one_function=one_function, checked=checked), reason)
+
+
+def _parse(implementation: str | None) -> tuple[str | None, int | None]:
+    """The name, and how many chunks are wanted, if that was said."""
+    name, _, count = (implementation or "").partition(":")
+    right = name in IMPLEMENTATIONS and (not count or (name == "chunked" and count.isdecimal() and int(count) > 0))
+    if implementation is not None and (not right or implementation.endswith(":")):
+        raise ValueError(
+            f"implementation: {implementation!r} given, wanted None or one of {', '.join(IMPLEMENTATIONS)}, "
+            "or 'chunked:N' for N chunks."
+        )
+    return name or None, int(count) if count else None
+
+
+def _fastest(found: dict[str, crossovers.Expected], dtype: str, T: int, B: int, *, kernels: bool) -> tuple[str, str]:
+    """The implementation to take, and why."""
+    if found:
+        name = crossovers.winner(found)
+        times = ", ".join(f"{n} {1e3 * x.seconds:.3g} ms" for n, x in sorted(found.items(), key=lambda x: x[1].seconds))
+        return name, f"{dtype}, {times}"
+    if kernels:
+        return "pallas", _KERNEL_RULE
+    return ("sequential" if T < 64 or B > 16384 else "chunked"), _RULE
+
+
+def _where(slices: list[dict], measured: str, family: str, device: str, D: int, T: int, B: int) -> str:
+    """How near measurements are to some sizes."""
+    apart = []
+    for letter, wanted, there in (
+        ("D" if measured.startswith("lgssm") else "K", D, {s["D"] for s in slices}),
+        ("T", T, {length for s in slices for length in s["T"]}),
+        ("B", B, {s["B"] for s in slices}),
+    ):
+        if not min(there) <= wanted <= max(there):
+            apart.append(f"extrapolated to {letter}={wanted:,} from {letter}={min(there, key=lambda x: abs(x - wanted)):,}")
+        elif wanted not in there:
+            apart.append(f"between measured values of {letter}")
+    if measured != family:
+        apart.append(f"of the family {measured!r}, as {family!r} was not measured")
+    sizes = f"D={D}, T={T:,}, B={B:,}"
+    return f"measured on {device} at {sizes}" if not apart else f"measured on {device}, but not at {sizes} ({'; '.join(apart)})"
+
+
+def _plan(name: str, chunks: int | None, device: str, hmm: bool, rows: int, B: int, D: int, lanes: int) -> Plan:
+    algebra = _algebra(device)
+    if name == "sequential":
+        unstaged = hmm and (D > UNROLLED_TERMS or lanes < B < xla_hints.STAGED_LANES)
+        return Plan(rows, 1, algebra="stacked" if unstaged else algebra)
+    if name == "associative":
+        return Plan(rows, max(rows, 1), "associative", algebra)
+    if name == "chunked":
+        most = MOST_CHUNKS if device == "cpu" else rows
+        return chunked_plan(hmm, device, rows, chunks or max(min(rows // 16, most), 2), lanes // B)
+    return _kernel_plan(name, device, algebra, rows, B)
+
+
+def _hinted(device: str) -> bool:
+    """Tells whether programs for a device carry hints to XLA."""
+    return device == "cpu" and xla_hints.hints_are_on()
+
+
+def _algebra(device: str) -> str:
+    return "staged" if _hinted(device) else "stacked"
+
+
+def one_function_lanes(size: int, dtype: Any, *, chunked: bool, shared: bool = False) -> int:
+    """The most lanes whose loops are compiled to one function on a CPU, of matrices of up to ``size`` rows; 0 if none are.
+
+    Every chunk has a summary of its own, and these are scanned from both sides at once, in twice as many lanes.
+    """
+    if size > UNROLLED_TERMS:
+        return 0
+    column = max(size, 1) * jax.numpy.dtype(dtype).itemsize
+    if shared and not chunked:
+        return xla_hints.ONE_FUNCTION_BYTES // column // xla_hints.VECTOR * xla_hints.VECTOR
+    lanes = xla_hints.ONE_FUNCTION_BYTES // (column * max(size, 1))
+    return lanes // 2 if chunked else lanes
+
+
+def chunked_plan(hmm: bool, device: str, rows: int, chunks: int, few: int = 0) -> Plan:
+    """About as many chunks of rows, under XLA on a device, and not more than ``few`` if no more are asked for."""
+    if device != "cpu":
+        return Plan(rows, _fit(chunks, rows))
+    most = few if chunks <= few else rows
+    if not hmm or rows < chunks * FORGETTING_ROWS:
+        return Plan(rows, _fit(chunks, rows, most), algebra=_algebra(device))
+    return Plan(rows, _fit_lanes(chunks, rows, most), algebra=_algebra(device), forgetting=True)
+
+
+def _check_kernels(implementation: str, device: str, family: str, D: int, m: int, dtype: str) -> None:
+    sizes = INTERPRETED_SIZES[family] if implementation == "pallas_interpret" else KERNEL_SIZES[family][dtype]
+    if m > sizes.get(D, -1):
+        given, most = f"D = {D}, m = {m}", "m up to " + ", ".join(f"{most_m} for D = {d}" for d, most_m in sizes.items())
+        if not family.startswith("lgssm"):
+            letter = "K" if family.startswith("hmm") else "D"
+            given, most = f"{letter} = {D}", f"{letter} up to {max(sizes)}"
+        raise ValueError(
+            f"implementation: {implementation!r} given for {given}, {dtype}; a thread's registers "
+            f"hold {most}. Take 'chunked', or None, which chooses for you."
+        )
+    check_gpu(implementation, device)
+
+
+def check_gpu(implementation: str, device: str) -> None:
+    """Whether kernels that were named can run: compiled, on an NVIDIA GPU, or interpreted.
+
+    Raises:
+        RuntimeError: "pallas", on another device, or with a JAX that can't compile them.
+    """
+    if implementation == "pallas" and not device.startswith(_KERNELS_ON):
+        raise RuntimeError(
+            f"implementation: 'pallas' given, which wants an NVIDIA GPU; JAX computes on {device!r} here. Take None, or, "
+            "to run the same kernels slowly in Pallas's interpreter, 'pallas_interpret'."
+        )
+    if implementation == "pallas" and (why_not := _hindrance(device)):
+        raise RuntimeError(f"implementation: 'pallas' given. {why_not}")
+
+
+def _kernel_plan(implementation: str, device: str, algebra: str, rows: int, B: int) -> Plan:
+    """Lanes enough to fill a GPU; one chunk a sequence where sequences are many or short."""
+    fields = crossovers.of_device(device).get("launch", {})
+    launch = Launch(interpret=implementation == "pallas_interpret")._replace(**fields)
+    chunks = 1 if rows < 4 * launch.rows else min(launch.fill // B, rows // launch.rows)
+    return Plan(rows, _fit(chunks, rows), algebra=algebra, launch=launch)
+
+
+def compiled_implementations(device: str | None = None) -> tuple[str, ...]:
+    """The names that run compiled on a device, as `device_kind` has it: by default on the one that JAX uses."""
+    device = device_kind() if device is None else device
+    return (*XLA_IMPLEMENTATIONS, "pallas") if _has_kernels(device) else XLA_IMPLEMENTATIONS
+
+
+def _has_kernels(device: str) -> bool:
+    return device.startswith(_KERNELS_ON) and not _hindrance(device)
+
+
+def _hindrance(device: str) -> str:
+    """Why kernels can't be compiled for an NVIDIA GPU, in words; "" if they can."""
+    return hindrance(crossovers.of_device(device).get("launch", {}).get("lowering", Launch().lowering))
+
+
+def device_kind() -> str:
+    """The kind of the device that JAX computes on by default: "cpu", or an accelerator's name."""
+    device = jax.config.jax_default_device or jax.devices()[0]
+    platform = getattr(device, "platform", device)
+    return "cpu" if platform == "cpu" else getattr(device, "device_kind", str(device))
+
+
+def _fit(chunks: int, rows: int, most: int | None = None) -> int:
+    """About as many chunks, without an empty one, and with no padded row if a near number has none."""
+    chunks = max(1, min(chunks, rows))
+    if chunks == 1:
+        return 1
+    near = range(max(2, math.ceil(chunks * 0.75)), min(rows, int(chunks * 1.25), most or rows) + 1)
+    exact = [c for c in near if rows % c == 0]
+    if exact:
+        return min(exact, key=lambda c: abs(c - chunks))
+    return -(-rows // -(-rows // chunks))
+
+
+def _fit_lanes(chunks: int, rows: int, most: int) -> int:
+    """About as many chunks, whole vectors of them, and of these the number that pads fewest rows."""
+    vector = xla_hints.VECTOR
+    near = range(vector * math.ceil(chunks * 0.75 / vector), min(int(chunks * 1.25), most) + 1, vector)
+    return min(near, key=lambda c: (-rows % c // vector, abs(c - chunks)), default=_fit(chunks, rows, most))

@@ -1,0 +1,362 @@
+"""Inference in hidden Markov models, as dynamax 1.0.3 has it.
+
+Log-likelihoods are (T, K), or (B, T, K) for B sequences, of any magnitude: -inf is an impossible state, and a row of NaN (or
+of zeros) a missing observation. The initial distribution is (K,) or (B, K), the transition matrix (K, K), (T - 1, K, K) with
+entry t from t to t + 1, or for a batch (B, T - 1, K, K) or (B, 1, K, K); or ``transition_fn`` takes t to (K, K), and then the
+matrix is not read. Entries may be zero, and need not sum to one: they are weights of paths, and the log-likelihood is the
+logarithm of the sum over all paths. With ``log_weights`` both are logarithms.
+
+In float32 a state whose filtered probability falls below 1e-38 counts as impossible from then on. If the data are impossible,
+the log-likelihood is -inf, probabilities are zero, and states are -1, all of a sequence's. As an index -1 means the last state:
+ask ``(states < 0).any()`` before indexing by states.
+
+``implementation`` is as in `fastscan.lgssm`. Arrays of different dtypes are promoted as JAX promotes them, to float32 or
+float64, integers to floats; so are results. States are int32, whatever ``jax_enable_x64`` says. Arrays may be JAX's or
+NumPy's, or what NumPy takes for one; masked rows of log-likelihoods are missing ones. Outside of `jit`, weights that are
+negative or NaN are an error; where values can't be seen, they make results NaN.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fastscan.dispatch.choice import How, Problem
+from fastscan.given import array, check_dtypes, check_key, log_likelihoods_array, promoted, seen
+from fastscan.hmm import inference as hmm_inference
+from fastscan.hmm.check import HMM, check_hmm, check_transitions, tabulated
+from fastscan.kernels.ranges import ranged
+from fastscan.types import HMMPosterior, HMMPosteriorFiltered
+from fastscan.values import check_weights
+
+ArrayLike = jax.typing.ArrayLike
+TransitionFn = Callable[[Any], Any] | None
+
+
+@ranged
+def hmm_filter(
+    initial_distribution: ArrayLike,
+    transition_matrix: ArrayLike | None,
+    log_likelihoods: ArrayLike,
+    transition_fn: TransitionFn = None,
+    *,
+    implementation: str | None = None,
+    log_weights: bool = False,
+) -> HMMPosteriorFiltered:
+    """Forward filter.
+
+    Args:
+        initial_distribution: (K,) or (B, K).
+        transition_matrix: (K, K), (T - 1, K, K), (B, T - 1, K, K), (B, 1, K, K), or None.
+        log_likelihoods: (T, K) or (B, T, K); a row of NaN is missing.
+        transition_fn: from t to (K, K), or None.
+        implementation: None, or a name as above.
+        log_weights: the initial distribution and the transition matrices are logarithms.
+
+    Returns:
+        The log-likelihood, filtered and predicted probabilities.
+
+    Raises:
+        TypeError, ValueError: what was given, what was wanted.
+    """
+    return _filter(
+        *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods, log_weights),
+        implementation,
+        log_weights,
+    )
+
+
+@ranged
+def hmm_marginal_loglik(
+    initial_distribution: ArrayLike,
+    transition_matrix: ArrayLike | None,
+    log_likelihoods: ArrayLike,
+    transition_fn: TransitionFn = None,
+    *,
+    implementation: str | None = None,
+    log_weights: bool = False,
+) -> jax.Array:
+    """Log p(y_1..T), without keeping probabilities; its derivative is one smoother's pass. Arguments as `hmm_filter`.
+
+    Returns:
+        A scalar, or (B,).
+    """
+    return _loglik(
+        *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods, log_weights),
+        implementation,
+        log_weights,
+    )
+
+
+@ranged
+def hmm_smoother(
+    initial_distribution: ArrayLike,
+    transition_matrix: ArrayLike | None,
+    log_likelihoods: ArrayLike,
+    transition_fn: TransitionFn = None,
+    compute_trans_probs: bool = True,
+    *,
+    implementation: str | None = None,
+    log_weights: bool = False,
+) -> HMMPosterior:
+    """Forward filter and backward smoother.
+
+    Args:
+        initial_distribution: (K,) or (B, K).
+        transition_matrix: (K, K), (T - 1, K, K), (B, T - 1, K, K), (B, 1, K, K), or None.
+        log_likelihoods: (T, K) or (B, T, K); a row of NaN is missing.
+        transition_fn: from t to (K, K), or None.
+        compute_trans_probs: return also what `compute_transition_probs` says.
+        implementation: as `hmm_filter`.
+        log_weights: as `hmm_filter`.
+
+    Returns:
+        The log-likelihood, filtered, predicted and smoothed probabilities, and those of the transitions.
+    """
+    return _smooth(
+        *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods, log_weights),
+        implementation,
+        log_weights,
+        compute_trans_probs,
+    )
+
+
+@ranged
+def hmm_backward_filter(
+    transition_matrix: ArrayLike | None,
+    log_likelihoods: ArrayLike,
+    transition_fn: TransitionFn = None,
+    *,
+    implementation: str | None = None,
+    log_weights: bool = False,
+) -> tuple[jax.Array, jax.Array]:
+    """Backward information filter. Arguments and errors as `hmm_filter`.
+
+    Returns:
+        The logarithm of the sum over all paths without initial weights, and messages proportional to p(y_{t+1..T} | z_t),
+        (T, K): ones at the end, and before it ``A @ b`` with b the normalised product of message and likelihood at t + 1.
+    """
+    return _filter_backward(
+        *_given(None, transition_matrix, transition_fn, log_likelihoods, log_weights), implementation, log_weights
+    )
+
+
+@ranged
+def hmm_posterior_mode(
+    initial_distribution: ArrayLike,
+    transition_matrix: ArrayLike | None,
+    log_likelihoods: ArrayLike,
+    transition_fn: TransitionFn = None,
+    *,
+    implementation: str | None = None,
+    log_weights: bool = False,
+) -> jax.Array:
+    """The most likely states, by Viterbi's algorithm. Arguments and errors as `hmm_filter`.
+
+    Returns:
+        States (T,) or (B, T), int32. Of equally likely paths, the one with the lower state where they first differ. If the
+        data are impossible all are -1, which as an index means the last state: ask ``(states < 0).any()`` first.
+    """
+    return _most_likely(
+        *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods, log_weights),
+        implementation,
+        log_weights,
+    )
+
+
+@ranged
+def hmm_posterior_sample(
+    key: jax.Array,
+    initial_distribution: ArrayLike,
+    transition_matrix: ArrayLike | None,
+    log_likelihoods: ArrayLike,
+    transition_fn: TransitionFn = None,
+    *,
+    implementation: str | None = None,
+    log_weights: bool = False,
+) -> tuple[jax.Array, jax.Array]:
+    """One draw of the states given the data, by filtering forward and sampling backward.
+
+    One uniform number a step is drawn before the recurrences run, and every step inverts the cumulative distribution of its
+    state at it; so every implementation returns the same path for a key, unless a number lies within rounding of a boundary.
+    (Not dynamax's path for it.)
+
+    Args:
+        key: a JAX random key.
+        initial_distribution: (K,) or (B, K).
+        transition_matrix: (K, K), (T - 1, K, K), (B, T - 1, K, K), (B, 1, K, K), or None.
+        log_likelihoods: (T, K) or (B, T, K); a row of NaN is missing.
+        transition_fn: from t to (K, K), or None.
+        implementation: None, or a name as above.
+        log_weights: the initial distribution and the transition matrices are logarithms.
+
+    Returns:
+        The log-likelihood, and states (T,) or (B, T), int32. If the data are impossible, these are -inf and -1, which as an
+        index means the last state: ask ``log_likelihood > -inf`` first.
+    """
+    check_key(key, " The order is (key, initial_distribution, transition_matrix, log_likelihoods).")
+    return _sample(
+        *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods, log_weights),
+        implementation,
+        log_weights,
+        key,
+    )
+
+
+@ranged
+def compute_transition_probs(
+    transition_matrix: ArrayLike | None,
+    hmm_posterior: HMMPosterior,
+    transition_fn: TransitionFn = None,
+    *,
+    summed: bool | None = None,
+    log_weights: bool = False,
+) -> jax.Array:
+    """Probabilities of transitions p(z_t, z_{t+1} | y_1..T).
+
+    Args:
+        transition_matrix: that of the posterior, as `hmm_filter` has it.
+        hmm_posterior: of `hmm_smoother`, or dynamax's.
+        transition_fn: that of the posterior, likewise.
+        summed: over t, without keeping every t; default as dynamax: if the transition matrix is (K, K).
+        log_weights: the transition matrices are logarithms.
+
+    Returns:
+        (K, K) or (T - 1, K, K), for a batch with a leading axis.
+
+    Raises:
+        TypeError, ValueError: what was given, what was wanted.
+    """
+    probs = jnp.asarray(hmm_posterior.smoothed_probs)
+    batched, (T, K) = probs.ndim == 3, probs.shape[-2:]
+    matrix, called = tabulated(transition_matrix, transition_fn, probs)
+    if seen(probs):
+        check_weights(None, matrix, log_weights)
+    given = {"hmm_posterior": probs.dtype} | ({} if matrix is None else {"transition_matrix": matrix.dtype})
+    check_dtypes(given)
+    A = check_transitions(matrix, called, probs.shape[0] if batched else None, T, K, promoted(given.values()))
+    summed = _sums(matrix, called) if summed is None else summed
+    posterior = hmm_posterior if batched else jax.tree.map(lambda x: jnp.asarray(x)[None], hmm_posterior)
+    probs = hmm_inference.transition_probs(A, posterior, summed, log_weights)
+    return probs if batched else probs[0]
+
+
+def parallel_hmm_filter(
+    initial_probs: ArrayLike, transition_matrix: ArrayLike, log_likelihoods: ArrayLike, **options: Any
+) -> HMMPosteriorFiltered:
+    """`hmm_filter`, by the name and with the argument's name that dynamax's parallel code has."""
+    return hmm_filter(initial_probs, transition_matrix, log_likelihoods, **options)
+
+
+def parallel_hmm_smoother(
+    initial_probs: ArrayLike, transition_matrix: ArrayLike, log_likelihoods: ArrayLike, **options: Any
+) -> HMMPosterior:
+    """`hmm_smoother`, by the name and with the argument's name that dynamax's parallel code has."""
+    return hmm_smoother(initial_probs, transition_matrix, log_likelihoods, **options)
+
+
+parallel_hmm_posterior_sample = hmm_posterior_sample
+hmm_two_filter_smoother = hmm_smoother
+
+
+def check_hmm_weights(initial_distribution: ArrayLike, transition_matrix: ArrayLike, atol: float = 1e-5) -> None:
+    """Finds weights that are no probability distributions. Inference takes any weights; this is for those meant to be.
+
+    Values can't be checked under `jit`: call this outside of it.
+
+    Args:
+        initial_distribution: (K,), or with leading axes.
+        transition_matrix: (K, K), or with leading axes.
+        atol: how far from one a sum may be.
+
+    Raises:
+        ValueError: entries that are negative or NaN, sums that are not one; and where.
+    """
+    for name, weights in (("initial_distribution", initial_distribution), ("transition_matrix", transition_matrix)):
+        weights = np.asarray(weights, np.float64)
+        wrong = {
+            "a negative or NaN entry": ~(weights >= 0).all(-1),
+            "a sum that is not one": np.abs(weights.sum(-1) - 1) > atol,
+        }
+        for what, rows in wrong.items():
+            if rows.any():
+                first = tuple(int(i[0]) for i in np.nonzero(np.atleast_1d(rows)))
+                where = f" in row {first}" if rows.ndim else ""
+                raise ValueError(f"{name}: {what}{where} given, {rows.sum()} such; wanted probabilities that sum to one.")
+
+
+def _given(
+    initial: Any, matrix: Any, function: TransitionFn, log_likelihoods: Any, log_weights: bool
+) -> tuple[Any, Any, Any, bool]:
+    """What the compiled functions take: arrays, and whether the matrix is the function's values."""
+    ll = log_likelihoods_array(log_likelihoods)
+    matrix, called = tabulated(matrix, function, ll)
+    initial = None if initial is None else array("initial_distribution", initial)
+    if seen(ll):
+        check_weights(initial, matrix, log_weights)
+    return initial, matrix, ll, called
+
+
+def _prepare(
+    initial: Any, matrix: Any, ll: jax.Array, called: bool, implementation: str | None, family: str = "hmm"
+) -> tuple[HMM, bool, How]:
+    """The checked model, whether it has a batch axis, and how to run it."""
+    model, batched = check_hmm(initial, matrix, ll, called)
+    B, T, K = model.log_likelihoods.shape
+    problem = Problem(implementation, T, K, 0, str(model.A.dtype), family, shared=len(model.A) == 1)
+    return model, batched, How(problem.plan(B), problem)
+
+
+@functools.partial(jax.jit, static_argnames=("called", "implementation", "log_weights"))
+def _filter(initial, matrix, ll, called, implementation, log_weights) -> HMMPosteriorFiltered:
+    model, batched, how = _prepare(initial, matrix, ll, called, implementation)
+    return _unbatch(batched, hmm_inference.filter_states(model, how, log_weights))
+
+
+@functools.partial(jax.jit, static_argnames=("called", "implementation", "log_weights"))
+def _loglik(initial, matrix, ll, called, implementation, log_weights) -> jax.Array:
+    model, batched, how = _prepare(initial, matrix, ll, called, implementation)
+    return _unbatch(batched, hmm_inference.loglik(model, how, log_weights))
+
+
+@functools.partial(jax.jit, static_argnames=("called", "implementation", "log_weights", "transitions"))
+def _smooth(initial, matrix, ll, called, implementation, log_weights, transitions) -> HMMPosterior:
+    model, batched, how = _prepare(initial, matrix, ll, called, implementation)
+    summed = _sums(matrix, called)
+    counting = transitions and summed and hmm_inference.counts_on_the_way(how.plan, model)
+    posterior = hmm_inference.smooth_states(model, how, log_weights, counting)
+    if transitions and not counting:
+        probs = hmm_inference.transition_probs(model.A, posterior, summed, log_weights)
+        posterior = posterior._replace(trans_probs=probs)
+    return _unbatch(batched, posterior)
+
+
+@functools.partial(jax.jit, static_argnames=("called", "implementation", "log_weights"))
+def _filter_backward(initial, matrix, ll, called, implementation, log_weights) -> tuple[jax.Array, jax.Array]:
+    model, batched, how = _prepare(initial, matrix, ll, called, implementation)
+    return _unbatch(batched, hmm_inference.filter_backward(model, how, log_weights))
+
+
+@functools.partial(jax.jit, static_argnames=("called", "implementation", "log_weights"))
+def _most_likely(initial, matrix, ll, called, implementation, log_weights) -> jax.Array:
+    model, batched, how = _prepare(initial, matrix, ll, called, implementation, "hmm_mode")
+    return _unbatch(batched, hmm_inference.most_likely_states(model, how, log_weights))
+
+
+@functools.partial(jax.jit, static_argnames=("called", "implementation", "log_weights"))
+def _sample(initial, matrix, ll, called, implementation, log_weights, key) -> tuple[jax.Array, jax.Array]:
+    model, batched, how = _prepare(initial, matrix, ll, called, implementation, "hmm_sample")
+    uniform = jax.random.uniform(key, (*model.log_likelihoods.shape[:2], 1, 1), model.A.dtype)
+    return _unbatch(batched, hmm_inference.sample_states(model, uniform, how, log_weights))
+
+
+def _sums(matrix: Any, called: bool) -> bool:
+    """Whether dynamax would sum the probabilities of transitions over time."""
+    return not called and jnp.ndim(matrix) == 2
+
+
+def _unbatch(batched: bool, tree: Any) -> Any:
+    return tree if batched else jax.tree.map(lambda x: x[0], tree)

@@ -1,0 +1,137 @@
+"""What is compiled of inference in hidden Markov models: checked models in, probabilities, states and samples out.
+
+All have a batch axis: an `HMM`, results (B, T, ...).
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fastscan.dispatch.choice import How
+from fastscan.hmm.check import HMM, Scales, log_series, relative_weights, scaled_series, unscaled_loglik
+from fastscan.kernels.hmm import passes as hmm_passes
+from fastscan.kernels.hmm.filtering import FilteredStates
+from fastscan.kernels.hmm.passes import HMMSeries
+from fastscan.kernels.hmm.probability import quotient
+from fastscan.kernels.plan import Plan
+from fastscan.transforms import batch_size, scored, transformable
+from fastscan.types import HMMPosterior, HMMPosteriorFiltered
+
+
+def _run(how: How, run: Callable[..., Any], series: HMMSeries, *noise: jax.Array) -> Any:
+    """``run(plan, series, *noise)``, for every sequence there is log-likelihoods, weights or noise for."""
+
+    def infer(plan: Plan, series: HMMSeries, *noise: jax.Array) -> Any:
+        B, ll = batch_size((series, noise)), series.log_likelihood
+        return run(plan, series._replace(log_likelihood=jnp.broadcast_to(ll, (B, *ll.shape[1:]))), *noise)
+
+    return transformable(how, infer)(series, *noise)
+
+
+@functools.partial(jax.jit, static_argnames=("how", "log_weights"))
+def filter_states(model: HMM, how: How, log_weights: bool) -> HMMPosteriorFiltered:
+    """Log-likelihoods, filtered and predicted probabilities."""
+    series, scales = scaled_series(model, log_weights)
+    return _filtered(how, series, _run(how, hmm_passes.filter_states, series), scales, log_weights)
+
+
+@functools.partial(jax.jit, static_argnames=("how", "log_weights", "counting"))
+def smooth_states(model: HMM, how: How, log_weights: bool, counting: bool) -> HMMPosterior:
+    """These and smoothed probabilities; if ``counting``, expected transitions, which wants weights that do not vary."""
+    series, scales = scaled_series(model, log_weights)
+    smooth = functools.partial(hmm_passes.smooth_states, counting=counting)
+    states, smoothed, counts = _run(how, smooth, series)
+    smoothed = smoothed[..., 0]
+    filtered = _filtered(how, series, states, scales, log_weights)
+    return HMMPosterior(*filtered, smoothed, smoothed[:, 0], counts if counts is None else counts * series.A[:, 0])
+
+
+@functools.partial(jax.jit, static_argnames=("how", "log_weights"))
+def loglik(model: HMM, how: How, log_weights: bool) -> jax.Array:
+    """The log-likelihood (B,) alone."""
+    series, scales = scaled_series(model, log_weights)
+    density = _run(how, hmm_passes.filter_loglik, jax.lax.stop_gradient(series))
+    return unscaled_loglik(_scored(how, series, density), scales, how.plan.steps + 1)
+
+
+@functools.partial(jax.jit, static_argnames=("how", "log_weights"))
+def filter_backward(model: HMM, how: How, log_weights: bool) -> tuple[jax.Array, jax.Array]:
+    """The sum over all paths without initial weights, as a logarithm (B,), and messages (B, T, K)."""
+    series, scales = scaled_series(model, log_weights)
+    predicted, density = _run(how, hmm_passes.filter_backward, series)
+    messages = predicted[..., 0]
+    if log_weights:
+        messages = messages.at[:, :-1].multiply(jnp.exp(scales.A)[..., None])
+    scales = scales._replace(initial=jnp.zeros_like(scales.initial))
+    return unscaled_loglik(density, scales, how.plan.steps + 1), messages
+
+
+@functools.partial(jax.jit, static_argnames=("how", "log_weights"))
+def most_likely_states(model: HMM, how: How, log_weights: bool) -> jax.Array:
+    """(B, T)."""
+    states, score = _run(how, hmm_passes.most_likely_states, log_series(model, log_weights))
+    return _unless_impossible(how.plan, states, score[:, 0, 0, 0])
+
+
+@functools.partial(jax.jit, static_argnames=("how", "log_weights"))
+def sample_states(model: HMM, uniform: jax.Array, how: How, log_weights: bool) -> tuple[jax.Array, jax.Array]:
+    """The log-likelihood (B,), and states (B, T) by uniform numbers (B, T, 1, 1)."""
+    series, scales = scaled_series(model, log_weights)
+    states, density = _run(how, hmm_passes.sample_states, series, uniform)
+    loglik = unscaled_loglik(density, scales, how.plan.steps + 1)
+    return loglik, _unless_impossible(how.plan, states, loglik)
+
+
+def counts_on_the_way(plan: Plan, model: HMM) -> bool:
+    """Whether a smoother should add up transitions as it goes, and not from what it leaves."""
+    return plan.chunks > 1 or plan.launch is not None or (plan.one_function and len(model.log_likelihoods) == 1)
+
+
+@functools.partial(jax.jit, static_argnames=("summed", "log_weights"))
+def transition_probs(A: jax.Array, posterior: Any, summed: bool, log_weights: bool) -> jax.Array:
+    """Of a posterior with a batch axis: (B, K, K) or (B, T - 1, K, K)."""
+    filtered, predicted, smoothed = (
+        jnp.asarray(x) for x in (posterior.filtered_probs, posterior.predicted_probs, posterior.smoothed_probs)
+    )
+    if log_weights:  # which may lie below any float, as predictions do then: relative to the largest ones both are ordinary
+        A, _ = relative_weights(A, (-2, -1))
+        moved = (filtered[:, :-1, None] @ A)[..., 0, :]
+        predicted = jnp.concatenate([predicted[:, :1], moved], 1)
+    past, future = filtered[:, :-1], quotient(smoothed, predicted)[:, 1:]
+    if summed and A.shape[1] == 1:
+        return A[:, 0] * jnp.einsum("bti,btj->bij", past, future, precision="highest")
+    probs = past[..., :, None] * A * future[..., None, :]
+    return probs.sum(1) if summed else probs
+
+
+def _scored(how: How, series: HMMSeries, density: jax.Array) -> jax.Array:
+    """The log density (B,), with its derivative, which every sequence has matrices of."""
+    return scored(functools.partial(_run, how.of_batch(len(density)), hmm_passes.score), density, series)
+
+
+def _filtered(how: How, series: HMMSeries, states: FilteredStates, scales: Scales, log_weights: bool) -> HMMPosteriorFiltered:
+    predicted = states.predicted[..., 0]
+    if log_weights:
+        predicted = predicted.at[:, :1].multiply(jnp.exp(scales.initial)[:, None, None])
+        predicted = predicted.at[:, 1:].multiply(jnp.exp(scales.A)[..., None])
+    loglik = unscaled_loglik(_scored(how, series, states.log_density), scales, predicted.shape[1])
+    return HMMPosteriorFiltered(loglik, states.filtered[..., 0], predicted)
+
+
+def _unless_impossible(plan: Plan, states: jax.Array, loglik: jax.Array) -> jax.Array:
+    """States (B, T), or -1 where the data of a sequence are impossible, or no numbers.
+
+    Where loops are one function, on conditions and in a loop: XLA:CPU hands programs that compute more than a little outside of
+    loops to a thread, which takes longer than they do.
+    """
+    states, possible = states[..., 0, 0], loglik > -jnp.inf
+    if not plan.one_function:
+        return jnp.where(possible[:, None], states, -1)
+
+    def marked() -> jax.Array:
+        return jax.lax.map(lambda x: jax.lax.cond(x[0], lambda: x[1], lambda: jnp.full_like(x[1], -1)), (possible, states))
+
+    return jax.lax.cond(possible.all(), lambda: states, marked)

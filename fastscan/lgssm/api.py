@@ -1,0 +1,346 @@
+"""Inference in linear-Gaussian state-space models, as dynamax 1.0.3 has it.
+
+Emissions are (T, m), or (B, T, m) for B sequences; NaN entries are missing. Parameters may be static, time-varying, and
+with a batch axis also (B, T, ...) or (B, 1, ...) per sequence. Arrays of different dtypes are promoted as JAX promotes them, to
+float32 or float64, integers to floats; so are results. All functions can be transformed by `jit`, `vmap` and `grad` and called
+inside `lax.scan`.
+
+Arrays may be JAX's or NumPy's, or what NumPy takes for one; masked entries of emissions are missing ones. Outside of `jit`,
+static covariances of up to 16 rows that are none are an error; where values can't be seen, they make results NaN.
+
+``timing`` says which transition entry t of time-varying dynamics (and of functions of t) belongs to: "arrival", that from t - 1
+to t, or "departure", that from t to t + 1, as in dynamax before 1.0.3. Then inputs u_t act on that transition, too, and the
+dynamics may have T - 1 entries.
+
+Covariances may be singular. An emission without noise of what is known already, up to rounding, says nothing: the
+log-likelihood is that of the model without it, as statsmodels and MARSS have it. If it contradicts what is known, by more than
+half of the digits, the data are impossible and the log-likelihood is -inf. A covariance of the dynamics that is a rounding
+below zero, of its own size at any time or of that of the initial covariance moved on, is taken as it is; one that is
+indefinite beyond that makes all results NaN.
+
+``implementation`` names how the recurrences run and is taken at its word: "sequential", "associative" (one
+`lax.associative_scan` over time), "chunked" (chunks of time side by side), "pallas" (the chunks as GPU kernels) or
+"pallas_interpret" (the same kernels, interpreted on any device, for tests). None takes the one that was measured to be
+fastest on this device: see `fastscan.dispatch`.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fastscan.dispatch.choice import How, Problem
+from fastscan.given import (
+    ShapeError,
+    array,
+    check_dtypes,
+    check_key,
+    check_kind,
+    check_missing,
+    count,
+    emissions_array,
+    promoted,
+    seen,
+)
+from fastscan.kernels.ranges import ranged
+from fastscan.lgssm import inference as lgssm_inference
+from fastscan.lgssm.check import Model, Sizes, check_emission_dim, check_emissions, check_model
+from fastscan.lgssm.timing import plain_params
+from fastscan.types import ParamsLGSSM, PosteriorGSSMFiltered, PosteriorGSSMSmoothed
+from fastscan.values import check_covariances
+
+
+@ranged
+def lgssm_filter(
+    params: ParamsLGSSM,
+    emissions: jax.typing.ArrayLike,
+    inputs: jax.typing.ArrayLike | None = None,
+    *,
+    implementation: str | None = None,
+    per_step_loglik: bool = False,
+    missing: bool | None = None,
+    timing: str = "arrival",
+) -> PosteriorGSSMFiltered:
+    """Kalman filter.
+
+    Args:
+        params: the model; dynamax's own objects work too.
+        emissions: (T, m) or (B, T, m); NaN entries are missing.
+        inputs: (T, U), (B, T, U) or None.
+        implementation: None, or a name as above.
+        per_step_loglik: return log p(y_t | y_1..t-1) for every step, in place of their sum.
+        missing: whether entries are missing, if it is known, which halves what `jit` compiles; then a NaN entry in spite of
+            False makes results NaN.
+        timing: of what varies in the dynamics, as above.
+
+    Returns:
+        The log-likelihood and the filtered moments.
+
+    Raises:
+        TypeError, ValueError: what was given, what was wanted.
+    """
+    return _filter(*_given(params, emissions, inputs, missing, timing), implementation, per_step_loglik)
+
+
+@ranged
+def lgssm_smoother(
+    params: ParamsLGSSM,
+    emissions: jax.typing.ArrayLike,
+    inputs: jax.typing.ArrayLike | None = None,
+    *,
+    implementation: str | None = None,
+    per_step_loglik: bool = False,
+    missing: bool | None = None,
+    central: bool = False,
+    timing: str = "arrival",
+) -> PosteriorGSSMSmoothed:
+    """Kalman filter and Rauch-Tung-Striebel smoother.
+
+    Args:
+        params: the model; dynamax's own objects work too.
+        emissions: (T, m) or (B, T, m); NaN entries are missing.
+        inputs: (T, U), (B, T, U) or None.
+        implementation: None, or a name as above.
+        per_step_loglik: return log p(y_t | y_1..t-1) for every step, in place of their sum.
+        missing: whether entries are missing, if it is known, which halves what `jit` compiles; then a NaN entry in spite of
+            False makes results NaN.
+        central: return the covariances of z_t and z_{t+1}, which lose nothing to large means, in place of their second moments.
+        timing: as `lgssm_filter`.
+
+    Returns:
+        The log-likelihood, filtered and smoothed moments, and E[z_t z_{t+1}'], always.
+
+    Raises:
+        TypeError, ValueError: what was given, what was wanted.
+    """
+    return _smooth(*_given(params, emissions, inputs, missing, timing), implementation, per_step_loglik, central)
+
+
+@ranged
+def lgssm_marginal_loglik(
+    params: ParamsLGSSM,
+    emissions: jax.typing.ArrayLike,
+    inputs: jax.typing.ArrayLike | None = None,
+    *,
+    implementation: str | None = None,
+    per_step_loglik: bool = False,
+    missing: bool | None = None,
+    timing: str = "arrival",
+) -> jax.Array:
+    """Log p(y_1..T), without keeping any moments. Arguments and errors as `lgssm_filter`.
+
+    Returns:
+        A scalar or (B,); with ``per_step_loglik``, log p(y_t | y_1..t-1) as (T,) or (B, T).
+    """
+    return _loglik(*_given(params, emissions, inputs, missing, timing), implementation, per_step_loglik)
+
+
+@ranged
+def lgssm_posterior_sample(
+    key: jax.Array,
+    params: ParamsLGSSM,
+    emissions: jax.typing.ArrayLike,
+    inputs: jax.typing.ArrayLike | None = None,
+    jitter: jax.typing.ArrayLike = 0.0,
+    *,
+    implementation: str | None = None,
+    missing: bool | None = None,
+    timing: str = "arrival",
+) -> jax.Array:
+    """One draw of the states given the emissions, by filtering forward and sampling backward.
+
+    The noise is drawn before the recurrences run, so every implementation returns the same sample for a key, up to
+    rounding. (Not dynamax's sample for it, which draws in another order.)
+
+    Args:
+        key: a JAX random key.
+        params: the model; dynamax's own objects work too.
+        emissions: (T, m) or (B, T, m); NaN entries are missing.
+        inputs: (T, U), (B, T, U) or None.
+        jitter: added to the conditional variances; never needed for singular ones.
+        implementation: None, or a name as above.
+        missing: as `lgssm_filter`.
+        timing: as `lgssm_filter`.
+
+    Returns:
+        States (T, D) or (B, T, D).
+
+    Raises:
+        TypeError, ValueError: what was given, what was wanted.
+    """
+    check_key(key, " The order is (key, params, emissions).")
+    return _sample(*_given(params, emissions, inputs, missing, timing), implementation, key, jitter)
+
+
+@ranged
+def lgssm_joint_sample(
+    params: ParamsLGSSM,
+    key: jax.Array,
+    num_timesteps: int,
+    inputs: jax.typing.ArrayLike | None = None,
+    *,
+    implementation: str | None = None,
+    timing: str = "arrival",
+) -> tuple[jax.Array, jax.Array]:
+    """One draw of states and emissions from the model.
+
+    Args:
+        params: the model; dynamax's own objects work too.
+        key: a JAX random key.
+        num_timesteps: T, at least 1.
+        inputs: (T, U) or None.
+        implementation: None, or a name as above; all return the same sample, up to rounding.
+        timing: as `lgssm_filter`.
+
+    Returns:
+        States (T, D) and emissions (T, m).
+
+    Raises:
+        TypeError, ValueError: what was given, what was wanted.
+    """
+    check_key(key, " The order is (params, key, num_timesteps).")
+    T = count("num_timesteps", num_timesteps)
+    inputs = None if inputs is None else array("inputs", inputs)
+    params = plain_params(params, T, inputs, timing)
+    if seen(params.initial.mean):
+        check_covariances(params, T)
+    return _joint_sample(params, key, T, inputs, implementation)
+
+
+def pad_sequences(sequences: Sequence[jax.typing.ArrayLike], length: int | None = None) -> tuple[jax.Array, jax.Array]:
+    """Sequences of different lengths as one batch, filled up with missing steps.
+
+    Everything the smoother says of the steps before a sequence's own end is what it says of the sequence alone; what it
+    says after the end is a forecast.
+
+    Args:
+        sequences: arrays (T_i, m); masked entries become NaN, and dtypes are promoted as JAX promotes them.
+        length: T; default the longest sequence's.
+
+    Returns:
+        Emissions (B, T, m), and the lengths (B,).
+
+    Raises:
+        TypeError: what is no array of floats or integers.
+        ValueError: no sequences, shapes that do not go together, a length below a sequence's.
+    """
+    sequences = [emissions_array(s) for s in sequences]
+    shapes = [s.shape for s in sequences]
+    if not sequences or any(len(s) != 2 or s[1] != shapes[0][1] for s in shapes):
+        raise ShapeError(f"sequences: shapes {shapes} given, wanted at least one, all (T_i, m) with one m.")
+    for s in sequences:
+        check_dtypes({"sequences": s.dtype})
+    dtype = promoted(jax.dtypes.canonicalize_dtype(s.dtype) for s in sequences)
+    longest = max(s[0] for s in shapes)
+    T = longest if length is None else count("length", length)
+    if longest > T:
+        raise ValueError(f"length: {T} given, wanted at least the longest sequence's, {longest}.")
+    lengths = jax.device_put(np.array([s[0] for s in shapes]))
+    if all(map(seen, sequences)):  # by NumPy, as `jax.debug_nans` takes what JAX computes to be NaN for an error
+        padded = np.full((len(shapes), T, shapes[0][1]), np.nan, dtype)
+        for row, s in zip(padded, sequences, strict=True):
+            row[: len(s)] = s
+        return jax.device_put(padded), lengths
+    padded = [jnp.pad(s.astype(dtype), ((0, T - len(s)), (0, 0)), constant_values=jnp.nan) for s in sequences]
+    return jnp.stack(padded), lengths
+
+
+parallel_lgssm_filter = lgssm_filter
+parallel_lgssm_smoother = lgssm_smoother
+parallel_lgssm_posterior_sample = lgssm_posterior_sample
+
+
+def _given(
+    params: Any, emissions: Any, inputs: Any, missing: bool | None, timing: str
+) -> tuple[ParamsLGSSM, Any, Any, bool | None]:
+    """What the compiled functions take: arrays, and whether entries are missing, as far as that is known."""
+    emissions = emissions_array(emissions)
+    T = emissions.shape[-2] if emissions.ndim > 1 else 0
+    inputs = None if inputs is None else array("inputs", inputs)
+    params = plain_params(params, T, inputs, timing)
+    missing = check_missing(missing)
+    if not seen(emissions):
+        return params, emissions, inputs, missing
+    check_covariances(params, T)
+    return params, emissions, inputs, _missing(np.asarray(emissions), missing)
+
+
+def _missing(emissions: np.ndarray, said: bool | None) -> bool:
+    """Whether entries are missing, which halves what is compiled."""
+    found = False
+    if emissions.dtype.kind == "f":
+        squares = np.vdot(emissions, emissions)
+        found = bool(squares != squares)  # NaN if there is one
+    else:
+        check_kind("emissions", emissions)
+    if found and said is False:
+        raise ValueError("missing: False given, but emissions have NaN entries. Take None, or True.")
+    return found if said is None else said
+
+
+def _prepare(
+    params: ParamsLGSSM, emissions: jax.Array, inputs: jax.Array | None, missing: bool | None, implementation: str | None
+) -> tuple[Model, jax.Array, Sizes, How]:
+    """The checked model, the emissions as (B, T, m), the sizes, and how to run them."""
+    check_emissions(emissions)
+    batch = emissions.shape[0] if emissions.ndim == 3 else None
+    model, sizes = check_model(params, emissions.shape[-2], batch, emissions.dtype, inputs)
+    check_emission_dim(emissions, sizes.m)
+    emissions = emissions.astype(model.F.dtype)
+    matrices = model.initial_cov, model.F, model.Q, model.H, model.R
+    shared = missing is False and all(len(x) == 1 for x in matrices)
+    family = "lgssm" if model.F.shape[1] == model.Q.shape[1] == 1 else "lgssm_varying"
+    problem = Problem(implementation, sizes.T, sizes.D, sizes.m, str(emissions.dtype), family, shared)
+    plan = problem.plan(batch or 1)
+    if plan.launch is not None and model.R.shape[-1] == 1:
+        missing = True  # which costs kernels nothing then
+    return model, emissions.reshape(-1, sizes.T, sizes.m), sizes, How(plan, problem, missing)
+
+
+@functools.partial(jax.jit, static_argnames=("missing", "implementation", "per_step"))
+def _filter(params, emissions, inputs, missing, implementation, per_step) -> PosteriorGSSMFiltered:
+    model, emissions, sizes, how = _prepare(params, emissions, inputs, missing, implementation)
+    loglik, moments = lgssm_inference.filter_states(model, emissions, how, per_step)
+    return PosteriorGSSMFiltered(*_unbatch(sizes, (loglik, moments.mean[..., 0], moments.cov)))
+
+
+@functools.partial(jax.jit, static_argnames=("missing", "implementation", "per_step", "central"))
+def _smooth(params, emissions, inputs, missing, implementation, per_step, central) -> PosteriorGSSMSmoothed:
+    model, emissions, sizes, how = _prepare(params, emissions, inputs, missing, implementation)
+    loglik, filtered, smoothed = lgssm_inference.smooth_states(model, emissions, how, per_step, central)
+    moments = filtered.mean[..., 0], filtered.cov, smoothed.mean[..., 0], smoothed.cov, smoothed.cross
+    return PosteriorGSSMSmoothed(*_unbatch(sizes, (loglik, *moments)))
+
+
+@functools.partial(jax.jit, static_argnames=("missing", "implementation", "per_step"))
+def _loglik(params, emissions, inputs, missing, implementation, per_step) -> jax.Array:
+    model, emissions, sizes, how = _prepare(params, emissions, inputs, missing, implementation)
+    (loglik,) = _unbatch(sizes, (lgssm_inference.loglik(model, emissions, how, per_step),))
+    return loglik
+
+
+@functools.partial(jax.jit, static_argnames=("missing", "implementation"))
+def _sample(params, emissions, inputs, missing, implementation, key, jitter) -> jax.Array:
+    model, emissions, sizes, how = _prepare(params, emissions, inputs, missing, implementation)
+    noise = jax.random.normal(key, (emissions.shape[0], sizes.T, sizes.D), emissions.dtype)
+    jitter = jnp.asarray(jitter, emissions.dtype)
+    (states,) = _unbatch(sizes, (lgssm_inference.sample_states(model, emissions, noise, jitter, how)[..., 0],))
+    return states
+
+
+@functools.partial(jax.jit, static_argnames=("T", "implementation"))
+def _joint_sample(params, key, T, inputs, implementation) -> tuple[jax.Array, jax.Array]:
+    model, sizes = check_model(params, T, None, params.initial.mean.dtype, inputs)
+    dtype = model.F.dtype
+    problem = Problem(implementation, sizes.T, sizes.D, sizes.m, str(dtype))
+    state_key, emission_key = jax.random.split(key)
+    noises = (jax.random.normal(k, (1, T, n, 1), dtype) for k, n in ((state_key, sizes.D), (emission_key, sizes.m)))
+    states, emissions = lgssm_inference.joint_sample(model, *noises, How(problem.plan(1), problem))
+    return states[0], emissions[0]
+
+
+def _unbatch(sizes: Sizes, arrays: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    return arrays if sizes.B is not None else tuple(x[0] for x in arrays)

@@ -1,0 +1,288 @@
+"""From what a user passes to what the kernels take: checks first, then one layout, then independent noise.
+
+After the checks every parameter is an array ``(B or 1, T or 1, rows, columns)``: what does not vary has length 1 there.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple, NoReturn
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fastscan.given import ShapeError, check_dtypes, promoted
+from fastscan.kernels.axes import as_lanes
+from fastscan.kernels.lgssm.decorrelation import change_coordinates, decorrelate_rows
+from fastscan.kernels.lgssm.gaussian import Gaussian, indefinite
+from fastscan.kernels.lgssm.kalman import FilterInputs
+from fastscan.kernels.lgssm.passes import Series
+from fastscan.kernels.plan import Plan
+from fastscan.kernels.scan import driver
+from fastscan.lgssm.timing import plain_params
+
+product = functools.partial(jnp.matmul, precision="highest")
+"""Of matrices, as precise as their dtype."""
+
+
+class Sizes(NamedTuple):
+    """B is None for emissions without a batch axis."""
+
+    B: int | None
+    T: int
+    D: int
+    m: int
+
+
+class Model(NamedTuple):
+    """Checked parameters, each (B or 1, T or 1, rows, columns). ``R`` is a column where the noise is independent."""
+
+    initial_mean: jax.Array
+    initial_cov: jax.Array
+    F: jax.Array
+    b: jax.Array | None
+    B: jax.Array | None
+    Q: jax.Array
+    H: jax.Array
+    d: jax.Array | None
+    D: jax.Array | None
+    R: jax.Array
+    u: jax.Array | None
+
+
+def check_emissions(emissions: Any) -> jax.Array:
+    """The emissions as an array of numbers, of shape (T, m) or (B, T, m), T >= 1."""
+    emissions = jnp.asarray(emissions)
+    check_dtypes({"emissions": emissions.dtype})
+    if emissions.ndim not in (2, 3) or 0 in emissions.shape:
+        raise ShapeError(
+            f"emissions: shape {emissions.shape} given, wanted (T, m) or (B, T, m) with T, m and B at least 1. "
+            "A scalar series of length T is emissions[:, None]."
+        )
+    return emissions
+
+
+def check_model(params: Any, T: int, batch: int | None, dtype: Any, inputs: Any = None) -> tuple[Model, Sizes]:
+    """Parameters in one layout and one dtype, and the model's sizes.
+
+    Args:
+        params: a `ParamsLGSSM` or an object with its fields.
+        T: time steps.
+        batch: B of the emissions, or None.
+        dtype: of the emissions. All are promoted to one dtype as JAX promotes, float32 or float64; biases and input weights,
+            which dynamax fills with zeros of JAX's default dtype, are converted to it.
+        inputs: (T, U), (B, T, U) or None.
+
+    Raises:
+        TypeError: fields that are missing, dtypes that are neither floats as above nor integers.
+        ValueError: shapes.
+    """
+    params = plain_params(params, T)
+    fields: dict[str, Any] = {
+        f"{part}.{name}": x for part in params._fields for name, x in getattr(params, part)._asdict().items()
+    }
+    for name, x in fields.items():
+        if x is None and name not in _OPTIONAL:
+            raise TypeError(f"{name}: None given, wanted an array. Only biases and input weights may be None.")
+    inputs = None if inputs is None or jnp.shape(inputs)[-1:] == (0,) else jnp.asarray(inputs)
+    dtypes = {name: x.dtype for name, x in fields.items() if x is not None and x.size}
+    dtypes |= {"emissions": dtype} | ({} if inputs is None else {"inputs": inputs.dtype})
+    check_dtypes(dtypes)
+    dtype = promoted(d for name, d in dtypes.items() if name not in _OPTIONAL)
+    fields = {name: x if x is None else x.astype(dtype) for name, x in fields.items()}
+    F, H = fields["dynamics.weights"], fields["emissions.weights"]
+    if F.ndim < 2 or H.ndim < 2:
+        name, x, wanted = ("dynamics.weights", F, "(D, D)") if F.ndim < 2 else ("emissions.weights", H, "(N, D)")
+        raise ShapeError(f"{name}: shape {x.shape} given, wanted {wanted}, with leading axes for what varies.")
+    D, m = F.shape[-1], H.shape[-2]
+    u, U = _check_inputs(inputs, fields, T, batch, dtype)
+
+    def layout(name: str, *shape: int) -> Any:
+        x = fields[name]
+        return None if x is None or 0 in shape else _layout(name, x, shape, T, batch)  # inputs without columns are none
+
+    model = Model(
+        initial_mean=_layout_initial("initial.mean", fields["initial.mean"], (D,), batch),
+        initial_cov=_layout_initial("initial.cov", fields["initial.cov"], (D, D), batch),
+        F=layout("dynamics.weights", D, D),
+        b=layout("dynamics.bias", D),
+        B=layout("dynamics.input_weights", D, U),
+        Q=layout("dynamics.cov", D, D),
+        H=layout("emissions.weights", m, D),
+        d=layout("emissions.bias", m),
+        D=layout("emissions.input_weights", m, U),
+        R=_layout_noise(fields["emissions.cov"], m, T, batch),
+        u=u,
+    )
+    return model, Sizes(batch, T, D, m)
+
+
+def deviation(variance: jax.Array) -> jax.Array:
+    """The standard deviation of a variance, with derivative 0 where it is 0; NaN below zero."""
+    positive = variance > 0
+    root = jnp.sqrt(jnp.where(positive, variance, 1))
+    return jnp.where(positive, root, jnp.where(variance == 0, 0, jnp.nan).astype(variance.dtype))
+
+
+def check_emission_dim(emissions: jax.Array, m: int) -> None:
+    """Refuses emissions whose last axis is not as long as the model's emissions are."""
+    if emissions.shape[-1] != m:
+        transposed = " Time is the last axis but one: take emissions.mT." if emissions.shape[-2] == m else ""
+        raise ShapeError(
+            f"emissions: shape {emissions.shape} given, wanted {(*emissions.shape[:-1], m)}: emissions.weights has {m} rows."
+            + transposed
+        )
+
+
+def series(plan: Plan, model: Model, emissions: jax.Array, missing: bool) -> Series:
+    """What the passes take.
+
+    Args:
+        plan: which they will run.
+        model: checked.
+        emissions: (B, T, m).
+        missing: whether NaN entries are to be looked for; without, emissions are taken as they are.
+    """
+    y = emissions[..., None]
+    observed = ~jnp.isnan(y) if missing else None
+    drift, offset = known_terms(model)
+    y = y - offset
+    if observed is not None:
+        y = jnp.where(observed, y, 0)
+    H, noise, y = _independent(plan, model.H, model.R, y, observed)
+    weight = None if observed is None else observed.astype(y.dtype)
+    inputs = FilterInputs(model.F, drift, model.Q + _indefinite(plan, *_with_scale(model)), H, noise, y, weight)
+    params, rows = _divide(inputs)
+    prior = Gaussian(
+        model.initial_mean, model.initial_cov + _indefinite(plan, model.initial_cov, _variances(model.initial_cov))
+    )
+    first = FilterInputs(*(None if x is None else x[:, :1] for x in inputs))
+    return Series(prior, first, params, rows)
+
+
+def known_terms(model: Model) -> tuple[jax.Array, jax.Array]:
+    """Biases and inputs: of the transitions (B or 1, T or 1, D, 1), of the emissions (B or 1, T or 1, m, 1)."""
+    # zeros are of as many sequences as what they go with, for derivatives are
+    drift = _known(model.b, model.B, model.u, jnp.zeros_like(model.F[:, :1, :, :1]))
+    offset = _known(model.d, model.D, model.u, jnp.zeros_like(model.H[:, :1, :, :1]))
+    return drift, offset
+
+
+_OPTIONAL = ("dynamics.bias", "dynamics.input_weights", "emissions.bias", "emissions.input_weights")
+
+
+def _shapes(shape: Sequence[int], T: int, batch: int | None) -> list[tuple[int, ...]]:
+    """The shapes that a parameter may have: static, time-varying, and in a batch per sequence."""
+    allowed = [tuple(shape), (T, *shape)]
+    return allowed if batch is None else [*allowed, (batch, T, *shape), (batch, 1, *shape)]
+
+
+def _refuse(name: str, x: jax.Array, allowed: Sequence[tuple[int, ...]]) -> NoReturn:
+    wanted = " or ".join(map(str, dict.fromkeys(allowed)))
+    raise ShapeError(f"{name}: shape {x.shape} given, wanted {wanted}.{_may_be(name, x.shape, allowed)}")
+
+
+def _may_be(name: str, shape: tuple[int, ...], allowed: Sequence[tuple[int, ...]]) -> str:
+    """What may have been meant by a shape."""
+    if name.startswith("initial"):
+        return ""
+    alone, varying = allowed[:2]
+    if len(shape) != len(varying) or shape[1:] != varying[1:]:
+        return ""
+    if name.startswith("dynamics") and shape[0] == varying[0] - 1:
+        return (
+            " Entry t belongs to the transition from t - 1 to t, and entry 0 is not read; of a model for dynamax before 1.0.3, "
+            'whose entry t is of the transition from t to t + 1, take timing="departure".'
+        )
+    return (
+        f" The first axis is time; dynamax reads the last of {shape[0]} entries for the steps after them. If each is a "
+        f"recording's, give the one of this recording, {alone}, or take `jax.vmap` over both."
+    )
+
+
+def _layout(name: str, x: jax.Array, shape: tuple[int, ...], T: int, batch: int | None) -> jax.Array:
+    allowed = _shapes(shape, T, batch)
+    if x.shape not in allowed:
+        _refuse(name, x, allowed)
+    x = x.reshape((1,) * (len(shape) + 2 - x.ndim) + x.shape)
+    return x if len(shape) == 2 else x[..., None]
+
+
+def _layout_initial(name: str, x: jax.Array, shape: tuple[int, ...], batch: int | None) -> jax.Array:
+    allowed = [shape] if batch is None else [shape, (batch, *shape)]
+    if x.shape not in allowed:
+        _refuse(name, x, allowed)
+    x = x.reshape(-1, 1, *shape)
+    return x if len(shape) == 2 else x[..., None]
+
+
+def _layout_noise(R: jax.Array, m: int, T: int, batch: int | None) -> jax.Array:
+    full, diagonal = _shapes((m, m), T, batch), [(m,), (T, m)]
+    if R.shape in full:
+        return _layout("emissions.cov", (R + R.mT) / 2, (m, m), T, batch)  # so its derivative is symmetric, too
+    if R.shape in diagonal:
+        return _layout("emissions.cov", R, (m,), T, None)
+    _refuse("emissions.cov", R, [*full, *diagonal])
+
+
+def _check_inputs(inputs: Any, fields: dict, T: int, batch: int | None, dtype: Any) -> tuple[jax.Array | None, int]:
+    widths = {n: fields[n].shape[-1] for n in ("dynamics.input_weights", "emissions.input_weights") if fields[n] is not None}
+    if inputs is None:
+        for name, U in widths.items():
+            if U:
+                raise ShapeError(f"inputs: None given, wanted shape {(T, U)}: {name} has {U} columns.")
+        return None, 0
+    leading = [(T,)] if batch is None else [(T,), (batch, T)]
+    if inputs.ndim < 2 or inputs.shape[:-1] not in leading:
+        raise ShapeError(f"inputs: shape {inputs.shape} given, wanted {' or '.join(str((*s, 'U')) for s in leading)}.")
+    U = inputs.shape[-1]
+    for name, width in widths.items():
+        if width != U:
+            raise ShapeError(f"inputs: shape {inputs.shape} given, but {name} has {width} columns; the two must agree.")
+    return inputs.astype(dtype).reshape(-1, T, U, 1), U
+
+
+def _known(bias: jax.Array | None, weights: jax.Array | None, inputs: jax.Array | None, zeros: jax.Array) -> jax.Array:
+    """Bias + weights @ inputs."""
+    known = zeros if bias is None else bias
+    if weights is None or inputs is None:
+        return known
+    return known + product(weights, inputs)
+
+
+def _independent(plan, H, R, y, observed) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The emissions in coordinates with independent noise; missing ones stay apart."""
+    if (R.shape[-1] == 1 and H.shape[-2] > 1) or H.shape[-2] == 1:
+        return H, jnp.where(R < 0, jnp.nan, R), y
+    if observed is not None:
+        R = jnp.where(observed & jnp.swapaxes(observed, -1, -2), R, 0)
+    apart = decorrelate_rows(plan, H, R)
+    return apart.H, apart.noise, change_coordinates(plan, apart.change, y)
+
+
+def _indefinite(plan: Plan, cov: jax.Array, scale: jax.Array) -> jax.Array:
+    """NaN, to be added where a covariance matrix is none, so that no result can look right; else 0."""
+    return driver.phases(plan).each_row(plan, "indefinite", indefinite, lax.stop_gradient((cov, scale)))
+
+
+def _with_scale(model: Model) -> tuple[jax.Array, jax.Array]:
+    """Q, and the variances that it is judged beside: of itself at any time, and of an initial state moved on.
+
+    Who computes Q by subtraction, as Gaussian processes have it, has it up to a rounding of these.
+    """
+    moved = (product(model.F, model.initial_cov) * model.F).sum(-1)[..., None]
+    variances = _variances(model.Q)
+    largest = jnp.where(jnp.isnan(variances), 0, variances).max(1, keepdims=True)  # the first entry, which is not read, may be
+    return model.Q, jnp.abs(moved) + largest
+
+
+def _variances(cov: jax.Array) -> jax.Array:
+    return jnp.abs(jnp.diagonal(cov, axis1=-2, axis2=-1))[..., None]
+
+
+def _divide(container: Any) -> tuple[Any, Any]:
+    """What is the same in every row, and what is not (entries 1 to T - 1): a field is None in one of the two."""
+    kind = type(container)
+    same = kind(*(as_lanes(x) if x is not None and x.shape[1] == 1 else None for x in container))
+    varying = kind(*(None if x is None or x.shape[1] == 1 else x[:, 1:] for x in container))
+    return same, varying

@@ -1,0 +1,135 @@
+"""What is compiled of linear-Gaussian inference: checked models in, moments, log-likelihoods and samples out.
+
+Arrays have a batch axis: a `Model`, emissions (B, T, m), results (B, T, ...).
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fastscan.dispatch.choice import KERNEL_SIZES, How
+from fastscan.kernels.algebra import Stacked
+from fastscan.kernels.lgssm import passes
+from fastscan.kernels.lgssm.gaussian import square_root
+from fastscan.kernels.lgssm.kalman import Filtered
+from fastscan.kernels.lgssm.smoothing import AffineMap, Smoothed
+from fastscan.kernels.plan import Plan
+from fastscan.lgssm.check import Model, deviation, known_terms, product, series
+from fastscan.transforms import any_nan, batch_size, scored, transformable, under_xla
+
+
+def _either(how: How, model: Model, emissions: jax.Array, run: Callable[..., Any], *noise: jax.Array) -> Any:
+    """``run(plan, series, *noise)``, the cheaper way where nothing is missing.
+
+    Under XLA, covariances then are the same for all sequences of a batch. In kernels only correlated noise costs more where
+    entries are missing, because then every step has to be decorrelated by itself.
+    """
+
+    def infer(plan: Plan, model: Model, emissions: jax.Array, *noise: jax.Array) -> Any:
+        B = batch_size((model, emissions, noise))
+
+        def branch(missing: bool) -> Any:
+            out = run(plan, series(plan, model, emissions, missing), *noise)
+            return jax.tree.map(lambda x: jnp.broadcast_to(x, (B, *x.shape[1:])), out)
+
+        return _with_gaps_or_without(how, emissions, branch)
+
+    return transformable(how, infer)(model, emissions, *noise)
+
+
+def _with_gaps_or_without(how: How, emissions: jax.Array, branch: Callable[[bool], Any]) -> Any:
+    """``branch`` of whether entries are missing."""
+    if how.missing is not None:
+        return branch(how.missing)
+    return lax.cond(any_nan(lax.stop_gradient(emissions)), lambda: branch(True), lambda: branch(False))
+
+
+@functools.partial(jax.jit, static_argnames=("how", "per_step"))
+def filter_states(model: Model, emissions: jax.Array, how: How, per_step: bool) -> tuple[jax.Array, Filtered]:
+    """The log-likelihood (B,), or its steps (B, T), and filtered moments."""
+    moments = _either(how, model, emissions, passes.filter_moments)
+    return _reported(model, emissions, how, moments.log_density, per_step), moments
+
+
+@functools.partial(jax.jit, static_argnames=("how", "per_step", "central"))
+def smooth_states(
+    model: Model, emissions: jax.Array, how: How, per_step: bool, central: bool = False
+) -> tuple[jax.Array, Filtered, Smoothed]:
+    """What `filter_states` says, and smoothed moments."""
+    filtered, smoothed = _either(how, model, emissions, functools.partial(passes.smooth, central=central))
+    return _reported(model, emissions, how, filtered.log_density, per_step), filtered, smoothed
+
+
+@functools.partial(jax.jit, static_argnames=("how", "per_step"))
+def loglik(model: Model, emissions: jax.Array, how: How, per_step: bool) -> jax.Array:
+    """The log-likelihood (B,), or its steps (B, T), alone."""
+    given = (model, emissions) if per_step else lax.stop_gradient((model, emissions))
+    densities = _either(how, *given, passes.filter_log_densities)
+    return _reported(model, emissions, how, densities, per_step)
+
+
+def _reported(model: Model, emissions: jax.Array, how: How, densities: jax.Array, per_step: bool) -> jax.Array:
+    """Log densities (B, T), or their sum (B,), whose derivative is a pass of its own."""
+    densities = densities[..., 0, 0]
+    if per_step:
+        return densities
+
+    def of_given(plan: Plan, given: tuple[Model, jax.Array]) -> tuple[jax.Array, tuple[Model, jax.Array]]:
+        return _with_gaps_or_without(how, given[1], lambda missing: score(_score_plan(plan, *given), missing, *given))
+
+    return scored(transformable(how.of_batch(len(densities)), of_given), densities.sum(-1), (model, emissions))
+
+
+def _score_plan(plan: Plan, model: Model, emissions: jax.Array) -> Plan:
+    """The plan with its kernels if a lane's registers hold what derivatives are added up in, else the plan for XLA."""
+    sizes = KERNEL_SIZES["lgssm_score"][str(emissions.dtype)]
+    fits = model.R.shape[-2] <= sizes.get(model.F.shape[-1], -1)
+    return plan if plan.launch and (plan.launch.interpret or fits) else under_xla(plan)
+
+
+def score(plan: Plan, missing: bool, model: Model, emissions: jax.Array) -> tuple[jax.Array, tuple[Model, jax.Array]]:
+    """Computes every sequence's log-likelihood (B,), and its derivatives (B, ...) with respect to what it was given."""
+    B = batch_size((model, emissions))
+    own, of_own = jax.tree.map(lambda x: jnp.broadcast_to(x, (B, *x.shape[1:])), (model, emissions))
+    forward = functools.partial(series, plan._replace(one_function=False), missing=missing)
+    given, pull = jax.vjp(forward, own, of_own)
+    shared = given if B == 1 else forward(model, emissions)
+    loglik, change = passes.score(plan, shared)
+    change = jax.tree.map(
+        lambda c, x: jax.tree.map(jnp.zeros_like, x) if c is None else c, change, given, is_leaf=lambda x: x is None
+    )
+    return loglik, pull(change)
+
+
+@functools.partial(jax.jit, static_argnames="how")
+def sample_states(model: Model, emissions: jax.Array, noise: jax.Array, jitter: jax.Array, how: How) -> jax.Array:
+    """States (B, T, D, 1) given the emissions, from standard normal noise (B, T, D)."""
+    return _either(how, model, emissions, passes.sample, noise[..., None], jitter.reshape(1, 1, 1, 1))
+
+
+@functools.partial(jax.jit, static_argnames="how")
+def joint_sample(model: Model, state_noise: jax.Array, emission_noise: jax.Array, how: How) -> tuple[jax.Array, jax.Array]:
+    """States (B, T, D) and emissions (B, T, m), from standard normal noise (B, T, D, 1) and (B, T, m, 1)."""
+    return transformable(how, _sample_prior)(model, state_noise, emission_noise)
+
+
+def _sample_prior(plan: Plan, model: Model, state_noise: jax.Array, emission_noise: jax.Array):
+    drift, offset = known_terms(model)
+    initial = model.initial_mean + product(_root(model.initial_cov), state_noise[:, :1])
+    maps = AffineMap(model.F, drift + product(_root(model.Q), state_noise))
+    static = AffineMap(model.F.transpose(2, 3, 1, 0)) if model.F.shape[1] == 1 else AffineMap()
+    rows = AffineMap(None if static.E is not None else maps.E[:, 1:], maps.e[:, 1:])
+    states = passes.affine_states(plan, initial.transpose(2, 3, 1, 0), static, rows)
+    root = deviation(model.R) if model.R.shape[-1] == 1 else _root(model.R)
+    noise = root * emission_noise if model.R.shape[-1] == 1 else product(root, emission_noise)
+    emissions = product(model.H, states) + offset + noise
+    return jnp.broadcast_to(states, (len(emissions), *states.shape[1:]))[..., 0], emissions[..., 0]
+
+
+def _root(cov: jax.Array) -> jax.Array:
+    """Lower triangular square roots of (..., n, n) matrices, singular ones among them."""
+    return jnp.moveaxis(square_root(Stacked(jnp.moveaxis(cov, (-2, -1), (0, 1)))).array, (0, 1), (-2, -1))

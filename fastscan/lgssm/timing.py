@@ -1,0 +1,150 @@
+"""Parameters as arrays: of functions of time, and of models whose entry t belongs to another transition."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import checkify
+
+from fastscan.given import ShapeError, array, plain, seen
+from fastscan.types import ParamsLGSSM, ParamsLGSSMDynamics, ParamsLGSSMEmissions, ParamsLGSSMInitial
+
+TIMINGS = ("arrival", "departure")
+"""Whether entry t is of the transition into t, as dynamax has it since 1.0.3, or of that out of t, as it had it before."""
+
+
+def plain_params(params: Any, T: int, inputs: Any = None, timing: str = "arrival") -> ParamsLGSSM:
+    """Parameters as arrays, of functions of time at 0 to T - 1; from any object with the fields of a `ParamsLGSSM`.
+
+    Args:
+        params: the model.
+        T: time steps.
+        inputs: which "departure" makes part of the dynamics' bias.
+        timing: of what varies in the dynamics, as `fastscan.lgssm.timing` has it; what is returned arrives.
+
+    Raises:
+        TypeError: a field that is missing, or is no array.
+        ValueError: a timing that there is none of.
+    """
+    if timing == "arrival" and isinstance(params, ParamsLGSSM) and _all_plain(params):
+        return params
+    check_timing(timing)
+    arriving_T = T if timing == "arrival" else max(T - 1, 1)
+
+    def field(part: str, name: str) -> Any:
+        try:
+            x = getattr(getattr(params, part), name)
+        except AttributeError:
+            raise TypeError(
+                f"params: {type(params).__name__} without a field {part}.{name} given; wanted fastscan.ParamsLGSSM, or an "
+                f"object with its fields, such as dynamax's.{_exchanged(params)}"
+            ) from None
+        if x is None:
+            return None
+        if callable(x):
+            steps, remedy = (arriving_T, _REMEDY) if part == "dynamics" else (T, "Wanted values at all of these.")
+            return tabulated(f"{part}.{name}", x, steps, remedy)
+        return array(f"{part}.{name}", x)
+
+    parts = {"initial": ParamsLGSSMInitial, "dynamics": ParamsLGSSMDynamics, "emissions": ParamsLGSSMEmissions}
+    arrays = ParamsLGSSM(*(kind(*(field(part, name) for name in kind._fields)) for part, kind in parts.items()))
+    return arrays if timing == "arrival" else arrays._replace(dynamics=_arriving(arrays.dynamics, inputs, T))
+
+
+_REMEDY = (
+    "Entry t belongs to the transition from t - 1 to t, since dynamax 1.0.3. Of a model with entry t from t to t + 1, "
+    'take timing="departure".'
+)
+
+
+def _all_plain(params: ParamsLGSSM) -> bool:
+    for part in params:
+        for x in part:
+            if x is not None and not plain(type(x)):
+                return False
+    return True
+
+
+def _exchanged(params: Any) -> str:
+    """What may have happened, of parameters that are none."""
+    return " Are arguments exchanged?" if hasattr(params, "shape") or hasattr(params, "dynamics") else ""
+
+
+def _arriving(dynamics: ParamsLGSSMDynamics, inputs: Any, T: int) -> ParamsLGSSMDynamics:
+    """Of dynamics whose entry t is of the transition out of t, those with entry t of the transition into t."""
+    bias, weights = dynamics.bias, dynamics.input_weights
+    if weights is not None and inputs is not None and weights.shape[-1:] != (0,):
+        weights, bias = (x if x is None else arriving(x, n, T) for x, n in ((weights, 2), (bias, 1)))
+        return ParamsLGSSMDynamics(
+            arriving(dynamics.weights, 2, T), known_drift(bias, weights, inputs, T), None, arriving(dynamics.cov, 2, T)
+        )
+    return ParamsLGSSMDynamics(*(x if x is None else arriving(x, n, T) for x, n in zip(dynamics, (2, 1, 2, 2), strict=True)))
+
+
+def check_timing(timing: str) -> None:
+    """Refuses what names no convention."""
+    if timing not in TIMINGS:
+        raise ValueError(
+            f"timing: {timing!r} given, wanted 'arrival' (entry t is of the transition from t - 1 to t, as in dynamax 1.0.3) "
+            "or 'departure' (from t to t + 1, as before)."
+        )
+
+
+def tabulated(name: str, function: Callable[[Any], Any], steps: int, remedy: str) -> Any:
+    """The values of a function of time at 0 to ``steps`` - 1; a warning with a remedy if it indexes a table out of bounds.
+
+    JAX reads the last entry then, and the values end with two equal ones: only those functions are run with checks. Nothing is
+    known of what is being traced.
+    """
+    table = jax.vmap(function)(jnp.arange(steps))
+    if steps > 1 and seen(table) and _ends_twice(np.asarray(table)):
+        error, _ = checkify.checkify(jax.vmap(function), errors=checkify.index_checks)(jnp.arange(steps))
+        if error.get() is not None:
+            warnings.warn(
+                f"{name}: a function of t given that indexes a table out of bounds for some t in 0 to {steps - 1}, where JAX "
+                f"reads the nearest entry. {remedy}",
+                stacklevel=2,
+            )
+    return table
+
+
+def _ends_twice(table: np.ndarray) -> bool:
+    last = table[-1]
+    return bool((last == table[-2]).all()) and not bool((last == table).all())
+
+
+def arriving(x: Any, ndim: int, T: int) -> Any:
+    """Of a parameter's entries out of t, those into t: time-varying ones (..., T or T - 1, ...) move by one, (..., T, ...).
+
+    Args:
+        x: an array; static if it has ``ndim`` axes.
+        ndim: of one step's parameter.
+        T: time steps.
+    """
+    if x.ndim <= ndim:
+        return x
+    axis = x.ndim - ndim - 1
+    length = x.shape[axis]
+    if length not in (T, T - 1):
+        return x  # one for all steps of a sequence, or an error that the checks of shapes make
+    xp = np if isinstance(x, np.ndarray) else jnp
+    first, others = xp.split(x, [1], axis) if T == 1 else (xp.split(x, [1], axis)[0], xp.split(x, [T - 1], axis)[0])
+    if T == 1:
+        return first if length else xp.zeros((*x.shape[:axis], 1, *x.shape[axis + 1 :]), x.dtype)
+    return xp.concatenate([first, others], axis)
+
+
+def known_drift(bias: Any, weights: Any, inputs: Any, T: int) -> Any:
+    """Biases and inputs of the transitions into t (..., T, D), where inputs act on the transition out of their step."""
+    inputs = jnp.asarray(inputs)
+    if inputs.ndim not in (2, 3) or inputs.shape[-2] != T or weights.ndim < 2 or weights.shape[-1] != inputs.shape[-1]:
+        raise ShapeError(
+            f"inputs: shape {inputs.shape} given, wanted {(T, weights.shape[-1])} or a batch of such: dynamics.input_weights "
+            f"have {weights.shape[-1]} columns."
+        )
+    before = jnp.concatenate([inputs[..., :1, :], inputs[..., :-1, :]], -2)
+    drift = jnp.matmul(weights, before[..., None], precision="highest")[..., 0]
+    return drift if bias is None else drift + bias

@@ -1,0 +1,5 @@
+"""Random-walk Metropolis for thousands of chains at once: see `fastscan.mcmc.api`."""
+
+from fastscan.mcmc.api import MCMC_IMPLEMENTATIONS, MetropolisMoments, MetropolisRun, MetropolisState, rw_metropolis
+
+__all__ = ["MCMC_IMPLEMENTATIONS", "MetropolisMoments", "MetropolisRun", "MetropolisState", "rw_metropolis"]

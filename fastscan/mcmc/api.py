@@ -1,0 +1,285 @@
+"""Random-walk Metropolis for thousands of chains at once.
+
+A chain is a lane and a step is arithmetic, so a whole run is one sweep in which random numbers are made where they are used:
+on a GPU one kernel that holds chains in registers, on a CPU a native loop over groups of them in the cache, one for every core.
+
+The log density is any JAX function that treats chains alike. It gets positions with chains on the last axis, and is taken apart
+into arithmetic on coordinates (`fastscan.kernels.mcmc.entrywise`). One that can't be, such as one with a loop, a sort of
+coordinates or more than 16 of them, is run as it stands, in a loop of XLA's.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fastscan.dispatch.choice import check_gpu, compiled_implementations, device_kind
+from fastscan.given import check_key
+from fastscan.kernels.mcmc.metropolis import Keep, Schedule
+from fastscan.kernels.plan import Launch
+from fastscan.kernels.ranges import ranged
+from fastscan.kernels.xla_hints import hints_are_on
+from fastscan.mcmc import inference
+from fastscan.mcmc.inference import Outcome, Task, Walkers
+from fastscan.mcmc.target import MOST_COORDINATES, Form, analysis
+
+MCMC_IMPLEMENTATIONS = ("xla", "pallas", "pallas_interpret")
+
+
+class MetropolisState(NamedTuple):
+    """Where chains are, from which a run goes on.
+
+    Attributes:
+        position: a pytree, chains on the last axis.
+        log_density: there (chains,).
+        step: how many steps each chain has made, (), uint32; a key's random numbers repeat after 2^32.
+        scale: what ``step_size`` is multiplied by since it was adapted, ().
+    """
+
+    position: Any
+    log_density: Any
+    step: Any
+    scale: Any
+
+
+class MetropolisMoments(NamedTuple):
+    """Means and variances of every chain's samples, pytrees in the form of a position; variances are mean squares."""
+
+    mean: Any
+    variance: Any
+
+
+class MetropolisRun(NamedTuple):
+    """A run's outcome.
+
+    Attributes:
+        samples: a pytree of arrays (num_samples, ..., chains), or None.
+        moments: of the samples, or None.
+        acceptance_rate: the share of steps since the warm-up that moved a chain (chains,); NaN for a chain that began where the
+            log density is not finite.
+        state: after the run, to go on from.
+    """
+
+    samples: Any
+    moments: MetropolisMoments | None
+    acceptance_rate: jax.Array
+    state: MetropolisState
+
+
+@ranged
+def rw_metropolis(
+    key: jax.Array,
+    log_density: Callable[[Any], jax.Array],
+    initial_position: Any,
+    num_samples: int,
+    *,
+    step_size: Any = 1.0,
+    thin: int = 1,
+    warmup: int = 0,
+    keep: Keep = "samples",
+    target_acceptance: float | None = None,
+    implementation: str | None = None,
+) -> MetropolisRun:
+    """Random-walk Metropolis, of many chains that know nothing of one another.
+
+    A normal proposal of all coordinates at once; chain c's random numbers in its step n are Threefry-2x32's of the key, c and
+    n, whatever runs it. So a run is that of its key, up to rounding on different devices; and runs of m and of n samples, the
+    second from the first one's state and with the same key, are one run of m + n.
+
+    For example, a thousand chains in the mixture of two normal distributions, on the line::
+
+        def log_density(x):  # (1, chains) -> (chains,)
+            return jnp.logaddexp(jax.scipy.stats.norm.logpdf(x[0], -2), jax.scipy.stats.norm.logpdf(x[0], 2))
+
+        run = rw_metropolis(jax.random.key(0), log_density, jnp.zeros((1, 1000)), 5_000, step_size=2.0)
+        run.samples  # (5000, 1, 1000)
+
+    and a correlated one in the plane, from named coordinates::
+
+        def log_density(position):
+            x, y = position["x"], position["y"]  # (chains,) each
+            return -(x**2 - 1.8 * x * y + y**2) / 0.38
+
+        start = {"x": jnp.zeros(1000), "y": jnp.zeros(1000)}
+        rw_metropolis(jax.random.key(0), log_density, start, 100_000, warmup=1_000, keep="moments").moments.mean["x"]  # (1000,)
+
+    Args:
+        key: of JAX's.
+        log_density: up to a constant, of positions: a pytree as ``initial_position``, to (chains,). It must treat chains alike,
+            each by itself: it is traced for one of them, with a last axis of length 1. It is compiled once for every function
+            object, so define it outside of loops.
+        initial_position: a pytree of floating arrays (..., chains), or the `MetropolisState` of a run to go on from.
+        num_samples: records of each chain.
+        step_size: standard deviation of proposals: a number; an array (coordinates,) or, in their form without the chains, a
+            pytree as the position; or a lower triangular matrix (coordinates, coordinates), the Cholesky factor of their
+            covariance. Coordinates are in the order of `jax.tree.leaves`, each of them raveled.
+        thin: steps to a record.
+        warmup: steps before the first record, in which a common factor of ``step_size`` is adapted: every chain's own, by
+            Robbins and Monro's rule, and then their geometric mean.
+        keep: "samples"; "moments", running means and variances of them; or "last", nothing but the state.
+        target_acceptance: rate that the warm-up adapts to, by default 0.44 in one dimension and 0.234 in more.
+        implementation: "xla", "pallas", or "pallas_interpret"; None takes kernels on NVIDIA GPUs if the log density can be
+            taken apart, else "xla". On a CPU a long run outside of `jax.jit` is shared by all cores, and is awaited.
+
+    Raises:
+        ValueError: a setting or an array that is not as above; outside of `jax.jit`, an initial log density that is not finite.
+        TypeError: positions that are no floating numbers, or of several types.
+        RuntimeError: "pallas", on a device that is no NVIDIA GPU.
+        NotImplementedError: kernels, for a log density that can't be taken apart.
+    """
+    check_key(key, " The order is (key, log_density, initial_position, num_samples).")
+    _check_settings(num_samples, thin, warmup, keep, target_acceptance)
+    num_samples, thin, warmup = int(num_samples), int(thin), int(warmup)
+    going_on = isinstance(initial_position, MetropolisState)
+    if going_on and warmup:
+        raise ValueError(f"warmup: {warmup} given with a state to go on from, whose scale is as it is to be; wanted 0.")
+    position = jax.tree.map(jnp.asarray, initial_position.position if going_on else initial_position)
+    form = _checked_form(position)
+    factor = _proposal_factor(step_size, form)
+    task = _task(implementation, log_density, form)
+    before = (jnp.asarray(initial_position.log_density), *initial_position[2:]) if going_on else (None, 0, 1)
+    words, walkers = inference.begin(task, key, position, *before)
+    start = walkers.log_density
+    if not going_on:
+        _check_start(start)
+    if warmup:
+        target = target_acceptance or (0.44 if form.size == 1 else 0.234)
+        walkers = _run(task, Schedule(target=target), warmup, words, factor, walkers).walkers
+        walkers = inference.of_common_scale(walkers)
+    outcome = _run(task, Schedule(thin=thin, keep=keep), num_samples, words, factor, walkers)
+    return _result(form, num_samples * thin, start, outcome)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _result(form: Form, steps: int, start: jax.Array, outcome: Outcome) -> MetropolisRun:
+    """What is returned, of runs that began where the log density was ``start``."""
+    after = outcome.walkers
+    rate = jnp.where(jnp.isfinite(start), outcome.accepted.astype(form.dtype) / steps, jnp.nan)
+    state = MetropolisState(form.position(after.position), after.log_density, after.step[0], after.scale[0])
+    moments = outcome.moments and MetropolisMoments(*map(form.position, outcome.moments))
+    samples = None if outcome.samples is None else form.position(outcome.samples)
+    return MetropolisRun(samples, moments, rate, state)
+
+
+def _run(task: Task, schedule: Schedule, records: int, words: jax.Array, factor: jax.Array, walkers: Walkers) -> Outcome:
+    steps = records * schedule.thin * walkers.position.shape[-1]
+    alone = not task.group or steps < inference.THREAD_STEPS or not _lie_here(task, words, factor, walkers)
+    by = inference.run if alone else inference.run_on_all_cores
+    return by(task, schedule, records, words, factor, walkers)
+
+
+def _lie_here(task: Task, *arrays: Any) -> bool:
+    """Whether all that is computed with is known, and on the device that JAX computes on by default."""
+    leaves = jax.tree.leaves(arrays)
+    if any(isinstance(x, jax.core.Tracer) for x in leaves) or not analysis(task.log_density, task.form).known:
+        return False
+    return set().union(*(x.devices() for x in leaves)) == jnp.zeros(()).devices()
+
+
+def _check_settings(num_samples: int, thin: int, warmup: int, keep: str, target: float | None) -> None:
+    for name, given, least in (("num_samples", num_samples, 1), ("thin", thin, 1), ("warmup", warmup, 0)):
+        if not isinstance(given, int | np.integer) or given < least:
+            raise ValueError(f"{name}: {given!r} given, wanted a whole number of at least {least}.")
+    if keep not in get_args(Keep):
+        raise ValueError(f"keep: {keep!r} given, wanted one of {', '.join(get_args(Keep))}.")
+    if target is not None and not 0 < target < 1:
+        raise ValueError(f"target_acceptance: {target} given, wanted a rate between 0 and 1.")
+
+
+def _checked_form(position: Any) -> Form:
+    """The form of a position."""
+    leaves, tree = jax.tree.flatten(position)
+    types = sorted({str(x.dtype) for x in leaves})
+    if types not in (["float32"], ["float64"]):
+        raise TypeError(f"initial_position: {', '.join(types) or 'nothing'} given, wanted arrays of float32 or of float64.")
+    if any(x.ndim == 0 for x in leaves):
+        raise ValueError("initial_position: a scalar given, wanted arrays (..., chains).")
+    chains = {x.shape[-1] for x in leaves}
+    if len(chains) != 1 or 0 in chains:
+        shapes = ", ".join(str(x.shape) for x in leaves)
+        raise ValueError(
+            f"initial_position: shapes {shapes} given, wanted the same number of chains, one or more, on last axes."
+        )
+    form = Form(tree, tuple(x.shape[:-1] for x in leaves), types[0])
+    if form.size == 0:
+        raise ValueError("initial_position: no coordinates given.")
+    return form
+
+
+def _proposal_factor(step_size: Any, form: Form) -> jax.Array:
+    """(1, 1), (D, 1), or a lower triangular matrix (D, D)."""
+    D = form.size
+    if isinstance(step_size, list | tuple) and jax.tree.structure(step_size) != form.tree:
+        step_size = jnp.asarray(step_size)
+    shapes = tuple(map(jnp.shape, jax.tree.leaves(step_size)))
+    if jax.tree.structure(step_size) == form.tree and shapes == form.shapes:
+        factor = jnp.concatenate([jnp.ravel(jnp.asarray(x, form.dtype)) for x in jax.tree.leaves(step_size)])[:, None]
+    else:
+        given = shapes[0] if len(shapes) == 1 else shapes
+        if given not in ((), (D,), (D, D)) or isinstance(step_size, dict):
+            raise ValueError(
+                f"step_size: shape {given} given; wanted a number, ({D},), ({D}, {D}) or a position's form without chains, "
+                f"{', '.join(map(str, form.shapes))}."
+            )
+        factor = jnp.asarray(step_size, form.dtype)
+        factor = factor if factor.ndim == 2 else factor.reshape(-1, 1)
+    if not isinstance(factor, jax.core.Tracer):
+        _check_factor(np.asarray(factor))
+    return jnp.tril(factor) if factor.shape[1] > 1 else factor
+
+
+def _check_factor(factor: np.ndarray) -> None:
+    sizes = np.diagonal(factor) if factor.shape[1] > 1 else factor
+    if not (np.isfinite(factor).all() and (sizes > 0).all()):
+        raise ValueError(f"step_size: {sizes.ravel().tolist()} given, wanted finite numbers above zero.")
+    if np.triu(factor, 1).any():
+        raise ValueError(
+            "step_size: a matrix with numbers above its diagonal given, wanted a lower triangular Cholesky factor."
+        )
+
+
+def _task(implementation: str | None, log_density: Callable, form: Form) -> Task:
+    """What runs."""
+    if implementation not in (None, *MCMC_IMPLEMENTATIONS):
+        wanted = ", ".join(MCMC_IMPLEMENTATIONS)
+        raise ValueError(f"implementation: {implementation!r} given, wanted None or one of {wanted}.")
+    try:
+        hindrance, _, cost = analysis(log_density, form)
+    except TypeError as error:
+        if "unhashable" in str(error):
+            raise TypeError(
+                f"log_density: {type(log_density).__name__} given, wanted a function that can be hashed."
+            ) from error
+        raise
+    able = "pallas" in compiled_implementations()
+    if implementation is None:
+        implementation = "pallas" if able and hindrance is None else "xla"
+    if implementation == "xla":
+        taken_apart = hindrance is None and device_kind() == "cpu" and hints_are_on()
+        return Task(log_density, form, None, inference.most_in_group(form, cost) if taken_apart else 0)
+    if form.size > MOST_COORDINATES:
+        raise ValueError(
+            f"implementation: {implementation!r} given for {form.size} coordinates; a thread's registers hold "
+            f"{MOST_COORDINATES}. Take 'xla', or None, which chooses for you."
+        )
+    if hindrance is not None:
+        raise NotImplementedError(
+            f"implementation: {implementation!r} given for a log density with {hindrance}; kernels want arithmetic on "
+            "coordinates. Take 'xla', or None, which chooses for you."
+        )
+    check_gpu(implementation, device_kind())
+    return Task(log_density, form, Launch(interpret=implementation == "pallas_interpret"))
+
+
+def _check_start(log_density: jax.Array) -> None:
+    if isinstance(log_density, jax.core.Tracer):
+        return
+    wrong = np.flatnonzero(~np.isfinite(log_density))
+    if len(wrong):
+        raise ValueError(
+            f"initial_position: the log density of {len(wrong)} of {len(log_density)} chains is not finite there (chain "
+            f"{wrong[0]}: {float(log_density[wrong[0]])}); begin where it is."
+        )

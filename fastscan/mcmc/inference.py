@@ -1,0 +1,261 @@
+"""What is compiled of random-walk Metropolis: checked positions in, chains, moments and samples out.
+
+Here coordinates are in one row: positions are (D, chains), samples (num_samples, D, chains).
+"""
+
+import functools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.custom_batching import custom_vmap
+
+from fastscan.kernels.algebra import Lanes, Stacked, stage
+from fastscan.kernels.mcmc import metropolis
+from fastscan.kernels.mcmc.metropolis import Chain, Moments, Params, Schedule, Walk
+from fastscan.kernels.plan import Launch, Plan
+from fastscan.kernels.xla_hints import BYTE_COST, TASK_COST, VECTOR
+from fastscan.mcmc.target import Form, LogDensity, of_coordinates, of_positions
+from fastscan.transforms import alike
+
+GROUP = 256
+"""Chains, at most, that go through a run together on a CPU: what a step makes of them stays in the nearest cache."""
+THREAD_STEPS = 1_000_000
+"""From how many steps of all chains together on a CPU's cores share them: some milliseconds."""
+
+
+class Task(NamedTuple):
+    """What a program is compiled for: fields as `fastscan.mcmc.rw_metropolis` and `metropolis.Walk` have them.
+
+    Attributes:
+        launch: of kernels; None for XLA.
+        group: under XLA, how many chains at most go through native functions together; 0: positions are whole arrays, and the
+            log density runs as it stands.
+    """
+
+    log_density: LogDensity
+    form: Form
+    launch: Launch | None
+    group: int = 0
+
+
+class Walkers(NamedTuple):
+    """Chains between runs: position (D, chains), log density, scale, number and count of steps made (chains,)."""
+
+    position: Any
+    log_density: Any
+    scale: Any
+    number: Any
+    step: Any
+
+
+class Outcome(NamedTuple):
+    """What a run leaves: walkers, how many of their steps moved them (chains,), and what is kept of records."""
+
+    walkers: Walkers
+    accepted: jax.Array
+    moments: tuple[jax.Array, jax.Array] | None
+    samples: jax.Array | None
+
+
+@functools.partial(jax.jit, static_argnames="task")
+def begin(task: Task, key: jax.Array, position: Any, log_density: Any, step: Any, scale: Any) -> tuple[jax.Array, Walkers]:
+    """A key's two words, and walkers at a position; its log density, if that is None, as a run computes it."""
+    rows, dtype = task.form.rows(position), task.form.dtype
+    chains, bits = rows.shape[-1], jax.random.bits(key, (2,), jnp.uint32)
+    if log_density is None:
+        function, constants = _density(task)
+        kind = Stacked if as_it_stands(task) else Lanes
+        columns = tuple(Lanes.from_array(c.reshape(-1, 1)) for c in constants)
+        log_density = function(columns, kind.from_array(rows[:, None])).to_array()[0, 0]
+    numbers = jnp.arange(chains, dtype=jnp.uint32)
+    scale, step = jnp.full(chains, scale, dtype), jnp.full(chains, step, jnp.uint32)
+    return bits, Walkers(rows, log_density.astype(dtype), scale, numbers, step)
+
+
+@jax.jit
+def of_common_scale(walkers: Walkers) -> Walkers:
+    """Walkers whose scale is the geometric mean of theirs; those that are nowhere, and never move, have no say."""
+    able = jnp.isfinite(walkers.log_density) & jnp.isfinite(walkers.scale) & (walkers.scale > 0)
+    total = jnp.where(able, jnp.log(jnp.where(able, walkers.scale, 1)), 0).sum()
+    return walkers._replace(scale=jnp.full_like(walkers.scale, jnp.exp(total / jnp.maximum(able.sum(), 1).astype(total.dtype))))
+
+
+def as_it_stands(task: Task) -> bool:
+    """Whether positions are whole arrays, and the log density runs as it was written."""
+    return not task.group and task.launch is None
+
+
+def _density(task: Task) -> tuple[Callable[[tuple[Lanes, ...], Lanes], Lanes], list[jax.Array]]:
+    if as_it_stands(task):
+        return of_positions(task.log_density, task.form), []
+    return of_coordinates(task.log_density, task.form)
+
+
+@functools.partial(jax.jit, static_argnames=("task", "schedule", "records"))
+def run(task: Task, schedule: Schedule, records: int, words: jax.Array, factor: jax.Array, walkers: Walkers) -> Outcome:
+    """A run of all chains in one program.
+
+    Args:
+        task: what is compiled.
+        schedule: what is done.
+        records: how many.
+        words: the key's two.
+        factor: of proposals, (1, 1), (D, 1) or (D, D).
+        walkers: where chains are.
+    """
+    log_density, constants = _density(task)
+    words, factor, walkers, constants = alike((words, factor, walkers, constants))
+    none = jnp.zeros_like(walkers.step)
+    columns = (walkers.position, walkers.log_density[None], walkers.scale[None],
+               jnp.stack(metropolis.chain_keys(words, walkers.number)), walkers.step[None], none[None])  # fmt: skip
+    params = Params(factor, tuple(c.reshape(-1, 1) for c in constants))
+    by = _kernels if task.launch else _xla
+    chain, moments, samples = by(
+        task, Walk(schedule, stage(log_density) if task.group else log_density), records, params, Chain(*columns)
+    )
+    after = walkers._replace(
+        position=chain.position, log_density=chain.log_density[0], scale=chain.scale[0], step=chain.step[0]
+    )
+    if moments is not None:
+        moments = moments.mean, moments.squares / records
+    return Outcome(after, chain.accepted[0], moments, samples)
+
+
+def most_in_group(form: Form, cost: int) -> int:
+    """How many chains a CPU takes together, of a log density of so many operations; 0 if not even a vector of them."""
+    moved = BYTE_COST * np.dtype(form.dtype).itemsize * (form.size + 4)
+    return min(GROUP, TASK_COST // (cost + moved)) // VECTOR * VECTOR
+
+
+def groups(chains: int, most: int, parts: int = 1) -> tuple[int, int]:
+    """Into how many groups of how many chains, of as many groups in each of some parts."""
+    count = -(-chains // most)
+    count = -(-count // parts) * parts
+    return count, -(-chains // (count * VECTOR)) * VECTOR
+
+
+def _xla(task: Task, walk: Walk, records: int, params: Params, chain: Chain) -> tuple[Chain, Moments | None, Any]:
+    """Of chains as columns (n, chains); so are the results, and samples are (records, D, chains)."""
+    chains = chain.position.shape[-1]
+    count, size = groups(chains, task.group) if task.group else (1, chains)
+
+    def split(x: jax.Array) -> jax.Array:
+        x = jnp.pad(x, ((0, 0), (0, count * size - chains)), mode="edge")
+        return x.reshape(-1, count, 1, size).transpose(1, 0, 2, 3)
+
+    def join(x: jax.Array) -> jax.Array:  # (groups, ..., n, 1, chains)
+        x = jnp.moveaxis(x[..., 0, :], 0, -2)
+        return x.reshape(*x.shape[:-2], count * size)[..., :chains]
+
+    out = _mapped(task, walk, records)(jax.tree.map(split, chain), params)
+    return jax.tree.map(join, out)
+
+
+def _mapped(task: Task, walk: Walk, records: int) -> Callable[[Chain, Params], Any]:
+    """A run of groups of chains, in native functions where they are not mapped over."""
+
+    def plain(chain: Chain, params: Params) -> Any:
+        kind = Lanes if task.group else Stacked
+        return lax.map(lambda group: metropolis.in_lanes(walk, params, group, records, kind), chain)
+
+    if not task.group:
+        return plain
+
+    @custom_vmap
+    def native(chain: Chain, params: Params) -> Any:
+        return metropolis.in_native_function(walk, params, chain, records)
+
+    @native.def_vmap
+    def _(size: int, mapped: Any, *args: Any) -> tuple[Any, Any]:
+        del size
+        out = jax.vmap(plain, jax.tree.map(lambda m: 0 if m else None, tuple(mapped)))(*args)
+        return out, jax.tree.map(lambda _: True, out)
+
+    return native
+
+
+def _kernels(task: Task, walk: Walk, records: int, params: Params, chain: Chain) -> tuple[Chain, Moments | None, Any]:
+    """As `_xla`."""
+    plan = Plan(records, 1, launch=task.launch)
+
+    @custom_vmap
+    def launch(chain: Chain, params: Params) -> Any:
+        rows = jax.tree.map(lambda x: x.T[:, None, :, None], chain)
+        chain, moments, samples = metropolis.in_kernels(plan, walk, jax.tree.map(lambda x: x[None, None], params), rows)
+        chain, moments = jax.tree.map(lambda x: x[:, 0, :, 0].T, (chain, moments))
+        return chain, moments, None if samples is None else samples[..., 0].transpose(1, 2, 0)
+
+    @launch.def_vmap
+    def _(size: int, mapped: Any, *args: Any) -> tuple[Any, Any]:
+        args = jax.tree.map(lambda x, m: x if m else jnp.broadcast_to(x, (size, *x.shape)), args, tuple(mapped))
+        out = lax.map(lambda args: launch(*args), args)
+        return out, jax.tree.map(lambda _: True, out)
+
+    return launch(chain, params)
+
+
+def run_on_all_cores(
+    task: Task, schedule: Schedule, records: int, words: jax.Array, factor: jax.Array, walkers: Walkers
+) -> Outcome:
+    """`run`, outside of any trace, with a thread for each core of a CPU; returns when all is done."""
+    chains = walkers.position.shape[-1]
+    most = min(cores(), -(-chains // VECTOR))
+    count, size = groups(chains, task.group, most)
+    parts = min(most, count)
+    shares = _shares(walkers, parts, count // parts * size)
+    program = _program(task, schedule, records, jax.tree.map(_form_of, (words, factor, shares[0])))
+    outs = list(_threads(parts).map(lambda share: jax.block_until_ready(program(words, factor, share)), shares))
+    return _together(outs, chains)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _shares(walkers: Walkers, parts: int, chains: int) -> list[Walkers]:
+    """So many parts of so many chains; the last one is repeated."""
+
+    def part(x: jax.Array, k: int) -> jax.Array:
+        filled = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, parts * chains - x.shape[-1])], mode="edge")
+        return filled[..., k * chains : (k + 1) * chains]
+
+    return [jax.tree.map(functools.partial(part, k=k), walkers) for k in range(parts)]
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _together(outs: list[Outcome], chains: int) -> Outcome:
+    """The inverse of `_shares`."""
+    return jax.tree.map(lambda *xs: jnp.concatenate(xs, -1)[..., :chains], *outs)
+
+
+@functools.cache
+def _threads(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, thread_name_prefix="fastscan")
+
+
+@functools.lru_cache(maxsize=32)
+def _program(task: Task, schedule: Schedule, records: int, forms: Any) -> Callable[..., Outcome]:
+    """Compiled here, as a thread would not know of this one's settings of JAX."""
+    shapes = jax.tree.map(lambda form: jax.ShapeDtypeStruct(*form), forms, is_leaf=_is_form)
+    return run.lower(task, schedule, records, *shapes).compile()
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _ArrayForm(NamedTuple):
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def _form_of(x: jax.Array) -> _ArrayForm:
+    return _ArrayForm(x.shape, str(x.dtype))
+
+
+def _is_form(x: Any) -> bool:
+    return isinstance(x, _ArrayForm)

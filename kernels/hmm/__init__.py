@@ -1,0 +1,1 @@
+"""Hidden Markov models as recurrences: filters, smoothers, samplers, most likely paths."""

@@ -1,0 +1,227 @@
+"""Filtering, smoothing, decoding and sampling of hidden Markov models: which recurrences run, and what one hands the next.
+
+All arrays are as `driver.run` has them: series (B or 1, T, rows, columns), the rest (rows, columns, 1, B or 1). A series
+of T observations has T - 1 rows, the transitions and what is observed after each.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fastscan.kernels.axes import as_lanes, as_rows, prepend
+from fastscan.kernels.hmm import paths as maps
+from fastscan.kernels.hmm.filtering import (
+    HMM_BACKWARD_FILTER,
+    HMM_FILTER,
+    HMM_HINDSIGHT,
+    HMM_LIKELIHOOD,
+    Backward,
+    FilteredStates,
+    HMMInputs,
+    first_observation,
+)
+from fastscan.kernels.hmm.paths import Choosing
+from fastscan.kernels.hmm.probability import draw, quotient, relative
+from fastscan.kernels.hmm.smoothing import (
+    HMM_SAMPLER_PATH,
+    HMM_SMOOTHER,
+    HMM_SMOOTHER_WITH_COUNTS,
+    BackwardInputs,
+    SamplerRow,
+    condition_on_future,
+)
+from fastscan.kernels.hmm.viterbi import VITERBI_PATH, ViterbiInputs, best
+from fastscan.kernels.plan import Plan
+from fastscan.kernels.scan import driver
+from fastscan.kernels.scan import xla as chunked
+
+
+class HMMSeries(NamedTuple):
+    """A model and its observations.
+
+    Attributes:
+        initial: weights of the first state, before its observation; a series of one row.
+        A: transition weights (B or 1, T - 1 or 1, K, K).
+        log_likelihood: of all observations (B, T, K, 1).
+    """
+
+    initial: jax.Array
+    A: jax.Array
+    log_likelihood: jax.Array
+
+
+def filter_states(plan: Plan, series: HMMSeries) -> FilteredStates:
+    """Filtered and predicted probabilities (B, T, K, 1), and the log density of all observations (B,)."""
+    join = driver.phases(plan).join
+    state, density = _first(plan, series.initial, series.log_likelihood[:, :1])
+    last, out = driver.run(plan, HMM_FILTER, *_inputs(series, state), room=_FILTERED_ROOM)
+    return _states(plan, series, density, out, join(plan, out.filtered, last))
+
+
+def filter_loglik(plan: Plan, series: HMMSeries) -> jax.Array:
+    """The log density of all observations (B,) alone."""
+    state, density = _first(plan, series.initial, series.log_likelihood[:, :1])
+    _, densities = driver.run(plan, HMM_LIKELIHOOD, *_inputs(series, state))
+    return _total(plan, density, densities)
+
+
+def smooth_states(plan: Plan, series: HMMSeries, counting: bool) -> tuple[FilteredStates, jax.Array, jax.Array | None]:
+    """What `filter_states` returns, the smoothed probabilities (B, T, K, 1), and expected transitions.
+
+    These are summed over the rows and divided by the weights (B, K, K), if they are asked for by ``counting``, which wants
+    weights that do not vary.
+    """
+    by = driver.phases(plan)
+    state, density = _first(plan, series.initial, series.log_likelihood[:, :1])
+    inputs = _inputs(series, state)
+    params, rows, ends, out = driver.run_with_futures(plan, HMM_FILTER, HMM_HINDSIGHT, *inputs, room=_FILTERED_ROOM)
+    backward = BackwardInputs(out.filtered, out.predicted, rows.A)
+    begin, recurrence = condition_on_future if len(ends) > 1 else None, HMM_SMOOTHER_WITH_COUNTS if counting else HMM_SMOOTHER
+    after, smoothed = by.sweep(plan, recurrence, params, ends, backward, begin=begin, reverse=True, room=True, exits=counting)
+    last = driver.last(plan, ends[0])
+    filtered, smoothed = (by.join(plan, x, last) for x in (out.filtered, smoothed))
+    counts = by.arrays(plan, after[1]).sum(-2).transpose(2, 0, 1) if counting else None
+    return _states(plan, series, density, out, filtered), smoothed, counts
+
+
+def score(plan: Plan, series: HMMSeries) -> tuple[jax.Array, HMMSeries]:
+    """The log density of all observations (B,), and every sequence's derivatives (B, ...), by Fisher's identity.
+
+    They are the expected counts of a smoother, divided by the weights without dividing by those that are zero.
+    """
+    shared = series.A.shape[1] == 1
+    states, smoothed, counts = smooth_states(plan, series, counting=shared)
+    density = states.log_density[:, None, None, None]
+    change = quotient(smoothed, states.predicted)[:, 1:]  # by what the data change the predictions
+    of_A = counts[:, None] if counts is not None else states.filtered[:, :-1] * change.mT
+    later = jnp.ones_like(smoothed[:, :1])
+    if change.shape[1]:
+        later = (series.A[:, :1] * change[:, :1].mT).sum(-1, keepdims=True)
+    _, first = _first(plan, series.initial, series.log_likelihood[:, :1])
+    missing = jnp.isnan(series.log_likelihood)
+    ll = jnp.where(missing, 0, series.log_likelihood)[:, :1]
+    likelihood = jnp.exp(jnp.where(density == -jnp.inf, -jnp.inf, ll - first))
+    return states.log_density, HMMSeries(likelihood * later, of_A, jnp.where(missing, 0, smoothed))
+
+
+def filter_backward(plan: Plan, series: HMMSeries) -> Backward:
+    """Messages p(y_{t+1..T} | z_t), up to factors (B, T, K, 1), and the sum of these factors' logarithms (B,)."""
+    ones = jnp.ones_like(series.log_likelihood[:, -1:])
+    state, density = _first(plan, ones, series.log_likelihood[:, -1:])
+    same, varying = _divided(series.A)
+    params, rows = HMMInputs(same), HMMInputs(varying, series.log_likelihood[:, :-1])
+    room = Backward(predicted=True, log_density=False)
+    _, out = driver.run(plan, HMM_BACKWARD_FILTER, params, state, rows, reverse=True, room=room)
+    messages = driver.phases(plan).join(plan, out.predicted, as_lanes(ones))
+    return Backward(messages, _total(plan, density, out.log_density))
+
+
+def most_likely_states(plan: Plan, series: HMMSeries) -> tuple[jax.Array, jax.Array]:
+    """The most likely states (B, T, 1, 1), int32, and the score of the best (B, 1, 1, 1), which is -inf if nothing is possible.
+
+    The series' weights are logarithms.
+    """
+    by = driver.phases(plan)
+    same, varying = _divided(series.A)
+    params, rows = ViterbiInputs(same), ViterbiInputs(varying, series.log_likelihood[:, 1:])
+    end = as_lanes(jnp.zeros_like(series.log_likelihood[:, -1:]))
+    scores, _, follow = _choose(plan, VITERBI_PATH, params, end, rows, reverse=True)
+    args = (series.initial, series.log_likelihood[:, :1], as_rows(scores))
+    score, first = by.each_row(plan, "first_state", _best_first_state, args)
+    return prepend(first.astype(jnp.int32), by.join(plan, follow(as_lanes(first)))), score
+
+
+def sample_states(plan: Plan, series: HMMSeries, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """States drawn from their posterior (B, T, 1, 1), int32, and the log density of all observations (B,).
+
+    Args:
+        plan: how.
+        series: what.
+        uniform: (B, T, 1, 1), in [0, 1).
+    """
+    by = driver.phases(plan)
+    state, density = _first(plan, series.initial, series.log_likelihood[:, :1])
+    params, state, inputs = _inputs(series, state)
+    rows = SamplerRow(inputs, uniform[:, :-1])
+    last, (densities,), follow = _choose(plan, HMM_SAMPLER_PATH, params, state, rows, reverse=False)
+    end = as_lanes(by.each_row(plan, "last_state", draw, (as_rows(last), uniform[:, -1:])))
+    return by.join(plan, follow(end), end.astype(jnp.int32)), _total(plan, density, densities)
+
+
+def _choose(
+    plan: Plan, model: Choosing, params: Any, state: Any, series: Any, *, reverse: bool
+) -> tuple[Any, list, Callable[[jax.Array], Any]]:
+    """`driver.run` of a model that makes choices.
+
+    Args:
+        plan: how.
+        model: what.
+        params: as `driver.run` has it.
+        state: likewise.
+        series: likewise.
+        reverse: likewise.
+
+    Returns:
+        The last state, what is reported beside the choices, and a function that goes back by them: from the state it begins
+        with (1, 1, 1, B) to those of all rows, for `join`.
+    """
+    by = driver.phases(plan)
+    back, back_params = maps.paths(state.shape[0]), None
+    params, entries, rows = by.matrices(plan, params), by.matrices(plan, state), by.split(plan, series)
+    if plan.chunks > 1:
+        summaries, swept = driver.summarise(plan, model.recurrence, model.in_chunks, params, entries, rows, reverse=reverse)
+        entries = by.entries(plan, model.recurrence, entries, summaries, reverse=reverse)
+        (exits, composed), out = driver.sweep(plan, model.in_chunks, params, entries, rows, swept, reverse=reverse)
+        choices, *more = out
+    else:
+        composed, recurrence = None, model.ahead if by is chunked else model.recurrence
+        exits, (choices, *more) = by.sweep(plan, recurrence, params, (entries,), rows, reverse=reverse)
+        if by is chunked:
+            back, back_params, choices = model.back, params, model.rows(rows, choices)
+
+    def follow(state: jax.Array) -> Any:
+        entries = by.matrices(plan, state)
+        if composed is not None:
+            entries = by.entries(plan, back, entries, composed, reverse=not reverse)
+        return by.sweep(plan, back, back_params, (entries,), choices, reverse=not reverse, room=not reverse, exits=False)[1]
+
+    return driver.last(plan, exits, reverse=reverse), more, follow
+
+
+_FILTERED_ROOM = FilteredStates(filtered=True, predicted=False, log_density=False)
+
+
+def _first(plan: Plan, predicted: jax.Array, log_likelihood: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The probabilities after one observation (K, 1, 1, B), and its log density (B, 1, 1, 1)."""
+    B = log_likelihood.shape[0]
+    predicted = jnp.broadcast_to(predicted, (B, *predicted.shape[1:]))
+    state, density = driver.phases(plan).each_row(plan, "hmm_first_observation", first_observation, (predicted, log_likelihood))
+    return as_lanes(state), density
+
+
+def _inputs(series: HMMSeries, state: jax.Array) -> tuple[HMMInputs, jax.Array, HMMInputs]:
+    """What a recurrence over rows t (transition to t + 1, observation there) takes."""
+    same, varying = _divided(series.A)
+    return HMMInputs(same), state, HMMInputs(varying, series.log_likelihood[:, 1:])
+
+
+def _divided(A: jax.Array) -> tuple[Any, Any]:
+    """Weights that are the same in every row, and those that are not: one of the two is None."""
+    return (as_lanes(A), None) if A.shape[1] == 1 else (None, A)
+
+
+def _states(plan: Plan, series: HMMSeries, density: jax.Array, out: FilteredStates, filtered: jax.Array) -> FilteredStates:
+    join = driver.phases(plan).join
+    predicted = prepend(series.initial, join(plan, out.predicted))
+    return FilteredStates(filtered, predicted, _total(plan, density, out.log_density))
+
+
+def _total(plan: Plan, first: jax.Array, densities: jax.Array) -> jax.Array:
+    """The sum (B,) of log densities, that of the first observation (B, 1, 1, 1) and those of the rows."""
+    return first[:, 0, 0, 0] + driver.phases(plan).total(plan, densities)
+
+
+def _best_first_state(log_initial: Any, log_likelihood: Any, scores: Any) -> tuple[Any, Any]:
+    return best(log_initial, relative(log_likelihood) + scores)

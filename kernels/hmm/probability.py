@@ -1,0 +1,138 @@
+"""Probabilities of K states as columns (K, 1), in linear scale, and log-likelihoods of any magnitude beside them."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fastscan.kernels.algebra import select, stage
+from fastscan.kernels.hmm import scaled
+from fastscan.kernels.hmm.scaled import LOWEST
+
+LOG2E = 1.4426950408889634
+
+
+def observe(predicted, log_likelihood) -> tuple[Any, Any]:
+    """The filtered probabilities (K, 1), and the log density of the observation (1, 1).
+
+    Likelihoods are taken relative to the largest one of a state that is possible. Where none is, probabilities are zero
+    and the log density is -inf.
+    """
+    largest = _largest_possible(predicted, log_likelihood)
+    weights = _weigh(predicted, log_likelihood, largest)
+    return distribution(weights), _log_density(weights, largest)
+
+
+@stage
+def known(log_likelihood):
+    """The log-likelihoods, or zeros if all of them are NaN, which says that the observation is missing."""
+    return _known(log_likelihood)
+
+
+@stage
+def relative(log_likelihood):
+    """Log-likelihoods less the largest one; zeros if they are missing."""
+    return _relative(_known(log_likelihood))
+
+
+def likelihoods(log_likelihood) -> scaled.Scaled:
+    """Exponentials of known log-likelihoods, relative to the largest one."""
+    return scaled.Scaled(_likelihood_values(log_likelihood), _likelihood_scale(log_likelihood))
+
+
+@stage
+def distribution(weights):
+    """Weights (K, 1) that sum to one, unless all are zero."""
+    return _normalized(weights)
+
+
+@stage
+def product_distribution(a, b):
+    """The distribution of weights ``a b``."""
+    return _normalized(a * b)
+
+
+@stage
+def times(a, b):
+    """``a b``, entry by entry."""
+    return a * b
+
+
+@stage
+def ratio(a, b):
+    """``a / b``, and 0 / 0 = 0."""
+    return type(a).elementwise(quotient, a, b)
+
+
+@stage
+def draw(weights, uniform):
+    """For every column of weights (K, n) the state that inverts its cumulative distribution at ``uniform`` (1, 1): (1, n).
+
+    A state of weight zero is never drawn, whatever rounding does to the sums.
+    """
+    kind, K = type(weights), weights.shape[0]
+    rows = [weights.block(i, i + 1) for i in range(K)]
+    total = rows[0]
+    for row in rows[1:]:
+        total = total + row
+    threshold = total * uniform
+    state = kind.elementwise(lambda x: jnp.zeros(jnp.shape(x), np.uint32), total)
+    below = rows[0]
+    for i, row in enumerate(rows[1:], 1):
+        state = kind.elementwise(
+            lambda state, x, b, t, i=i: select((x > 0) & (b <= t), np.uint32(i), state), state, row, below, threshold
+        )
+        below = below + row
+    return state
+
+
+@stage
+def _likelihood_values(log_likelihood):
+    return scaled.exponential(_relative(log_likelihood)).values
+
+
+@stage
+def _likelihood_scale(log_likelihood):
+    return scaled.exponential(_relative(log_likelihood)).scale
+
+
+def _known(log_likelihood):
+    kind = type(log_likelihood)
+    numbers = kind.elementwise(lambda x: (x == x).astype(x.dtype), log_likelihood).T.reduce(jnp.maximum)
+    return kind.elementwise(lambda x, some: select(some == 0, 0, x), log_likelihood, numbers)
+
+
+def _relative(log_likelihood):
+    largest = log_likelihood.T.reduce(jnp.maximum)
+    return type(largest).elementwise(lambda x, c: x - select(jnp.abs(c) == jnp.inf, 0, c), log_likelihood, largest)
+
+
+@stage
+def _largest_possible(predicted, log_likelihood):
+    """The largest log-likelihood of a state that is possible (1, 1)."""
+    kind = type(predicted)
+    possible = kind.elementwise(lambda p, x: select(p != 0, x, LOWEST), predicted, log_likelihood)
+    return kind.elementwise(lambda x: jnp.maximum(x, LOWEST), possible.T.reduce(jnp.maximum))
+
+
+@stage
+def _weigh(predicted, log_likelihood, largest):
+    return type(predicted).elementwise(
+        lambda p, x, c: p * jnp.exp2(jnp.minimum(x - c, 0) * LOG2E), predicted, log_likelihood, largest
+    )
+
+
+@stage
+def _log_density(weights, largest):
+    return type(weights).elementwise(lambda s, c: jnp.log(s) + c, weights.T.reduce(jnp.add), largest)
+
+
+def _normalized(weights):
+    return type(weights).elementwise(quotient, weights, weights.T.reduce(jnp.add))
+
+
+def quotient(x: jax.Array, y: jax.Array) -> jax.Array:
+    """``x / y`` of arrays, and 0 / 0 = 0."""
+    nothing = y == 0
+    return select(nothing, x, x / select(nothing, 1, y))

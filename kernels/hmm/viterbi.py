@@ -1,0 +1,155 @@
+"""Viterbi's algorithm: scores in max-plus algebra from the end of a series to its beginning, and the choices they imply.
+
+Row t is the transition from t to t+1 and the observation at t+1. Scores are kept relative to the best one, so that they
+are as exact at the beginning of a long series as at its end. Of equal scores the first state's wins.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fastscan.kernels.algebra import max_plus, select, stage
+from fastscan.kernels.hmm import paths as maps
+from fastscan.kernels.hmm.probability import relative
+from fastscan.kernels.scan.recurrence import Forgetting, Recurrence
+
+
+class ViterbiInputs(NamedTuple):
+    """What one row needs; the same container holds weights that are the same in every row.
+
+    Attributes:
+        log_a: logarithms of transition weights A, (K, K), from state i to j.
+        log_likelihood: of the observation (K, 1).
+    """
+
+    log_a: Any = None
+    log_likelihood: Any = None
+
+
+def _log_weights(params: ViterbiInputs, x: Any) -> Any:
+    return params.log_a if x.log_a is None else x.log_a
+
+
+def _identity(state):
+    K = state.shape[0]
+    return state.constant(np.where(np.eye(K) > 0, 0.0, -np.inf))
+
+
+def _append(params: ViterbiInputs, summary, x: ViterbiInputs):
+    return max_plus(_plus(_log_weights(params, x), _less(x.log_likelihood, _largest(summary)).T), summary)
+
+
+def _combine(left, right):
+    return max_plus(right, _relative(left))
+
+
+def _enter(state, summary):
+    return _relative(max_plus(summary, state))
+
+
+def _step(params: ViterbiInputs, state, x: ViterbiInputs) -> tuple[Any, tuple[Any]]:
+    """The score of the best continuation from every state (K, 1), and the map of the states that these go to next."""
+    scores, choices = best(_log_weights(params, x).T, _plus(x.log_likelihood, state))
+    return _relative(scores.T), (maps.pack(choices.T),)
+
+
+class Continuation(NamedTuple):
+    """Logarithms of a row's own transition weights, if it has some, and what the states it leads to score (K, 1)."""
+
+    log_a: Any
+    scores: Any
+
+
+def _scores_step(params: ViterbiInputs, state, x: ViterbiInputs) -> tuple[Any, tuple[Any]]:
+    """The same scores, and what the states that are gone to score with their observations (K, 1)."""
+    scores = _plus(x.log_likelihood, state)
+    return _relative(_best_sums(_log_weights(params, x), scores)), (scores,)
+
+
+def _choose(params: ViterbiInputs, state, x: Continuation) -> Any:
+    """The state that a path at a state (1, 1) goes to next."""
+    _, choice = best(_log_weights(params, x).T.column(state), x.scores)
+    return choice
+
+
+def _prepare(x: ViterbiInputs) -> ViterbiInputs:
+    return x._replace(log_likelihood=relative(x.log_likelihood))
+
+
+def _settled(summary) -> tuple[Any, Any]:
+    """The largest of the columns less their best entries, and how far the others are from it."""
+    kind = type(summary)
+    columns = _less(summary, _best_of_columns(summary))
+    scores = columns.reduce(jnp.maximum)
+    possible = _best_of_columns(kind.elementwise(lambda x: select(x == -jnp.inf, 0, x * 0 + 1), summary))
+    apart = kind.elementwise(_apart, columns, scores, summary, possible)
+    return scores, apart.reduce(jnp.maximum).T.reduce(jnp.maximum)
+
+
+def _apart(x: jax.Array, y: jax.Array, rounded: jax.Array, possible: jax.Array) -> jax.Array:
+    """How far scores are apart, relative to the number that was rounded; not at all where none of a column is possible."""
+    far = jnp.abs(x - y) / jnp.maximum(jnp.abs(rounded), 1)
+    return select((x == y) | (possible == 0), 0, select(jnp.abs(far) < jnp.inf, far, jnp.inf))
+
+
+def _extend(summary, scores):
+    return _plus(scores, _best_of_columns(summary))
+
+
+def _best_of_columns(summary):
+    """The largest entries as a row; zero if nothing is possible."""
+    best = summary.T.reduce(jnp.maximum).T
+    return type(best).elementwise(lambda c: select(c == -jnp.inf, 0, c), best)
+
+
+VITERBI = Recurrence("viterbi", _identity, _append, _combine, _enter, _step, _prepare, Forgetting(_settled, _extend))
+VITERBI_PATH = maps.Choosing(
+    VITERBI,
+    in_chunks=maps.composing(VITERBI),
+    ahead=VITERBI._replace(name="viterbi_scores", step=_scores_step),
+    back=maps.sequential_path("viterbi_path", _choose),
+    rows=lambda rows, scores: Continuation(rows.log_a, scores),
+)
+
+
+@stage
+def _best_sums(log_a, scores):
+    """The largest entry of every row of ``log_a + scores.T`` (K, 1)."""
+    return log_a.max_plus(scores)
+
+
+@stage
+def best(scores, offset):
+    """For every column of scores (K, n) plus ``offset`` (K, 1), the largest (1, n), and the first row that has it (1, n)."""
+    kind = type(scores)
+    rows = [scores.block(k, k + 1) + offset.block(k, k + 1) for k in range(scores.shape[0])]
+    largest = rows[0]
+    choice = kind.elementwise(lambda x: jnp.zeros(jnp.shape(x), np.uint32), largest)
+    for k, row in enumerate(rows[1:], 1):
+        choice = kind.elementwise(lambda x, y, choice, k=k: select(y > x, np.uint32(k), choice), largest, row, choice)
+        largest = kind.elementwise(jnp.maximum, largest, row)
+    return largest, choice
+
+
+@stage
+def _plus(a, b):
+    return a + b
+
+
+def _relative(scores):
+    """Less the largest one."""
+    return _less(scores, _largest(scores))
+
+
+@stage
+def _less(scores, largest):
+    return scores - largest
+
+
+@stage
+def _largest(scores):
+    """The largest one (1, 1); zero if nothing is possible."""
+    largest = scores.reduce(jnp.maximum).T.reduce(jnp.maximum)
+    return type(scores).elementwise(lambda c: select(c == -jnp.inf, 0, c), largest)

@@ -1,0 +1,1 @@
+"""Linear-Gaussian models as recurrences: filters, smoothers, samplers and scores."""

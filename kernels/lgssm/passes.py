@@ -1,0 +1,155 @@
+"""Filtering, smoothing and sampling of linear-Gaussian series: which recurrences run, and what one pass hands the next.
+
+The smoother needs one set of chunk summaries for both directions: its prefix scan gives every chunk's entry state, its
+suffix scan what the future says of every chunk's last state.
+
+All arrays are as `driver.run` has them: series (B or 1, T, rows, columns), the rest (rows, columns, 1, B or 1). A series
+of T observations has T - 1 rows, the transitions and what is observed after each.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+
+from fastscan.kernels.axes import as_lanes, as_rows, prepend
+from fastscan.kernels.lgssm.gaussian import Gaussian, Transition, square_root
+from fastscan.kernels.lgssm.kalman import (
+    KALMAN_FILTER,
+    KALMAN_HINDSIGHT,
+    KALMAN_LIKELIHOOD,
+    Filtered,
+    FilterInputs,
+    condition_on_future,
+    observe,
+)
+from fastscan.kernels.lgssm.scoring import KALMAN_SCORE, ScoreRow, begin_scoring, observe_back
+from fastscan.kernels.lgssm.smoothing import (
+    AFFINE_MAPS,
+    FILTER_FOR_SAMPLING,
+    RTS_SMOOTHER,
+    RTS_SMOOTHER_CENTRAL,
+    AffineMap,
+    SamplerInputs,
+    SamplerMap,
+    SamplerParams,
+    Smoothed,
+    SmootherInputs,
+)
+from fastscan.kernels.plan import Plan
+from fastscan.kernels.scan import driver
+
+
+class Series(NamedTuple):
+    """A model and its observations.
+
+    Attributes:
+        prior: of the first state, before its observation; a series of one row.
+        first: the first observation, likewise; its transition is not read.
+        params, rows: the rows' inputs, split into what is the same in every row and what is not.
+    """
+
+    prior: Gaussian
+    first: FilterInputs
+    params: FilterInputs
+    rows: FilterInputs
+
+
+def filter_moments(plan: Plan, series: Series) -> Filtered:
+    """Filtered moments (B or 1, T, ...) and log densities (B, T, 1, 1)."""
+    join = driver.phases(plan).join
+    state, density = _first(plan, series)
+    last, out = driver.run(plan, KALMAN_FILTER, series.params, state, series.rows, room=_FILTERED_ROOM)
+    return Filtered(
+        join(plan, out.mean, last.mean), join(plan, out.cov, last.cov), prepend(density, join(plan, out.log_density))
+    )
+
+
+def filter_log_densities(plan: Plan, series: Series) -> jax.Array:
+    """Log densities (B, T, 1, 1) alone; no moments are kept."""
+    state, density = _first(plan, series)
+    _, densities = driver.run(plan, KALMAN_LIKELIHOOD, series.params, state, series.rows)
+    return prepend(density, driver.phases(plan).join(plan, densities))
+
+
+def score(plan: Plan, series: Series) -> tuple[jax.Array, Series]:
+    """The log density of all observations (B,), and every sequence's derivatives with respect to a series' numbers.
+
+    They have the series' form, with a lane or an entry for every sequence; None where there are none: of weights, and of what
+    only the backward pass takes.
+    """
+    by = driver.phases(plan)
+    state, density = _first(plan, series)
+    given = series.params, state, series.rows
+    params, rows, ends, out = driver.run_with_futures(plan, KALMAN_FILTER, KALMAN_HINDSIGHT, *given)
+    back = ScoreRow(Gaussian(out.mean, out.cov), rows)
+    before, of_rows = by.sweep(plan, KALMAN_SCORE, params, ends, back, begin=begin_scoring, reverse=True)
+    message, of_params = by.arrays(plan, before)
+    message = as_rows(jax.tree.map(lambda x: x[..., :1, :], message))
+    _, of_prior, of_first = by.each_row(plan, "first_score", observe_back, (series.prior, series.first, message))
+    loglik = density[:, 0, 0, 0] + by.total(plan, out.log_density)
+    of_params = jax.tree.map(lambda x: x.sum(-2, keepdims=True), of_params)
+    return loglik, Series(of_prior, of_first, of_params, jax.tree.map(lambda x: by.join(plan, x), of_rows))
+
+
+def smooth(plan: Plan, series: Series, central: bool = False) -> tuple[Filtered, Smoothed]:
+    """Filtered and smoothed moments (B or 1, T, ...), cross moments, if ``central`` covariances (B, T - 1, ...)."""
+    by = driver.phases(plan)
+    state, density = _first(plan, series)
+    given = series.params, state, series.rows
+    params, rows, ends, filtered = driver.run_with_futures(plan, KALMAN_FILTER, KALMAN_HINDSIGHT, *given, room=_FILTERED_ROOM)
+    last = driver.last(plan, ends[0])
+    inputs = SmootherInputs(Gaussian(filtered.mean, filtered.cov), _transition(rows))
+    begin = condition_on_future if len(ends) > 1 else None
+    room, smoother = Smoothed(mean=True, cov=True, cross=False), RTS_SMOOTHER_CENTRAL if central else RTS_SMOOTHER
+    params = _transition(params)
+    _, smoothed = by.sweep(plan, smoother, params, ends, inputs, begin=begin, reverse=True, room=room, exits=False)
+    moments = [by.join(plan, x, end) for some in (filtered, smoothed) for x, end in zip(some, last, strict=False)]
+    return (
+        Filtered(*moments[:2], prepend(density, by.join(plan, filtered.log_density))),
+        Smoothed(*moments[2:], by.join(plan, smoothed.cross)),
+    )
+
+
+def sample(plan: Plan, series: Series, noise: jax.Array, jitter: jax.Array) -> jax.Array:
+    """States drawn from their posterior, (B, T, D, 1).
+
+    Args:
+        plan: how.
+        series: what.
+        noise: standard normal (B, T, D, 1).
+        jitter: (1, 1, 1, 1), added to the conditional variances of all but the last state.
+    """
+    by = driver.phases(plan)
+    initial, _ = _first(plan, series)
+    params, rows = SamplerParams(series.params, jitter), SamplerInputs(series.rows, noise[:, :-1])
+    room = SamplerMap(deviation=False, mean=True)
+    last, (maps, means) = driver.run(plan, FILTER_FOR_SAMPLING, params, initial, rows, room=room)
+    end = as_lanes(by.each_row(plan, "draw", _draw, (as_rows(last.cov), noise[:, -1:])))
+    maps = jax.tree.map(lambda x: by.join(plan, x), maps)
+    _, deviations = driver.run(plan, AFFINE_MAPS, AffineMap(), end, maps, reverse=True, room=True)
+    return by.join(plan, means, last.mean) + by.join(plan, deviations, end)
+
+
+def affine_states(plan: Plan, initial: jax.Array, params: AffineMap, maps: AffineMap) -> jax.Array:
+    """States (B, T, D, 1) under T - 1 affine maps, from the first one (D, 1, 1, B)."""
+    _, states = driver.run(plan, AFFINE_MAPS, params, initial, maps)
+    return prepend(as_rows(initial), driver.phases(plan).join(plan, states))
+
+
+_FILTERED_ROOM = Filtered(mean=True, cov=True, log_density=False)
+
+
+def _first(plan: Plan, series: Series) -> tuple[Gaussian, jax.Array]:
+    """The first filtered state (n, p, 1, B or 1), and the log densities of the first observations (B, 1, 1, 1)."""
+    by = driver.phases(plan)
+    state, density = by.each_row(plan, "first_observation", observe, (series.prior, series.first))
+    return as_lanes(state), density
+
+
+def _transition(x: FilterInputs) -> Transition:
+    return Transition(x.F, x.c, x.Q)
+
+
+def _draw(cov: Any, noise: Any) -> Any:
+    """From N(0, cov), given standard normal noise. A function of its own, so that kernels know it by its name."""
+    return square_root(cov) @ noise

@@ -1,0 +1,195 @@
+"""Backward passes over a filtered series, as recurrences whose time runs from the end to the beginning.
+
+Row t holds the filtered state at t and the transition to t+1; its step takes what is known of z_{t+1} to z_t.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+from fastscan.kernels.algebra import eye, mirrored, multiply_add, stage, zeros
+from fastscan.kernels.lgssm.gaussian import (
+    Gaussian,
+    Transition,
+    push,
+    smoothing_gain,
+    square_root,
+    symmetrized,
+    times,
+    times_plus,
+)
+from fastscan.kernels.lgssm.kalman import KALMAN_FILTER, FilterInputs, observe
+from fastscan.kernels.scan.recurrence import Recurrence, Seam, merge
+from fastscan.kernels.scan.seams import gaussians_agree, vectors_agree
+
+
+class SmootherInputs(NamedTuple):
+    """One row of the backward pass: the filtered state, and the transition that leaves it (see `recurrence.merge`)."""
+
+    filtered: Gaussian
+    transition: Transition
+
+
+class Smoothed(NamedTuple):
+    """Moments of z_t given everything, and ``cross``, E[z_t z_{t+1}'] or the covariance of the two (D, D)."""
+
+    mean: Any
+    cov: Any
+    cross: Any
+
+
+class BackwardKernel(NamedTuple):
+    """z at the beginning of a stretch, given z at its end and the past: N(G z + g, L)."""
+
+    G: Any
+    g: Any
+    L: Any
+
+
+def _kernel_identity(state: Gaussian) -> BackwardKernel:
+    D = state.cov.shape[0]
+    return BackwardKernel(eye(state.cov, D), zeros(state.mean, D, 1), mirrored(zeros(state.cov, D, D)))
+
+
+def _kernel_combine(left: BackwardKernel, right: BackwardKernel) -> BackwardKernel:
+    (G, g), L = push(Transition(*right), (left.G, left.g), left.L)
+    return BackwardKernel(G, g, L)
+
+
+def _kernel_enter(state: Gaussian, summary: BackwardKernel) -> Gaussian:
+    (mean,), cov = push(Transition(*summary), (state.mean,), state.cov)
+    return Gaussian(mean, cov)
+
+
+def _gain(params: Transition, x: SmootherInputs) -> tuple[Any, Any, Any]:
+    """G, L and the predicted mean."""
+    F, c, Q = merge(params, x.transition)
+    return *smoothing_gain(x.filtered.cov, F, Q), times_plus(F, x.filtered.mean, c)
+
+
+def _smoother_append(params: Transition, summary: BackwardKernel, x: SmootherInputs) -> BackwardKernel:
+    G, L, predicted = _gain(params, x)
+    origin = zeros(predicted, *predicted.shape)
+    return _kernel_combine(summary, BackwardKernel(G, _correct(x.filtered.mean, G, origin, predicted), L))
+
+
+def _smoother_step(params: Transition, state: Gaussian, x: SmootherInputs, central: bool = False) -> tuple[Gaussian, Smoothed]:
+    G, L, predicted = _gain(params, x)
+    GP = times(G, mirrored(state.cov))
+    mean = _correct(x.filtered.mean, G, state.mean, predicted)
+    cov = symmetrized(times_plus(GP, G.T, L))
+    return Gaussian(mean, cov), Smoothed(mean, cov, GP if central else times_plus(mean, state.mean.T, GP))
+
+
+RTS_SMOOTHER = Recurrence(
+    "rts_smoother",
+    _kernel_identity,
+    _smoother_append,
+    _kernel_combine,
+    _kernel_enter,
+    _smoother_step,
+    seam=Seam(gaussians_agree),
+)
+"""Rauch, Tung & Striebel's smoother: the conditional covariance L is kept apart, so covariances are sums of PSD terms."""
+
+RTS_SMOOTHER_CENTRAL = RTS_SMOOTHER._replace(name="rts_smoother_central", step=functools.partial(_smoother_step, central=True))
+"""The same, reporting cross-covariances in place of second moments."""
+
+
+def _moments_step(_: tuple, state: Gaussian, x: BackwardKernel) -> tuple[Gaussian, Smoothed]:
+    G, g, L = x
+    GP, mean = times(G, mirrored(state.cov)), times_plus(G, state.mean, g)
+    cov = symmetrized(times_plus(GP, G.T, L))
+    return Gaussian(mean, cov), Smoothed(mean, cov, times_plus(mean, state.mean.T, GP))
+
+
+BACKWARD_KERNELS = Recurrence(
+    name="backward_kernels",
+    identity=_kernel_identity,
+    append=lambda _, summary, x: _kernel_combine(summary, x),
+    combine=_kernel_combine,
+    enter=_kernel_enter,
+    step=_moments_step,
+    seam=Seam(gaussians_agree),
+)
+"""Moments under kernels that are known, row by row."""
+
+
+class AffineMap(NamedTuple):
+    """z <- E z + e, for one realisation of the noise: E (D, D), e (D, 1)."""
+
+    E: Any = None
+    e: Any = None
+
+
+class SamplerInputs(NamedTuple):
+    """One row of the filter, and what the sampler draws from it: standard normal ``noise`` (D, 1)."""
+
+    filter: FilterInputs
+    noise: Any
+
+
+class SamplerParams(NamedTuple):
+    """What is the same in every row of `FILTER_FOR_SAMPLING`; ``jitter`` (1, 1) is added to conditional variances."""
+
+    filter: FilterInputs
+    jitter: Any
+
+
+class SamplerMap(NamedTuple):
+    """How a sample's deviation from the filtered mean at t follows from that at t+1; and the filtered mean at t."""
+
+    deviation: AffineMap
+    mean: Any
+
+
+def _sampler_step(params: SamplerParams, state: Gaussian, x: SamplerInputs) -> tuple[Gaussian, SamplerMap]:
+    row = merge(params.filter, x.filter)
+    (mean,), cov = push(Transition(row.F, row.c, row.Q), (state.mean,), state.cov)
+    after, _ = observe(Gaussian(mean, cov), row)
+    G, L = smoothing_gain(state.cov, row.F, row.Q)
+    root = square_root(L + eye(L, L.shape[0]) * params.jitter)
+    shift = _correct(times(root, x.noise), G, after.mean, mean)
+    return after, SamplerMap(AffineMap(G, shift), state.mean)
+
+
+FILTER_FOR_SAMPLING = KALMAN_FILTER._replace(
+    name="filter_for_sampling",
+    append=lambda params, summary, x: KALMAN_FILTER.append(params.filter, summary, x.filter),
+    step=_sampler_step,
+)
+"""The Kalman filter, reporting for every row what takes a sample at t+1 to one at t.
+
+Samples are followed as deviations from the filtered means, which are smaller than states and so rounded less.
+"""
+
+
+def _map_identity(state):
+    D = state.shape[0]
+    return AffineMap(eye(state, D), zeros(state, D, 1))
+
+
+def _map_combine(left: AffineMap, right: AffineMap) -> AffineMap:
+    return AffineMap(times(right.E, left.E), times_plus(right.E, left.e, right.e))
+
+
+def _map_step(params: AffineMap, state, x: AffineMap):
+    E, e = merge(params, x)
+    state = times_plus(E, state, e)
+    return state, state
+
+
+AFFINE_MAPS = Recurrence(
+    name="affine_maps",
+    identity=_map_identity,
+    append=lambda params, summary, x: _map_combine(summary, merge(params, x)),
+    combine=_map_combine,
+    enter=lambda state, summary: times_plus(summary.E, state, summary.e),
+    step=_map_step,
+    seam=Seam(vectors_agree),
+)
+"""Vectors under affine maps."""
+
+
+@stage
+def _correct(mean, gain, value, expected):
+    return multiply_add(gain, value - expected, mean)

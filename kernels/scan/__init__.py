@@ -1,0 +1,1 @@
+"""Ways to run a recurrence, which know it by its five functions only."""

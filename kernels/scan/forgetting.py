@@ -1,0 +1,131 @@
+"""Sweeping chunks before their entry states are known, from the row on where these no longer matter (XLA).
+
+After some rows a hidden Markov model has forgotten the state before them, up to rounding. From there on a chunk can be
+swept without its entry state, and its summary needs no more matrix products: it is one state, the same for all states
+before the chunk. So the phases of `driver` become
+
+1. *look ahead*: fold `append` until every chunk has forgotten its beginning, then run `step` to the chunks' ends;
+2. scan the summaries, `enter` each chunk;
+3. *catch up*: run `step` over the rows that the first phase folded.
+
+How many rows that takes is found out as it runs. A model that never forgets folds all of them, as `chunked` does.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fastscan.kernels.algebra import blank, stable_carry
+from fastscan.kernels.plan import Plan
+from fastscan.kernels.ranges import phase
+from fastscan.kernels.scan import xla as chunked
+from fastscan.kernels.scan.recurrence import InChunks, Recurrence
+from fastscan.kernels.xla_hints import compiled
+
+BLOCK = 16
+"""Rows from one look at the summaries to the next."""
+
+TOLERANCE = 8
+"""Roundings by which states count as the same: about as many as they differ by from rounding alone."""
+
+
+class Ahead(NamedTuple):
+    """What looking ahead found.
+
+    Attributes:
+        rows: how many of every chunk are left to sweep.
+        further: whether a chunk has other rows (C, 1).
+        exits: the state after every chunk that has.
+        outputs: of these other rows.
+    """
+
+    rows: jax.Array
+    further: jax.Array
+    exits: Any
+    outputs: Any
+
+
+@phase("summarise")
+def look_ahead(plan: Plan, recurrence: Recurrence, sweep: InChunks, params: Any, state: Any, rows: Any, *, reverse: bool):
+    """Every chunk's summary, and `Ahead`. Arguments as `chunked.summarise` and `chunked.sweep` have them."""
+    forgetting = recurrence.forgetting
+
+    def append(t, summary):
+        x, present = _row(plan, recurrence, rows, t, reverse)
+        return chunked.where(present, recurrence.append(params, summary, x), summary)
+
+    def block(carry):
+        start, summary, _ = carry
+        stop = jnp.minimum(start + BLOCK, plan.length)
+        summary = lax.fori_loop(start, stop, append, summary)
+        _, difference = forgetting.settled(summary)
+        tolerance = TOLERANCE * jnp.finfo(difference.dtype).eps
+        same = chunked.arrays(plan, difference)[0, 0] <= tolerance
+        return stop, summary, (same | ~_further(plan, stop, reverse)).all()
+
+    summary = stable_carry(lambda s, t: (append(t, s), None), recurrence.identity(state), jnp.int32(0))
+    start = stable_carry(lambda carry, _: (block(carry), None), (jnp.int32(0), summary, jnp.bool_(False)), None)
+
+    def until_forgotten(start):
+        return lax.while_loop(lambda carry: (carry[0] < plan.length) & ~carry[2], block, start)
+
+    W, summary, _ = compiled(plan, until_forgotten)(start)
+    further = _further(plan, W, reverse)
+    settled, _ = forgetting.settled(summary)
+    begun = sweep.begin(settled) if sweep.begin else settled
+    exits, outputs = _sweep(plan, sweep.recurrence, params, begun, rows, None, W, plan.length, reverse)
+    after = exits[0] if sweep.begin else exits
+    summary = chunked.where(further, forgetting.extend(summary, after), summary)
+    return summary, Ahead(W, further, exits, outputs)
+
+
+@phase("sweep", directed=True)
+def catch_up(
+    plan: Plan, sweep: InChunks, params: Any, entries: Any, rows: Any, ahead: Ahead, *, reverse: bool
+) -> tuple[Any, Any]:
+    """The states after every chunk, and the outputs of all rows, as `chunked.sweep`."""
+    begun = sweep.begin(entries) if sweep.begin else entries
+    exits, outputs = _sweep(plan, sweep.recurrence, params, begun, rows, ahead.outputs, 0, ahead.rows, reverse)
+    return chunked.where(ahead.further, sweep.merge(exits, ahead.exits), exits), outputs
+
+
+def _sweep(plan: Plan, recurrence: Recurrence, params, state, rows, outputs, start, stop, reverse) -> tuple[Any, Any]:
+    """Some rows of every chunk, in the order of the recurrence, and their outputs among others."""
+
+    def step(t, state):
+        x, present = _row(plan, recurrence, rows, t, reverse)
+        after, out = recurrence.step(params, state, x)
+        return chunked.where(present, after, state), chunked.arrays(plan, out)
+
+    def body(t, carry):
+        state, outputs = carry
+        state, out = step(t, state)
+        row = plan.length - 1 - t if reverse else t
+        return state, jax.tree.map(lambda all, one: lax.dynamic_update_index_in_dim(all, one, row, 0), outputs, out)
+
+    state = stable_carry(lambda s, t: step(t, s), state, jnp.int32(0))
+    if outputs is None:
+        shapes = jax.eval_shape(step, 0, state)[1]
+        outputs = jax.tree.map(lambda x: blank(x, (plan.length, *x.shape)), shapes)
+
+    def loop(state, outputs, start, stop):
+        return lax.fori_loop(start, stop, body, (state, outputs))
+
+    return compiled(plan, loop)(state, outputs, start, stop)
+
+
+def _row(plan: Plan, recurrence: Recurrence, rows: Any, t: Any, reverse: bool) -> tuple[Any, jax.Array | None]:
+    """The t-th row of every chunk in the order of the recurrence, prepared, and whether there is one."""
+    row = plan.length - 1 - t if reverse else t
+    x = jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, row, keepdims=False), rows)
+    x = recurrence.prepare(chunked.matrices(plan, x))
+    return x, chunked.present(plan, row)
+
+
+def _further(plan: Plan, t: Any, reverse: bool) -> jax.Array:
+    """Whether chunks have rows after the first t (C, 1)."""
+    more = t < plan.length
+    some = chunked.present(plan, 0 if reverse else t)
+    return jnp.broadcast_to(more, (plan.chunks, 1)) if some is None else more & some

@@ -1,0 +1,204 @@
+"""A recurrence's phases as GPU kernels: a lane, which is a thread, owns one chunk of one sequence.
+
+Here everything is held as series are, (B or 1, rows, n, p): summaries and states have one row a chunk, parameters one row
+in all. The C summaries are scanned as what they are, a shorter series: lanes fold them in groups into fewer and fewer, until
+one lane can go through the rest; then back down, every level's states from the one above.
+
+A kernel is named after its recurrence and its phase, as in ``kalman_filter_sweep``.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fastscan.kernels.algebra import Lanes
+from fastscan.kernels.axes import as_lanes, as_rows
+from fastscan.kernels.gpu.launch import Program, form, launch, matrix_kind
+from fastscan.kernels.plan import Plan
+from fastscan.kernels.ranges import phase
+from fastscan.kernels.scan.recurrence import Hindsight, Recurrence, of_hindsight, of_summaries
+from fastscan.kernels.scan.seams import facing, neighbours
+
+
+def matrices(plan: Plan, tree: Any) -> Any:
+    """Arrays (n, p, C or 1, B or 1) as (B or 1, C or 1, n, p)."""
+    del plan
+    return as_rows(tree)
+
+
+def arrays(plan: Plan, tree: Any) -> Any:
+    """The inverse of `matrices`."""
+    del plan
+    return as_lanes(tree)
+
+
+def split(plan: Plan, series: Any) -> Any:
+    """The series itself: lanes find their rows."""
+    del plan
+    return series
+
+
+def join(plan: Plan, rows: Any, last: Any = None) -> Any:
+    """Rows (B, T, n, p) as they are. With ``last``, they were left ``room`` in, which it fills, in place."""
+    del plan
+    return rows if last is None else rows.at[:, -1:].set(as_rows(last))
+
+
+def total(plan: Plan, rows: jax.Array) -> jax.Array:
+    """The sum over time (B,) of numbers (B, T, 1, 1)."""
+    del plan
+    return rows[:, :, 0, 0].sum(1)
+
+
+@phase("summarise")
+@functools.partial(jax.jit, static_argnames=("plan", "recurrence", "reverse"))
+def summarise(plan: Plan, recurrence: Recurrence, params: Any, state: Any, rows: Any, *, reverse: bool = False) -> Any:
+    """Every chunk's summary, (B, C, n, p); arguments as `chunked.summarise` has them."""
+    empty, append = _empty_summary(matrix_kind(plan.launch), recurrence, state), _of_row(recurrence, "append")
+
+    def kernel(program: Program) -> None:
+        params = program.read(0)
+        summary = program.loop(lambda s, x: (append(params, s, x), None), empty, 1, None, reverse)
+        program.write(0, summary)
+
+    after = jax.eval_shape(append, form(plan, params), empty, form(plan, rows))
+    inputs = (("once", params), ("step", rows))
+    return launch(plan, f"{recurrence.name}_summarise", kernel, inputs, [("chunk", after, False)])[0]
+
+
+@phase("scan_summaries")
+def entries(plan: Plan, recurrence: Recurrence, state: Any, summaries: Any, *, reverse: bool = False) -> Any:
+    """The state before every chunk, (B, C, n, p); with ``reverse``, after it."""
+    ladder = _ladder(plan, recurrence, state, summaries, reverse)
+    return _descend(ladder, of_summaries(recurrence), state, reverse)
+
+
+@phase("scan_summaries")
+def entries_and_futures(
+    plan: Plan, recurrence: Recurrence, hindsight: Hindsight, state: Any, summaries: Any
+) -> tuple[Any, Any]:
+    """The state before every chunk, and what all that follows says of the state after it."""
+    ladder = _ladder(plan, recurrence, state, summaries, False)
+    back = of_hindsight(recurrence, hindsight)
+    empty = hindsight.read(_empty_summary(Lanes, recurrence, state))  # by XLA, which knows no kernel's own instructions
+    nothing = jax.tree.map(lambda m: jnp.asarray(m.rows)[None, None], empty, is_leaf=lambda m: isinstance(m, Lanes))
+    return _descend(ladder, of_summaries(recurrence), state, False), _descend(ladder, back, nothing, True)
+
+
+@phase("sweep", directed=True)
+@functools.partial(jax.jit, static_argnames=("plan", "recurrence", "begin", "reverse", "room", "exits"))
+def sweep(
+    plan: Plan,
+    recurrence: Recurrence,
+    params: Any,
+    entries: tuple,
+    rows: Any,
+    *,
+    begin: Callable | None = None,
+    reverse: bool = False,
+    room: Any = False,
+    exits: bool = True,
+) -> tuple[Any, Any]:
+    """The sequential recursion within every chunk; arguments as `chunked.sweep` has them.
+
+    Returns:
+        The states after every chunk (B, C, n, p), with its sums if there are any, or None without ``exits``; and the outputs
+        (B, T, n, p), or (B, T + 1, n, p) with ``room``.
+    """
+    # a kernel of its own: how long one takes to compile grows much faster than its text
+    state = entries[0] if begin is None else each_row(plan, f"{recurrence.name}_begin", begin, entries)
+    step, sums = _of_row(recurrence, "step"), recurrence.sums
+    checked = plan.checked and plan.chunks > 1 and recurrence.seam is not None
+    exits = exits or checked
+
+    def with_sums(params: Any, state: Any) -> Any:
+        return (state, sums(params, state)) if sums else state
+
+    def kernel(program: Program) -> None:
+        params, state = program.read(0), program.read(2)
+        after = program.loop(lambda s, x: step(params, s, x), with_sums(params, state), 1, 0, reverse)
+        if exits:
+            program.write(1, after)
+
+    def one_row(params: Any, state: Any, row: Any) -> Any:
+        return step(params, with_sums(params, state), row)
+
+    forms = jax.eval_shape(one_row, *form(plan, (params, state, rows)))
+    outputs = [("step", forms[1], room), *([("chunk", forms[0], False)] if exits else [])]
+
+    @jax.jit  # is traced and lowered once, though called twice
+    def sweep_from(state: Any) -> Any:
+        inputs = (("once", params), ("step", rows), ("chunk", state))
+        return launch(plan, f"{recurrence.name}_sweep", kernel, inputs, outputs)
+
+    if not checked:
+        outs, *after = sweep_from(state)
+        return (after[0] if exits else None), outs
+    # the first time outside of the loop, which then needs no arrays to begin with: they would be written in vain
+    return _until_seams_hold(recurrence, sweep_from, state, reverse)
+
+
+def _until_seams_hold(recurrence: Recurrence, sweep: Callable, state: Any, reverse: bool) -> tuple[Any, Any]:
+    """A sweep, as often as it takes until chunks fit together."""
+
+    def left(after: Any) -> Any:
+        return as_lanes(after[0] if recurrence.sums else after)
+
+    def looked_at(state: Any) -> tuple[Any, Any, jax.Array]:
+        outs, after = sweep(state)
+        return state, (outs, after), ~recurrence.seam.agree(*facing(as_lanes(state), left(after), reverse=reverse))
+
+    def again(carry: tuple[Any, Any, jax.Array]) -> tuple[Any, Any, jax.Array]:
+        state, (_, after), _ = carry
+        return looked_at(as_rows(neighbours(as_lanes(state), left(after), reverse=reverse)))
+
+    _, (outs, after), _ = lax.while_loop(lambda carry: carry[2], again, looked_at(state))
+    return after, outs
+
+
+@functools.partial(jax.jit, static_argnames=("plan", "name", "function"))
+def each_row(plan: Plan, name: str, function: Callable, series: Any) -> Any:
+    """A function of matrices, of every row by itself: (B or 1, rows, n, p) in and out."""
+    rows = max(x.shape[1] for x in jax.tree.leaves(series))
+    plan = plan._replace(steps=rows, chunks=rows)
+    series = jax.tree.map(lambda x: jnp.broadcast_to(x, (x.shape[0], rows, *x.shape[2:])), series)
+    out = jax.eval_shape(function, *form(plan, series))
+
+    def kernel(program: Program) -> None:
+        program.write(0, function(*program.read(0)))
+
+    return launch(plan, name, kernel, [("chunk", series)], [("chunk", out, False)])[0]
+
+
+@functools.cache
+def _of_row(recurrence: Recurrence, name: str) -> Callable:
+    """One of the functions of a row as it is read, which kernels then share the trace of."""
+    function, prepare = getattr(recurrence, name), recurrence.prepare
+    return jax.jit(function if prepare is None else lambda params, state, x: function(params, state, prepare(x)))
+
+
+def _ladder(plan: Plan, recurrence: Recurrence, state: Any, summaries: Any, reverse: bool) -> list[tuple[Plan, Any]]:
+    """Summaries of chunks, of groups of chunks, of groups of groups..., each with the plan that goes through them."""
+    group, steps, ladder = plan.launch.group, plan.chunks, []
+    while steps > group:
+        level = plan._replace(steps=steps, chunks=-(-steps // group))
+        ladder.append((level, summaries))
+        summaries = summarise(level, of_summaries(recurrence), (), state, summaries, reverse=reverse)
+        steps = level.chunks
+    return [*ladder, (plan._replace(steps=steps, chunks=1), summaries)]
+
+
+def _descend(ladder: list, recurrence: Recurrence, state: Any, reverse: bool) -> Any:
+    """The states before all the summaries of the first level, from the one before everything."""
+    for level, summaries in reversed(ladder):
+        _, state = sweep(level, recurrence, (), (state,), summaries, reverse=reverse, exits=False)
+    return state
+
+
+def _empty_summary(kind: type[Lanes], recurrence: Recurrence, state: Any) -> Any:
+    """Makes the summary of an empty stretch, of matrices of a kind."""
+    return recurrence.identity(jax.tree.map(lambda x: kind([[x.dtype.type(0)] * x.shape[3]] * x.shape[2]), state))

@@ -1,0 +1,1 @@
+"""Demonstrations: what they draw and print, and the data that they need."""

@@ -1,0 +1,1 @@
+"""Random-walk Metropolis as a benchmark, beside others that write it."""

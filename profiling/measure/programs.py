@@ -1,0 +1,102 @@
+"""The cases' programs, compiled, and their references: one by one, or ahead and side by side where that takes most time."""
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fastscan.profiling.measure import operations
+from fastscan.profiling.measure.cases import Case
+
+NOT_COMPILED = "not compiled in time"
+"""What a row says that another run may have the time for."""
+
+_REFERENCE = "reference"
+
+
+class Program(NamedTuple):
+    """A compiled function of a case's data, the seconds that took, and what it moves and allocates."""
+
+    call: Callable[..., Any]
+    compile_seconds: float
+    bytes: int | None
+    temporary_bytes: int | None
+
+
+class Programs:
+    """Compiles every program once: in the background with so many ``workers``, or, with 0, as it is asked for."""
+
+    def __init__(self, workers: int = 0) -> None:
+        self.background = workers > 0
+        self._pool = ThreadPoolExecutor(max(workers, 1))
+        self._futures: dict[tuple[Case, str], Future] = {}
+
+    def ahead(self, case: Case, implementation: str) -> None:
+        """Compiles soon, if there is a background."""
+        if self.background and (case, implementation) not in self._futures:
+            self._futures[case, implementation] = self._pool.submit(compiled, case, implementation)
+
+    def reference_ahead(self, case: Case, dynamax: bool) -> None:
+        """Computes what the case's results are held against soon, if there is a background."""
+        if self.background:
+            self._futures[case, _REFERENCE] = self._pool.submit(operations.reference, case, dynamax)
+
+    def reference(self, case: Case, dynamax: bool) -> tuple[list[np.ndarray], str]:
+        """What the case's results are held against, and in words how it was computed; it is kept no longer."""
+        ahead = self._futures.pop((case, _REFERENCE), None)
+        if ahead is None or ahead.cancelled():
+            return operations.reference(case, dynamax)
+        return ahead.result()
+
+    def get(self, case: Case, implementation: str, timeout: float | None = None) -> Program:
+        """The program, once it is compiled; errors are the compiler's.
+
+        Raises:
+            TimeoutError: it was not compiled within ``timeout`` seconds, or not begun when the programs had to settle.
+        """
+        if not self.background:
+            jax.clear_caches()
+            return compiled(case, implementation)
+        self.ahead(case, implementation)
+        try:
+            return self._futures[case, implementation].result(timeout)
+        except (TimeoutError, CancelledError) as error:
+            raise TimeoutError(NOT_COMPILED) from error
+
+    def ready(self, case: Case, implementation: str) -> bool:
+        """Whether the program is compiled, or failed to."""
+        return self._futures[case, implementation].done()
+
+    def wait(self, case: Case, implementations: Iterable[str], timeout: float) -> None:
+        """Waits for a case's programs."""
+        wait([self._futures[case, name] for name in implementations], max(timeout, 0))
+
+    def settle(self, timeout: float) -> None:
+        """Waits for all that is to be compiled, then gives up what was not begun, so that little disturbs a measurement."""
+        wait(list(self._futures.values()), max(timeout, 0))
+        for future in self._futures.values():
+            future.cancel()
+
+
+def workers() -> int:
+    """How many programs to compile side by side on a machine whose cores nothing else needs."""
+    return min(12, max(1, (os.cpu_count() or 1) - 2))
+
+
+def compiled(case: Case, implementation: str) -> Program:
+    """Compiles a program for JAX's default device."""
+    run = operations.function(case, implementation)
+    assert run is not None  # what dynamax does not have is not asked for
+    with jax.enable_x64(case.dtype == "float64"):
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), operations.data(case))
+        start = time.perf_counter()
+        call = jax.jit(run).lower(*shapes).compile()
+        seconds = time.perf_counter() - start
+    usage = call.memory_analysis()
+    if usage is None:
+        return Program(call, seconds, None, None)
+    return Program(call, seconds, usage.argument_size_in_bytes + usage.output_size_in_bytes, usage.temp_size_in_bytes)

@@ -1,0 +1,1 @@
+"""Independent references, the models and data that they are asked about, and measures of error."""

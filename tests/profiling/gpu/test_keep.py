@@ -1,0 +1,126 @@
+"""What becomes of a GPU run: of one that is made up here, as no number below was measured."""
+
+import json
+
+import pytest
+
+from fastscan.dispatch import crossovers
+from fastscan.profiling.gpu.keep import keep
+from fastscan.profiling.measure import rows as records
+from fastscan.profiling.measure.cases import Case
+from fastscan.profiling.measure.operations import PARALLEL
+from fastscan.profiling.report import readme as tables
+from fastscan.profiling.report.figures import H200, card
+from fastscan.profiling.report.gpu_tables import ceilings, gpu_texts
+from oracles.records import made_up
+
+DEVICE = "NVIDIA made-up H100"
+ON = {"device": DEVICE, "driver": "1.2", "commit": "0123456789ab", "dynamax": "", "date": "2001-01-01"}
+SMOOTHER = Case("lgssm_smoother", 4, 2, 100_000)
+LENGTHS = 1_000, 10_000, 100_000, 1_000_000
+FACTS = {
+    "dry_run": False,
+    "device": DEVICE,
+    "commit": ON["commit"],
+    "date": ON["date"],
+    "ceilings": {"copy_bytes_per_second": 2.5e12, "kernel_seconds": 2e-6, "call_seconds": "OSError: no such call"},
+}
+
+
+def rows(**more):
+    """Kernels take 1 ns a step and 20 us, XLA 100 times as long; what was measured first is of the smoke stage."""
+    for T in LENGTHS:
+        for name, factor in {"pallas": 1, "chunked": 100, PARALLEL: 400}.items():
+            p50 = factor * (2e-5 + 1e-9 * T)
+            fields = ON | {"in_flight": p50 / 2, "error": 2e-6, "default": name == "pallas"} | more
+            yield made_up(SMOOTHER._replace(T=T), name, p50, **fields)
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A run's folder, and copies of what it changes."""
+    out, kept, readme, table = (tmp_path / name for name in ("out", "records", "README.md", "crossover.json"))
+    out.mkdir()
+    records.append(out / "measured.csv", rows())
+    (out / "gpu.json").write_text(json.dumps(FACTS))
+    (out / "profile.csv").write_text("profiler,kernel\nncu,made_up_sweep\n")
+    kept.mkdir()
+    for path in tables.RECORDS.glob("*"):  # as if no GPU had been measured
+        if not path.name.startswith(("gpu-", "measured-nvidia-")):
+            (kept / path.name).write_bytes(path.read_bytes())
+    readme.write_text(tables.rewritten(tables.README.read_text(), tables.generated(kept)))
+    table.write_text(json.dumps({"devices": {"cpu": crossovers.committed_table()["devices"]["cpu"]}}))
+    return out, kept, table, readme
+
+
+def test_a_run_becomes_records_crossovers_and_the_readme(place):
+    _, kept, table, readme = place
+    assert readme.read_text().count("No GPU has been measured yet") == 3
+    cpu = crossovers.read_table(table)["devices"]["cpu"]
+    lines = keep(*place)
+    assert any(line.startswith(f"{DEVICE} lgssm float32 D=4 B=1: chunked wins") for line in lines)
+    text = readme.read_text()
+    assert "No GPU" not in text
+    assert f"- Of GPUs, only {DEVICE} was measured." in text
+    assert "copies 2.50 TB/s and starts a kernel in 2.0 us." in text
+    assert "| lgssm_smoother D=4 m=2 T=100,000 | 120 us | 60 us | 12 ms | 100 | 48 ms | 2e-06 |" in text
+    assert "| smoother, D=4, m=2, T=10,000 | 2.61 ms |" in text  # a CPU's, as before
+    found = crossovers.read_table(table)["devices"]
+    assert found["cpu"] == cpu
+    (only,) = found[DEVICE]["families"]["lgssm"]
+    assert only["seconds"]["pallas"] == pytest.approx([2e-5 + 1e-9 * T for T in LENGTHS], rel=0.01)
+    name = "nvidia-made-up-h100-0123456789ab"
+    assert json.loads((kept / f"gpu-{name}.json").read_text()) == FACTS
+    assert "made_up_sweep" in (kept / f"gpu-{name}-profile.csv").read_text()
+    assert len(records.read(kept / f"measured-{name}.csv")) == 3 * len(LENGTHS)
+    page = (kept / "report.html").read_text()
+    assert f"takes {DEVICE} longer than moving its bytes at 2.5 TB/s" in page
+    assert DEVICE in page
+    assert crossovers.given_table() is None
+    before = {path: path.read_bytes() for path in (*kept.iterdir(), table, readme)}
+    keep(*place)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_the_first_minutes_count_where_nothing_else_was_measured(place):
+    out, kept, *_ = place
+    late = made_up(SMOOTHER, "pallas", 7e-5, **ON)
+    alone = made_up(SMOOTHER._replace(operation="lgssm_filter"), "pallas", 3e-5, **ON)
+    other = made_up(SMOOTHER._replace(operation="lgssm_filter"), "pallas", 1e-9, **ON | {"device": "another"})
+    records.append(out / "smoke.csv", [late, alone, other])
+    records.append(out / "measured.csv", [alone._replace(status="skipped", p50=None)])
+    keep(*place)
+    found = records.by_case(records.read(next(kept.glob("measured-nvidia-*"))))
+    assert found[SMOOTHER]["pallas"].p50 == pytest.approx(1.2e-4)
+    assert found[alone.case]["pallas"].p50 == pytest.approx(3e-5)
+
+
+def test_what_is_not_kept(place):
+    out, kept, table, readme = place
+    before = {path: path.read_bytes() for path in (*kept.iterdir(), table, readme)}
+    for facts, wanted in (
+        (FACTS | {"dry_run": True}, "dry run"),
+        (FACTS | {"device": "cpu"}, "no NVIDIA GPU"),
+        (FACTS | {"commit": "another"}, "no times"),
+    ):
+        (out / "gpu.json").write_text(json.dumps(facts))
+        with pytest.raises(ValueError, match=wanted):
+            keep(*place)
+    (out / "gpu.json").unlink()
+    with pytest.raises(ValueError, match=r"no gpu\.json"):
+        keep(*place)
+    assert {path: path.read_bytes() for path in (*kept.iterdir(), table, readme)} == before
+
+
+def test_the_newest_run_of_every_gpu_is_told(tmp_path):
+    assert gpu_texts(tmp_path)["gpu-measured"] == "No GPU has been measured yet."
+    records.append(tmp_path / "measured-a.csv", rows())
+    records.append(tmp_path / "measured-b.csv", rows(date="2001-02-01", commit="bbbbbbbbbbbb"))
+    records.append(tmp_path / "measured-c.csv", rows(device="NVIDIA made-up A100"))
+    (tmp_path / "gpu-a.json").write_text(json.dumps(FACTS))
+    told = gpu_texts(tmp_path)
+    assert "NVIDIA made-up A100, NVIDIA made-up H100 were measured" in told["gpu-limits"]
+    assert "commit bbbbbbbbbbbb" in told["gpu-measured"]
+    assert told["gpu-measured"].count("copies 2.50 TB/s") == 1
+    assert card(ceilings(tmp_path)).bandwidth == 2.5e12
+    assert card(ceilings(tmp_path, "NVIDIA made-up A100")) == H200
