@@ -31,6 +31,7 @@ TOO_LONG = 10.0
 PRINTED = "printed.txt"
 """File beside the record: the end of what each process printed, which is nothing if all went well."""
 
+_TOGETHER = 4
 _KEPT = 20_000
 REPEATS = 5
 COMPILERS = 3
@@ -49,7 +50,15 @@ class Job(NamedTuple):
     work: Sequence[tuple[Case, Sequence[str]]]
 
 
-def run_jobs(jobs: Sequence[Job], record: Path, seconds: float, *, commit: str | None = None) -> dict[str, str]:
+def together(jobs: Sequence[Job]) -> list[Job]:
+    """Makes jobs of several each, where a process takes longer to start than to measure."""
+    groups = [jobs[n : n + _TOGETHER] for n in range(0, len(jobs), _TOGETHER)]
+    return [Job(", ".join(job.name for job in group), [pair for job in group for pair in job.work]) for group in groups]
+
+
+def run_jobs(
+    jobs: Sequence[Job], record: Path, seconds: float, *, commit: str | None = None, repeats: int = REPEATS
+) -> dict[str, str]:
     """Runs jobs side by side, as many as there are cores for, the first ones first.
 
     Args:
@@ -57,6 +66,7 @@ def run_jobs(jobs: Sequence[Job], record: Path, seconds: float, *, commit: str |
         record: where their rows go, as they end. What it holds of this device, versions and commit is not measured again.
         seconds: for all. Processes are ended then.
         commit: what is measured, where git tells something else, or nothing.
+        repeats: samples of each program.
 
     Returns:
         How each ended: "ok", or in words what happened.
@@ -70,7 +80,8 @@ def run_jobs(jobs: Sequence[Job], record: Path, seconds: float, *, commit: str |
             left = end - time.monotonic()
             while waiting and len(running) < at_once and left > 0:
                 job = waiting.pop(0)
-                told = {"work": job.work, "record": str(record), "turn": str(turn), "seconds": left, "commit": commit}
+                told = {"work": job.work, "record": str(record), "turn": str(turn)}
+                told |= {"seconds": left, "commit": commit, "repeats": repeats}
                 running[job.name] = _start(told, _output(folder, job.name))
             hanging = _hanging(turn)
             for name, child in list(running.items()):
@@ -168,7 +179,7 @@ def _run(work: list[tuple[Case, list[str]]], told: dict[str, Any]) -> None:
             if not now:
                 continue
             with _turn(Path(told["turn"])):
-                rows = measure_case(case, now, on, programs, reference, end - time.monotonic(), repeats=REPEATS)
+                rows = measure_case(case, now, on, programs, reference, end - time.monotonic(), repeats=told["repeats"])
                 append(record, passed_over + rows)
             before += rows
             passed_over = []

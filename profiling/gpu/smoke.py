@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from fastscan.profiling.gpu.jobs import Job, run_jobs
+from fastscan.profiling.gpu.jobs import Job, run_jobs, together
 from fastscan.profiling.gpu.run import Run
 from fastscan.profiling.measure.cases import METROPOLIS, Case
 from fastscan.profiling.measure.operations import PARALLEL, SEQUENTIAL
@@ -38,7 +38,6 @@ JOBS = (
 
 _TOY_LENGTHS = {1_000: 6, 100_000: 17, 1_000_000: 33}
 _TOY_WALKS = {200: (20, 64), 10_000: (2_000, 512), 1_000_000: (2_100, 512)}
-_TOGETHER = 4
 _COLUMNS = {"kernels": ("pallas", "pallas_interpret"), "XLA": ("chunked", "xla"), "associative": ("associative",)}
 _COLUMNS |= {"dynamax": (PARALLEL, SEQUENTIAL)}
 
@@ -91,9 +90,7 @@ def _milliseconds(seconds: float) -> str:
 
 def toy_jobs() -> list[Job]:
     """Makes the same jobs at sizes for a CPU, several to a process, as every start takes seconds of a core."""
-    small = list(map(_toy, JOBS))
-    groups = [small[n : n + _TOGETHER] for n in range(0, len(small), _TOGETHER)]
-    return [Job(", ".join(job.name for job in group), [pair for job in group for pair in job.work]) for group in groups]
+    return together(list(map(_toy, JOBS)))
 
 
 def _toy(job: Job) -> Job:

@@ -56,8 +56,7 @@ def run_gpu(
     Raises:
         RuntimeError: no GPU, and no dry run.
     """
-    if stage != "full":  # the other processes need memory, too
-        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # the other processes need memory, too
     if not (dry_run or device_kind().startswith("NVIDIA")):
         raise RuntimeError(f"JAX computes on {device_kind()!r} here, which is no NVIDIA GPU. Take --dry-run to try the steps.")
     limit = STAGES[stage].limit if limit_seconds is None else limit_seconds

@@ -7,17 +7,21 @@ import jax
 
 from fastscan.dispatch.choice import device_kind
 from fastscan.profiling.gpu.ceilings import measure_ceilings
+from fastscan.profiling.gpu.jobs import Job, run_jobs, together
 from fastscan.profiling.gpu.run import Run
 from fastscan.profiling.measure.cases import cases
 from fastscan.profiling.measure.machine import nvidia_smi, stamp
-from fastscan.profiling.measure.programs import NOT_COMPILED, Programs, workers
+from fastscan.profiling.measure.programs import NOT_COMPILED
 from fastscan.profiling.measure.rows import RECORDS, by_case, read
-from fastscan.profiling.measure.run import BAD, measure
+from fastscan.profiling.measure.run import BAD, implementations
 from fastscan.profiling.report.readme import ROOT, newest
 from fastscan.profiling.verdicts.compare import compare, markdown, regressed
 
 TESTS_SHARE = 0.3
 """Of the limit, kept for the GPU tests."""
+
+REPEATS = 15
+"""Samples of every program."""
 
 _SMI = "name,driver_version,pstate,clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,power.draw,power.limit,temperature.gpu"
 
@@ -45,19 +49,23 @@ def ceilings(run: Run) -> str:
 
 
 def measured(run: Run) -> str:
-    """All cases; a process that goes on after another compiles one program at a time: then it is known which one ends it."""
-    budget = run.left() - TESTS_SHARE * run.limit
-    programs = Programs(0 if run.died or run.dry_run else workers())
+    """Measures all cases, each in a process of its own: one process with many threads compiles half as many in the time."""
+    seconds = run.left() - TESTS_SHARE * run.limit
     group = cases("toy" if run.dry_run else "gpu")
-    problems = measure(group, run.record, budget=budget, programs=programs, toy=run.dry_run, commit=run.commit)
+    work = [(case, implementations(case, run.facts["device"], toy=run.dry_run)) for case in group]
+    jobs = [Job(str(case), [(case, names)]) for case, names in work]
+    if run.dry_run:  # every start takes seconds of a core
+        jobs = together(jobs)
+    ended = run_jobs(jobs, run.record, seconds, commit=run.commit, repeats=REPEATS)
     run.facts["nvidia_smi_after"] = nvidia_smi(_SMI)
-    run.facts["problems"] = problems
     rows = [row for found in by_case(run.own(read(run.record))).values() for row in found.values()]
-    bad, late = sum(row.status in BAD for row in rows), sum(row.note == NOT_COMPILED for row in rows)
-    if bad:
-        return f"failed: {bad} of {len(rows)} rows"
-    problems += [f"{late} programs were {NOT_COMPILED}"] * bool(late)
-    return f"skipped: {'; '.join(problems)}" if problems else "ok"
+    told = [f"{name} {how}" for name, how in ended.items() if how != "ok"]
+    told += [f"{row.implementation} {row.case}: {row.status}, {row.note}" for row in rows if row.status in BAD]
+    run.facts["problems"] = told
+    if told:
+        return f"failed: {len(told)} of {len(jobs)} jobs and {len(rows)} rows; see problems"
+    late = sum(row.note == NOT_COMPILED for row in rows)
+    return f"skipped: {late} programs were {NOT_COMPILED}" if late else "ok"
 
 
 def compared(run: Run) -> str:

@@ -1,6 +1,5 @@
 """The cases' programs, compiled, and their references: one by one, or ahead and side by side where that takes most time."""
 
-import os
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
@@ -80,11 +79,6 @@ class Programs:
         wait(list(self._futures.values()), max(timeout, 0))
         for future in self._futures.values():
             future.cancel()
-
-
-def workers() -> int:
-    """How many programs to compile side by side on a machine whose cores nothing else needs."""
-    return min(12, max(1, (os.cpu_count() or 1) - 2))
 
 
 def compiled(case: Case, implementation: str) -> Program:

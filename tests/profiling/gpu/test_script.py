@@ -43,7 +43,7 @@ def test_dry_run_of_every_step(tmp_path):
     assert all(value > 0 for value in facts["ceilings"].values())
 
     measured = records.by_case(records.read(out / "measured.csv"))
-    assert list(measured) == cases("toy")
+    assert set(measured) == set(cases("toy"))
     for case, rows in measured.items():
         others = {"xla"} if case.family == METROPOLIS else {"chunked", "sequential"}
         assert {"pallas_interpret", *others} <= rows.keys()
@@ -113,7 +113,7 @@ def test_another_stage_goes_on_and_another_machine_begins_anew(tmp_path, monkeyp
     assert run_gpu(tmp_path, dry_run=True, stage="smoke") == 0
     assert ran == ["ceilings", "smoke", "measure", "smoke"]
     on = steps_module.stamp()
-    monkeypatch.setattr(steps_module, "stamp", lambda commit=None: on | {"device": "abacus"})
+    monkeypatch.setattr(steps_module, "stamp", lambda _: on | {"device": "abacus"})
     assert run_gpu(tmp_path, dry_run=True, stage="full") == 0
     assert ran[4:] == ["ceilings", "measure"]
     facts = json.loads((tmp_path / "gpu.json").read_text())

@@ -121,7 +121,7 @@ def test_a_job_measures_and_goes_on(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(jobs.Programs, "get", breaks)
     turn.touch()
     caplog.set_level("INFO", "fastscan")
-    told = {"record": str(record), "turn": str(turn), "seconds": 60, "commit": None}
+    told = {"record": str(record), "turn": str(turn), "seconds": 60, "commit": None, "repeats": 3}
     jobs._run([(short, ["sequential", "chunked"]), (longer, ["chunked"])], told)
     after = records.read(record)
     assert after[:1] == before
