@@ -36,7 +36,7 @@ from fastscan.kernels.plan import Plan
 TESTED = ("0.10.2", "0.11.2", "0.12.0")
 """The jaxlibs that were seen to do as the marks say: major, minor and patch. A patch may bring an XLA of its own, and the price
 of a wrong guess is a user's process, so each is tested by itself; a fourth number is the same release, built again, and counts
-as tested. To add one: write it here and into the README, and run all tests with it, tests/test_xla_hints.py first."""
+as tested. To add one: write it here and into fastscan/README.md, and run all tests with it, tests/test_xla_hints.py first."""
 
 ONE_FUNCTION_BYTES = 4096
 """Of a matrix in every lane, at most, where a loop is compiled to one function; of a vector, if the matrices of which products
@@ -136,7 +136,7 @@ def _by_version(version: str) -> bool:
         warnings.warn(
             f"fastscan was not tested with jaxlib {version}, so it gives XLA no private hints: results are the same up to "
             f"rounding, but slower on a CPU. Tested: {', '.join(TESTED)}. fastscan.use_xla_hints(True) takes the risk, "
-            'fastscan.use_xla_hints(False) ends this message; see "Troubleshooting" in the README.',
+            'fastscan.use_xla_hints(False) ends this message; see "Troubleshooting" in fastscan/README.md.',
             stacklevel=2,
         )
     return is_tested(version)

@@ -127,4 +127,5 @@ def test_a_source_distribution_holds_what_its_tests_need(monkeypatch):
     WholeSdist(Distribution()).make_release_tree("", ["README.md"])
     wanted = {str(f.relative_to(ROOT)) for f in [*FILES, *(ROOT / "tests").rglob("*.py")]}
     assert wanted | {"README.md", "tests/slow.txt", ".ci/gpu"} <= set(held)
+    assert {f"{folder}/README.md" for folder in ("fastscan", "kernels", "profiling")} <= set(held)
     assert not [name for name in held if "__pycache__" in name]
