@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     kernels.set_defaults(run=_kernels)
 
     ahead = commands.add_parser("ahead-of-time", help="compile public calls for a GPU that is not here, by XLA's own compiler")
-    ahead.add_argument("--only", default="", help="calls whose name holds this, for one 'hmm_smoother'")
+    ahead.add_argument("--only", default="", help="calls whose name holds this, e.g. 'hmm_smoother'")
     ahead.add_argument("--devices", nargs="+", default=["NVIDIA H100 80GB HBM3"], help="or 'NVIDIA H200'")
     ahead.add_argument("--hlo", type=Path, help="folder for the optimised programs (default: none are kept)")
     ahead.set_defaults(run=_ahead_of_time)

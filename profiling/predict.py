@@ -38,7 +38,7 @@ _NUMBERS = {1: "uint8", 2: "float16", 4: "float32", 8: "float64"}
 
 
 class Card(NamedTuple):
-    """What predictions take of a GPU.
+    """A GPU as predictions take it.
 
     Attributes:
         name: as JAX has it.
@@ -69,9 +69,9 @@ L2's bandwidth and both latencies are leads, not checked on these cards: 5.5 TB/
 cycles what arXiv 2402.13499 is said to have on one; L2 took 222 to 339 cycles on an L40 (arXiv 2606.22588)."""
 
 LAUNCH_SECONDS = 1.3e-6, 2.5e-6
-"""Of a launch beside the kernel itself, least and most: by a CUDA graph, one by one in a stream. Assumptions."""
+"""Seconds of a launch beside the kernel itself, least and most: by a CUDA graph, one by one in a stream. Assumptions."""
 WAIT_SECONDS = 8e-6, 20e-6
-"""Of the host's asking whether a loop goes on. Assumptions."""
+"""Seconds that the host takes to ask whether a loop goes on. Assumptions."""
 
 
 class Launched(NamedTuple):
@@ -95,7 +95,7 @@ class Launched(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """What a kernel's machine code says: its costs; warps of a program; one warp's way through all and through its loop."""
+    """A kernel's machine code in numbers: its costs; warps of a program; one warp's way through all and through its loop."""
 
     cost: KernelCost
     warps: int
@@ -361,7 +361,7 @@ def _turns(jaxpr: Any) -> int:
 
 
 def _candidates(launched: Launched, kernels: list[TritonKernel]) -> list[TritonKernel]:
-    """The kernel that is launched, then others of its name, the widest first, whose code is much the same."""
+    """Lists the kernel that is launched, then others of its name, the widest first, whose code is much the same."""
     named = [kernel for kernel in kernels if kernel.name == launched.name]
     return sorted(named, key=lambda kernel: (kernel.shapes != launched.shapes, -kernel.grid[0]))
 

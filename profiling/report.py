@@ -29,7 +29,7 @@ from fastscan.profiling.report_tables import Table, about, heading, of_kernels, 
 
 
 class Group(NamedTuple):
-    """What a section has of one machine."""
+    """A section's part on one machine."""
 
     heading: str
     note: str = ""
