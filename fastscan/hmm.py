@@ -13,7 +13,7 @@ ask ``(states < 0).any()`` before indexing by states.
 ``implementation`` is as in `fastscan.lgssm`. Arrays of different dtypes are promoted as JAX promotes them, to float32 or
 float64, integers to floats; so are results. States are int32, whatever ``jax_enable_x64`` says. Arrays may be JAX's or
 NumPy's, or what NumPy takes for one; masked rows of log-likelihoods are missing ones. Outside of `jit`, weights that are
-negative or NaN are an error; where values can't be seen, they make results NaN.
+negative or NaN are an error; where values can't be checked, they make results NaN.
 """
 
 import functools

@@ -6,17 +6,17 @@ float32 or float64, integers to floats; so are results. All functions can be tra
 inside `lax.scan`.
 
 Arrays may be JAX's or NumPy's, or what NumPy takes for one; masked entries of emissions are missing ones. Outside of `jit`,
-static covariances of up to 16 rows that are none are an error; where values can't be seen, they make results NaN.
+a static matrix of up to 16 rows that is not a covariance is an error; where values can't be checked, it makes results NaN.
 
 ``timing`` says which transition entry t of time-varying dynamics (and of functions of t) belongs to: "arrival", that from t - 1
 to t, or "departure", that from t to t + 1, as in dynamax before 1.0.3. Then inputs u_t act on that transition, too, and the
 dynamics may have T - 1 entries.
 
-Covariances may be singular. An emission without noise of what is known already, up to rounding, says nothing: the
-log-likelihood is that of the model without it, as statsmodels and MARSS have it. If it contradicts what is known, by more than
-half of the digits, the data are impossible and the log-likelihood is -inf. A covariance of the dynamics that is a rounding
-below zero, of its own size at any time or of that of the initial covariance moved on, is taken as it is; one that is
-indefinite beyond that makes all results NaN.
+Covariances may be singular. An emission without noise may repeat what is known already, up to rounding: then it adds nothing,
+and the log-likelihood is that of the model without it, as in statsmodels and MARSS. If it contradicts what is known by more
+than half of the digits, the data are impossible and the log-likelihood is -inf. A covariance of the dynamics may be below zero
+by rounding, relative to its own size at any time or to that of the initial covariance moved on; one that is indefinite beyond
+that makes all results NaN.
 
 ``implementation`` names how the recurrences run: "sequential", "associative" (one `lax.associative_scan` over time), "chunked"
 (chunks of time side by side), "pallas" (the chunks as GPU kernels) or "pallas_interpret" (the same kernels, interpreted on any

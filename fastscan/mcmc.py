@@ -4,8 +4,8 @@ A chain is a lane and a step is arithmetic, so a whole run is one sweep in which
 on a GPU one kernel that holds chains in registers, on a CPU a native loop over groups of them in the cache, one for every core.
 
 The log density is any JAX function that treats chains alike. It gets positions with chains on the last axis, and is taken apart
-into arithmetic on coordinates (`fastscan.kernels.entrywise`). One that can't be, such as one with a loop, a sort of coordinates
-or more than 16 of them, is run as it stands, in a loop of XLA's.
+into arithmetic on coordinates (`fastscan.kernels.entrywise`). A log density that can't be taken apart is run as it stands, in a
+loop of XLA's: one with a loop, a sort of coordinates, or more than 16 of them.
 """
 
 import functools
@@ -85,9 +85,9 @@ def rw_metropolis(
 ) -> MetropolisRun:
     """Runs many independent chains of random-walk Metropolis.
 
-    A normal proposal of all coordinates at once; chain c's random numbers in its step n are Threefry-2x32's of the key, c and
-    n, whatever runs it. So a run is that of its key, up to rounding on different devices; and runs of m and of n samples, the
-    second from the first one's state and with the same key, are one run of m + n.
+    Proposals are normal, of all coordinates at once. The random numbers of chain c in step n are Threefry-2x32's of the key, c
+    and n, in every implementation. So the key determines a run, up to rounding on different devices; and a run of m samples and
+    one of n samples from its state, with the same key, are one run of m + n.
 
     For example, a thousand chains in the mixture of two normal distributions, on the line::
 

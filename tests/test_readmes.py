@@ -141,6 +141,16 @@ def test_commands_are_found_and_checked(monkeypatch):
             check(wrong, monkeypatch)
 
 
+def test_ci_finds_its_commands():
+    """The first line that begins like a command after the mark of each one's name, as .ci/run reads the first page."""
+    names = re.findall(r"^run_from_readme (\w+)$", (ROOT / ".ci/run").read_text(), re.MULTILINE)
+    assert {"demo", "tests"} <= set(names)
+    for name in names:
+        _, mark, after = READMES[0].read_text().partition(f"\n<!-- ci: {name} -->\n")
+        assert mark
+        assert re.match(r"```bash\n(python|pip) ", after)
+
+
 def anchors(text):
     """Makes the anchors of headings as GitHub does."""
     headings = re.findall(r"^#+ (.*)$", FENCED.sub("", text), re.MULTILINE)
