@@ -17,13 +17,13 @@ from fastscan.profiling.report.readme import ROOT, newest
 from fastscan.profiling.verdicts.compare import compare, markdown, regressed
 
 TESTS_SHARE = 0.3
-"""Of the limit, kept for the GPU tests."""
+"""The share of the limit that is kept for the GPU tests."""
 
 _SMI = "name,driver_version,pstate,clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,power.draw,power.limit,temperature.gpu"
 
 
 def machine(run: Run) -> str:
-    """Device, driver, versions, commit."""
+    """Writes down device, driver, versions, commit."""
     on, device = stamp(run.commit), jax.devices()[0]
     found = {
         "dry_run": run.dry_run,
@@ -45,7 +45,9 @@ def ceilings(run: Run) -> str:
 
 
 def measured(run: Run) -> str:
-    """All cases; a process that goes on after another compiles one program at a time: then it is known which one ends it."""
+    """Measures all cases; a process that goes on after another compiles one program at a time: then it is known which one ends
+    it.
+    """
     budget = run.left() - TESTS_SHARE * run.limit
     programs = Programs(0 if run.died or run.dry_run else workers())
     group = cases("toy" if run.dry_run else "gpu")
@@ -61,7 +63,7 @@ def measured(run: Run) -> str:
 
 
 def compared(run: Run) -> str:
-    """Against the last committed record of the same kind of device."""
+    """Compares with the last committed record of the same kind of device."""
     try:
         before = newest(RECORDS, device_kind())
     except ValueError as error:
@@ -74,7 +76,7 @@ def compared(run: Run) -> str:
 
 
 def _source_hash() -> str:
-    """Of the package's files, for a checkout without git."""
+    """Hashes the package's files, for a checkout without git."""
     digest = hashlib.sha256()
     for folder in ("fastscan", "kernels", "profiling"):
         for path in sorted((ROOT / folder).rglob("*.py")):
