@@ -1,4 +1,4 @@
-"""The fastest exact inference for state-space models in JAX: dynamax's functions, faster."""
+"""Fast exact inference for state-space models in JAX, with dynamax's functions."""
 
 import importlib
 from types import ModuleType

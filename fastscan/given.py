@@ -1,4 +1,5 @@
-"""What users give, looked at on every call: kinds of arrays, masks, keys, counts. Shapes and dtypes are checked when compiling.
+"""Checks of what users give, made on every call: kinds of arrays, masks, keys, counts. Shapes and dtypes are checked when
+compiling.
 
 Nothing here is compiled, and nothing is remembered but of types, so that a call's outcome does not depend on those before it.
 """
@@ -21,13 +22,13 @@ class ShapeError(ValueError, AssertionError):
 
 @functools.cache
 def plain(kind: type) -> bool:
-    """Whether all objects of a type are arrays without a mask, and no keys; what takes longer to ask of each object."""
+    """Tells whether all objects of a type are arrays without a mask, and no keys; asking each object would take longer."""
     return issubclass(kind, (jax.Array, np.ndarray)) and not issubclass(kind, np.ma.MaskedArray) and "Key" not in kind.__name__
 
 
 @functools.cache
 def known(kind: type) -> bool:
-    """Whether all objects of a type are arrays with values, and not what stands for one while JAX traces."""
+    """Tells whether all objects of a type are arrays with values, and not the placeholders of a JAX trace."""
     return plain(kind) and not issubclass(kind, jax.core.Tracer)
 
 
@@ -37,7 +38,7 @@ def _on_cpus(sharding: Any) -> bool:
 
 
 def seen(x: Any) -> bool:
-    """Whether looking at an array's entries costs little: it is known, and lies in the memory of this process."""
+    """Tells whether reading an array's entries costs little: its values are known, and lie in the memory of this process."""
     return known(type(x)) and (isinstance(x, np.ndarray) or _on_cpus(x.sharding))
 
 
@@ -122,7 +123,7 @@ def log_likelihoods_array(x: Any) -> Any:
 
 
 def _filled(x: np.ma.MaskedArray) -> np.ndarray:
-    """With NaN for what is masked, as floats."""
+    """Converts to floats, with NaN for what is masked."""
     return np.ma.filled(x if x.dtype.kind in "fc" else x.astype(np.float64), np.nan)
 
 
@@ -141,7 +142,7 @@ def check_key(x: Any, order: str = "") -> None:
 
 @functools.cache
 def _kind_of_key(dtype: Any) -> int | None:
-    """The dimensions of a key of this dtype, or None if there is none."""
+    """Returns the dimensions of a key of this dtype, or None if keys have another one."""
     if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
         return 0
     return 1 if dtype == np.uint32 else None
@@ -194,7 +195,7 @@ def check_dtypes(named: dict[str, Any]) -> None:
 
 
 def promoted(dtypes: Iterable[Any]) -> Any:
-    """The dtype that JAX promotes checked dtypes to: float32 or float64; of integers alone, its default one."""
+    """Returns the dtype that JAX promotes checked dtypes to, float32 or float64; for integers alone JAX's default one."""
     different = set(dtypes)
     (dtype,) = different if len(different) == 1 else (jnp.result_type(*different),)
     return dtype if dtype in FLOATS else jnp.dtype(jnp.result_type(float))

@@ -35,21 +35,23 @@ from fastscan.transforms import batch_size, scored, transformable
 
 
 class InitialPotential(NamedTuple):
-    """Of the first state: h (D,), J (D, D)."""
+    """The potential of the first state: h (D,), J (D, D)."""
 
     h: Any
     J: Any
 
 
 class NodePotential(NamedTuple):
-    """Of every state: r (T, D), R (T, D, D)."""
+    """The potentials of all states: r (T, D), R (T, D, D)."""
 
     r: Any
     R: Any
 
 
 class PairPotential(NamedTuple):
-    """Of neighbours: h1, h2 (D,), J11, J12, J22 (D, D), the same for all; or each with a leading axis of length T - 1."""
+    """The potentials of neighbours: h1, h2 (D,), J11, J12, J22 (D, D), the same for all; or each with a leading axis of length
+    T - 1.
+    """
 
     h1: Any
     J11: Any
@@ -77,7 +79,7 @@ class LDSPosterior(NamedTuple):
 def lds_inference(
     node: NodePotential, init: InitialPotential, pair: PairPotential, *, implementation: str | None = None
 ) -> LDSPosterior:
-    """Expected statistics and log normaliser of a chain.
+    """Computes expected statistics and the log normaliser of a chain.
 
     Args:
         node: potentials of every state.
@@ -89,7 +91,9 @@ def lds_inference(
         `LDSPosterior`; NaN if the potentials' product has no integral.
 
     Raises:
-        TypeError, ValueError: what was given, what was wanted.
+        TypeError: potentials that are not floats, or of several dtypes; a key that is not a random key.
+        ValueError: shapes that do not fit together, an unknown implementation.
+        RuntimeError: ``implementation="pallas"`` where kernels can't run.
     """
     return _inference(*_given(node, init, pair), implementation)
 
@@ -98,7 +102,7 @@ def lds_inference(
 def lds_log_normalizer(
     node: NodePotential, init: InitialPotential, pair: PairPotential, *, implementation: str | None = None
 ) -> jax.Array:
-    """The log normaliser alone. Arguments and errors as `lds_inference`."""
+    """Computes the log normaliser alone. Arguments and errors are those of `lds_inference`."""
     return _log_normalizer(*_given(node, init, pair), implementation)
 
 
@@ -106,7 +110,7 @@ def lds_log_normalizer(
 def lds_sample(
     key: jax.Array, node: NodePotential, init: InitialPotential, pair: PairPotential, *, implementation: str | None = None
 ) -> jax.Array:
-    """One draw of the states (T, D); the same for a key, up to rounding, whatever the implementation.
+    """Draws states (T, D); the same for a key, up to rounding, in every implementation.
 
     Args:
         key: a JAX random key.
@@ -119,7 +123,9 @@ def lds_sample(
         NaN if the potentials' product has no integral.
 
     Raises:
-        TypeError, ValueError: what was given, what was wanted.
+        TypeError: potentials that are not floats, or of several dtypes; a key that is not a random key.
+        ValueError: shapes that do not fit together, an unknown implementation.
+        RuntimeError: ``implementation="pallas"`` where kernels can't run.
     """
     check_key(key, " The order is (key, node, init, pair).")
     return _sample(key, *_given(node, init, pair), implementation)
@@ -170,13 +176,13 @@ def _smoothed(plan: Plan, given: Given) -> tuple[LDSStatistics, jax.Array]:
 
 
 def _normalized(given: Given, total: jax.Array) -> jax.Array:
-    """With the constant (B,)."""
+    """Adds the constant (B,)."""
     _, T, D = given[0].r.shape
     return jnp.broadcast_to(total + T * D / 2 * math.log(2 * math.pi), (batch_size(given),))
 
 
 def _scored(how: How, total: jax.Array, given: Given) -> jax.Array:
-    """The log normaliser (B,), whose derivatives are the expected statistics."""
+    """Gives the log normaliser (B,) its derivatives, which are the expected statistics."""
 
     def score(plan: Plan, given: Given) -> tuple[jax.Array, Given]:
         (x, xx, xx_next), total = _smoothed(plan, given)
@@ -202,7 +208,7 @@ _PRECISIONS = "NodePotential.R", "InitialPotential.J", "PairPotential.J11", "Pai
 
 
 def _checked(node: Any, init: Any, pair: Any, implementation: str | None) -> tuple[Given, How]:
-    """What was given, with a batch axis, and how to run it."""
+    """Checks the arguments, and returns them with a batch axis, and how to run them."""
     node, init, pair = NodePotential(*node), InitialPotential(*init), PairPotential(*pair)
     arrays = {
         f"{type(part).__name__}.{name}": jnp.asarray(x) for part in (node, init, pair) for name, x in part._asdict().items()

@@ -81,7 +81,7 @@ class SLDSPosterior(NamedTuple):
 
 
 class _Settings(NamedTuple):
-    """What is static of a call."""
+    """The static settings of a call."""
 
     max_iters: int
     tol: float
@@ -93,7 +93,7 @@ class _Settings(NamedTuple):
 
 @ranged
 def hmm_to_lds_mf(probs: jax.Array, params: SLDSParams) -> PairPotential:
-    """The pair potentials of q(x), given q(k): averages of the K ones.
+    """Computes the pair potentials of q(x), given q(k): averages of the K ones.
 
     Args:
         probs: of the discrete states (T - 1, K).
@@ -107,7 +107,7 @@ def hmm_to_lds_mf(probs: jax.Array, params: SLDSParams) -> PairPotential:
 
 @ranged
 def lds_to_hmm_mf(statistics: LDSStatistics, params: SLDSParams) -> jax.Array:
-    """The log-likelihoods of q(k), given q(x): expected logarithms of the K pair potentials.
+    """Computes the log-likelihoods of q(k), given q(x): expected logarithms of the K pair potentials.
 
     Args:
         statistics: of the x_t, as `lds_inference` returns them.
@@ -139,7 +139,7 @@ def slds_inference(
     solver_tol: float | None = None,
     implementation: str | None = None,
 ) -> SLDSPosterior:
-    """Structured mean field by block coordinate ascent.
+    """Finds q(x) q(k) by structured mean field, with block coordinate ascent.
 
     Args:
         recog_potentials: of x_1 to x_T: r (T, D), R (T, D, D); zeros where nothing is known. T is at least 2.
@@ -162,7 +162,9 @@ def slds_inference(
         `SLDSPosterior`.
 
     Raises:
-        TypeError, ValueError: what was given, what was wanted.
+        TypeError: potentials that are not floats, or of several dtypes; a key that is not a random key.
+        ValueError: shapes that do not fit together, a setting out of range, neither ``key`` nor ``initial_probs``, or both.
+        RuntimeError: ``implementation="pallas"`` where kernels can't run.
     """
     for name, value, wanted in (("gradient", gradient, get_args(Gradient)), ("solver", solver, get_args(Solver))):
         if value not in wanted:
@@ -204,7 +206,9 @@ Theta = tuple[NodePotential, SLDSParams]
 
 
 def _turn(settings: _Settings, probs: jax.Array, theta: Theta) -> tuple[Any, ...]:
-    """From q(k) to q(x) to q(k): the new probabilities, what they were made of, and the objective, of q(x) and the new q(k)."""
+    """Goes from q(k) to q(x) to q(k): the new probabilities, the potentials and statistics on the way, and the objective, of
+    q(x) and the new q(k).
+    """
     node, params = theta
     pair = hmm_to_lds_mf(probs, params)
     statistics, log_normalizer = lds_inference(node, params.init, pair, implementation=settings.implementation)
@@ -224,7 +228,9 @@ def _turn(settings: _Settings, probs: jax.Array, theta: Theta) -> tuple[Any, ...
 
 
 class _State(NamedTuple):
-    """Of the turns: q(k), the objective of the last one, all of them, how many there were, and whether they have converged."""
+    """The state of the turns: q(k), the objective of the last one, all of them, how many there were, and whether they have
+    converged.
+    """
 
     probs: jax.Array
     objective: jax.Array
@@ -321,7 +327,7 @@ _SOLVERS = {"krylov": _krylov, "fixed_point": _fixed_point}
 
 @ranged
 def slds_kl(recog_potentials: NodePotential, posterior: SLDSPosterior) -> jax.Array:
-    """KL(q(x) q(k) || p(x, k)), p being what its parameters say without potentials of the x_t.
+    """Computes KL(q(x) q(k) || p(x, k)), where p is the density of the parameters without potentials of the x_t.
 
     That is a divergence, and not negative, where weights sum to one and potentials are densities.
 
@@ -346,7 +352,7 @@ def slds_sample(
     *,
     implementation: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """One draw from q(x) q(k): states x (T, D), and discrete states (T - 1,), int32. Arguments as `slds_inference`."""
+    """Draws from q(x) q(k): states x (T, D), and discrete states (T - 1,), int32. Arguments are those of `slds_inference`."""
     check_key(key, " The order is (key, recog_potentials, params, posterior).")
     of_x, of_k = jax.random.split(key)
     x = lds_sample(of_x, recog_potentials, params.init, posterior.pair, implementation=implementation)
@@ -362,7 +368,7 @@ def slds_sample(
 
 
 def _checked(node: Any, params: Any) -> Theta:
-    """Arrays of one dtype, of shapes that agree; potentials themselves are checked by `lds_inference`."""
+    """Returns arrays of one dtype, whose shapes agree; potentials themselves are checked by `lds_inference`."""
     node, params = NodePotential(*map(jnp.asarray, node)), SLDSParams(*params)
     dtype = node.r.dtype
     if node.r.ndim != 2 or len(node.r) < 2:

@@ -1,4 +1,4 @@
-"""What JAX's transformations make of a pass: `vmap` more sequences of one batch, derivatives by rule."""
+"""Rules for JAX's transformations of a pass: `vmap` makes more sequences of one batch, derivatives have rules of their own."""
 
 import functools
 from collections.abc import Callable
@@ -15,7 +15,8 @@ from fastscan.kernels.plan import Plan
 
 
 def transformable(how: How, run: Callable[..., Any]) -> Callable[..., Any]:
-    """``run(plan, *arguments)`` of arrays (B or 1, ...), which returns arrays (B, ...), as a function of the arguments.
+    """Makes ``run(plan, *arguments)``, which takes arrays (B or 1, ...) and returns arrays (B, ...), a function of the
+    arguments.
 
     Under `vmap` it runs once, with the mapped axis part of the batch's: more lanes, and the plan for as many. Derivatives are
     those of the plan as XLA runs it in loops of fixed length; `vmap` takes these as it takes any program. Under `shard_map` all
@@ -33,13 +34,13 @@ def transformable(how: How, run: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def alike(arguments: Any) -> Any:
-    """Arrays that under `shard_map` may all differ between the devices that one of them may differ between."""
+    """Makes arrays differ along the same axes of `shard_map`: all those that one of them may differ along."""
     axes = frozenset().union(*map(varying, jax.tree.leaves(arguments)))
     return jax.tree.map(functools.partial(vary_over, axes), arguments)
 
 
 def in_lanes(how: How, run: Callable[..., Any]) -> Callable[..., Any]:
-    """`transformable`, but for derivatives."""
+    """Does as `transformable`, but for derivatives."""
 
     @custom_vmap
     def call(*args: Any) -> Any:
@@ -57,12 +58,12 @@ def in_lanes(how: How, run: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def batch_size(arguments: Any) -> int:
-    """B, of arrays (B or 1, ...)."""
+    """Returns B of arrays (B or 1, ...)."""
     return max(x.shape[0] for x in jax.tree.leaves(arguments))
 
 
 def _joined(x: jax.Array, mapped: bool, size: int, B: int) -> jax.Array:
-    """An array (size, B or 1, ...), or one that is not mapped, (B or 1, ...), as (size B or 1, ...)."""
+    """Reshapes an array (size, B or 1, ...), or one that is not mapped, (B or 1, ...), to (size B or 1, ...)."""
     if not mapped and x.shape[0] == 1:
         return x
     x = x if mapped else x[None]
@@ -71,7 +72,7 @@ def _joined(x: jax.Array, mapped: bool, size: int, B: int) -> jax.Array:
 
 @custom_vmap
 def any_nan(x: jax.Array) -> jax.Array:
-    """Whether there is a NaN: under `vmap`, in any of the arrays, so that a `lax.cond` stays one."""
+    """Tells whether there is a NaN: under `vmap`, in any of the arrays, so that a `lax.cond` stays one."""
     return jnp.isnan(x).any()
 
 
@@ -82,12 +83,12 @@ def _(size: int, mapped: Any, x: jax.Array) -> tuple[jax.Array, bool]:
 
 
 def under_xla(plan: Plan) -> Plan:
-    """The plan for XLA, in loops of fixed length."""
+    """Returns the plan for XLA, in loops of fixed length."""
     return plan._replace(launch=None, forgetting=False)
 
 
 def scored(score: Callable[[Any], tuple[jax.Array, Any]], loglik: jax.Array, given: Any) -> jax.Array:
-    """A log-likelihood (B,) whose derivatives come from a score, in place of those of the program that computed it.
+    """Gives a log-likelihood (B,) derivatives from a score, in place of those of the program that computed it.
 
     The rule is linear in the tangents, so forward and reverse mode take the same pass; a second derivative is that of the pass.
 

@@ -98,7 +98,7 @@ class PosteriorGSSMSmoothed(NamedTuple):
 
 
 class HMMPosteriorFiltered(NamedTuple):
-    """What `hmm_filter` says; all with a leading batch axis where the log-likelihoods have one.
+    """Filtered probabilities; all with a leading batch axis where the log-likelihoods have one.
 
     Attributes:
         marginal_loglik: log p(y_1..T), a scalar; the logarithm of the sum over all paths where weights are not normalised.
@@ -112,7 +112,7 @@ class HMMPosteriorFiltered(NamedTuple):
 
 
 class HMMPosterior(NamedTuple):
-    """What HMM smoothers say; all with a leading batch axis where the log-likelihoods have one.
+    """Filtered and smoothed probabilities; all with a leading batch axis where the log-likelihoods have one.
 
     Attributes:
         marginal_loglik, filtered_probs, predicted_probs: as in `HMMPosteriorFiltered`.
@@ -141,7 +141,7 @@ def make_lgssm_params(
     emissions_bias=None,
     emissions_input_weights=None,
 ) -> ParamsLGSSM:
-    """A `ParamsLGSSM` from its arrays; what is None becomes zeros, in the initial mean's dtype."""
+    """Makes a `ParamsLGSSM` from its arrays; what is None becomes zeros, in the initial mean's dtype."""
     D, N = len(initial_mean), jnp.shape(emissions_cov)[-1]
     U = max((jnp.shape(w)[-1] for w in (dynamics_input_weights, emissions_input_weights) if w is not None), default=0)
     dtype = jnp.asarray(initial_mean).dtype

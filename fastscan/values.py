@@ -16,15 +16,15 @@ from fastscan.given import known
 from fastscan.kernels.lgssm.gaussian import ROUNDINGS
 
 MOST_BYTES = 2048
-"""Of a matrix that is judged, at most: 16 rows of float64."""
+"""The bytes, at most, of a matrix that is judged: 16 rows of float64."""
 MOST_LOOKED_AT = 65536
 """Bytes of variances or weights, at most; larger ones, which vary in time, are not looked at."""
 ASYMMETRY = 1e-3
-"""Of a covariance matrix, relative to its largest entry, from which it can't have been meant as one."""
+"""The asymmetry, relative to its largest entry, from which a matrix can't have been meant as a covariance."""
 
 
 class Verdict(NamedTuple):
-    """What is wrong with a covariance, if anything is, and whether that is no more than an eigenvalue below zero."""
+    """A fault of a covariance, "" if it has none, and whether that fault is no more than an eigenvalue below zero."""
 
     wrong: str = ""
     negative: bool = False
@@ -91,7 +91,7 @@ def check_weights(initial: Any, matrix: Any, log_weights: bool) -> None:
 
 
 def _smallest(x: np.ndarray) -> float:
-    """The smallest entry, NaN if there is one; 0 of arrays that are too large to be looked at."""
+    """Returns the smallest entry, NaN if there is one; 0 for arrays that are too large to be looked at."""
     if x.nbytes <= MOST_BYTES:
         return _smallest_of_bytes(x.tobytes(), x.dtype)
     return float(x.min()) if x.nbytes <= MOST_LOOKED_AT and x.dtype.kind in "fiub" else 0.0
@@ -104,7 +104,7 @@ def _smallest_of_bytes(data: bytes, dtype: Any) -> float:
 
 
 def _of_matrix(x: np.ndarray) -> Verdict:
-    """Of a static matrix that is small; others are fine."""
+    """Judges a static matrix that is small; others count as fine."""
     return _of_bytes(x.tobytes(), x.shape, x.dtype) if x.ndim == 2 and x.nbytes <= MOST_BYTES else FINE
 
 
@@ -125,7 +125,9 @@ def _of_bytes(data: bytes, shape: tuple[int, ...], dtype: Any) -> Verdict:
 
 
 def _definite(x: np.ndarray, scale: np.ndarray, dtype: Any) -> bool:
-    """Whether a matrix is no further below zero than inference takes it, in a dtype (see `kernels.gaussian.indefinite`)."""
+    """Tells whether a matrix is no further below zero than inference takes it, in a dtype (see
+    `kernels.gaussian.indefinite`).
+    """
     dtype = jax.dtypes.canonicalize_dtype(dtype if dtype.kind == "f" else float)  # integers become JAX's default floats
     n, eps = len(x), float(np.finfo(dtype).eps)
     left = (x + x.T) / 2 + np.diag(ROUNDINGS * n * eps * scale)
@@ -140,7 +142,7 @@ def _definite(x: np.ndarray, scale: np.ndarray, dtype: Any) -> bool:
 
 
 def _within_rounding(Q: Any, F: Any, P: Any) -> bool:
-    """Whether what is below zero of Q is rounding beside F P F' + Q; if F varies, or is not known, it may be."""
+    """Tells whether the part of Q below zero is rounding beside F P F' + Q; if F varies, or is not known, it may be."""
     if not (known(type(F)) and known(type(P)) and np.shape(F) == np.shape(P) == np.shape(Q)):
         return True
     dtype = np.asarray(Q).dtype

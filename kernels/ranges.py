@@ -21,7 +21,7 @@ Function = TypeVar("Function", bound=Callable)
 
 
 def ranged(function: Function) -> Function:
-    """A public function, every call of which is a range on the host."""
+    """Wraps a public function, so that every call of it is a range on the host."""
     return function if nvtx is None else nvtx.annotate(function.__name__, domain=DOMAIN)(function)
 
 

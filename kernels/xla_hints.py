@@ -1,9 +1,11 @@
-"""What is private to XLA on a CPU: marks that it reads, and the numbers by which it decides. No other file knows either.
+"""Private hints to XLA on a CPU: marks that it reads, and the numbers by which it decides. No other file knows either.
 
 Two attributes of a call are set here with `set_xla_metadata`, for which neither JAX nor XLA promises anything.
 
-* ``inlineable="false"``: the call stays a call (`own_unit`). XLA:CPU otherwise fuses what it computes into all that is made of
-  it, and computes it anew for each. JAX tests the mark on a CPU (tests/xla_metadata_test.py of jax-ml/jax, "inlineable").
+* ``inlineable="false"``: the call stays a call (`own_unit`). XLA:CPU otherwise fuses an operation into each of those that use
+  its result, and computes it again for each; unless it counts as expensive, which sums, products and selections do not
+  (`CpuInstructionFusion`, xla/service/cpu/cpu_instruction_fusion.cc of openxla/xla, 0725a3a). JAX tests the mark on a CPU
+  (tests/xla_metadata_test.py of jax-ml/jax, "inlineable").
 * ``xla_cpu_small_call="true"``: the call becomes one native function, with every loop in it (`compiled`), and not a list of
   operations that a runtime starts one by one (`ThunkEmitter::EmitCallThunk`, xla/service/cpu/thunk_emitter.cc of openxla/xla).
   XLA's own pass sets it where it finds a small loop without custom calls, scatters, sorts, Fourier transforms and collectives
@@ -34,40 +36,44 @@ from fastscan.kernels.arrays import blank, varying
 from fastscan.kernels.plan import Plan
 
 TESTED = ("0.10.2", "0.11.2", "0.12.0")
-"""The jaxlibs that were seen to do as the marks say: major, minor and patch. A patch may bring an XLA of its own, and the price
-of a wrong guess is a user's process, so each is tested by itself; a fourth number is the same release, built again, and counts
-as tested. To add one: write it here and into the README, and run all tests with it, tests/kernels/test_xla_hints.py first."""
+"""The jaxlibs that were seen to do as the marks say: major, minor and patch. A patch may bring an XLA of its own, and the
+price of a wrong guess is a user's process, so each is tested by itself; a fourth number is the same release, built again,
+and counts as tested. To add one: write it here and into fastscan/README.md, and run all tests with it,
+tests/kernels/test_xla_hints.py first."""
 
 ONE_FUNCTION_BYTES = 4096
-"""Of a matrix in every lane, at most, where a loop is compiled to one function; of a vector, if the matrices of which products
-are made are the same in all lanes. XLA:CPU can't give a part of one to its threads or to a library. It would where an operation
-computes more than it moves, and moves some five times as much as this, or else moves half a megabyte; and it would a dot, by
-which larger matrices are multiplied. Threads: xla/service/cpu/parallel_task_assignment.cc, two tasks or more of 100,000, an
-operation being 1 and a byte 10, or of 256 KiB (openxla/xla, 1656956). Seen with jaxlib 0.10.2."""
+"""The most bytes of a matrix in all lanes, where a loop is compiled to one function; of a vector, if the matrices of which
+products are made are the same in all lanes. Outside of one function, XLA:CPU gives parts of an operation to its threads where
+the operation computes more than it moves and moves some five times as much as this, or where it moves half a megabyte; and it
+multiplies larger matrices by a library's dot. Within one function it can do neither. Threads:
+xla/service/cpu/parallel_task_assignment.cc, two tasks or more of 100,000, an operation being 1 and a byte 10, or of 256 KiB
+(openxla/xla, 1656956). Seen with jaxlib 0.10.2."""
 
 TASK_COST = 150_000
-"""Of an operation in one function, at most, by the count of the same file, which gives parts of 200,000 to threads. Seen with
-0.10.2."""
+"""The most that an operation in one function may cost, by the count of the same file, which gives parts of 200,000 to threads.
+Seen with 0.10.2."""
 BYTE_COST = 10
-"""Of a byte that is moved, by the same count."""
+"""The cost of a byte that is moved, by the same count."""
 
 STAGED_TERMS = 3
-"""Of a product, in one unit. XLA:CPU hands a loop with more operations than bytes to its thread pool, which for the few
-thousand numbers of a step takes longer than to compute them. The test is that of the same file. Seen with 0.10.2."""
+"""The most terms of a product in one unit. XLA:CPU hands a loop with more operations than bytes to its thread pool, which for
+the few thousand numbers of a step takes longer than to compute them. The test is that of the same file. Seen with 0.10.2."""
 
 STAGED_LANES = 32
-"""From how many sequences on it pays to stage an HMM's vectors in one chunk that are no one function. Seen with 0.10.2."""
+"""The number of sequences from which on it pays to stage an HMM's vectors in one chunk, where they are no one function. Seen
+with 0.10.2."""
 
 VECTOR = 16
-"""Numbers in a CPU's widest vector: XLA's loops over a multiple of them have no rest. Seen with 0.10.2."""
+"""The numbers in a CPU's widest vector: XLA's loops over a multiple of them have no rest. Seen with 0.10.2."""
 
 MOST_OPERATIONS, MOST_PRODUCTS = 1_000, 256
-"""On vectors, of one function, and of one product of matrices: XLA takes minutes, and all memory, for some of 600 products.
-Seen with 0.10.2."""
+"""The most operations on vectors in one function, and in one product of matrices: XLA takes minutes, and all memory, for some
+of 600 products. Seen with 0.10.2."""
 
 SUM_BLOCK = 32
-"""Terms of a sum that are added within a step of a loop. XLA:CPU runs a program at once that it believes takes less than a
-thousand operations, counting a loop's work once, and hands others to a thread. Seen with 0.10.2."""
+"""The terms of a sum that are added within a step of a loop. XLA:CPU runs a program at once if it believes that it takes less
+than a thousand operations, counting a loop's work once, and hands others to a thread: `cheap_computation_` in
+xla/pjrt/cpu/cpu_client.cc (openxla/xla, 0284c9c). Seen with 0.10.2."""
 
 
 _asked: bool | None = None
@@ -136,7 +142,7 @@ def _by_version(version: str) -> bool:
         warnings.warn(
             f"fastscan was not tested with jaxlib {version}, so it gives XLA no private hints: results are the same up to "
             f"rounding, but slower on a CPU. Tested: {', '.join(TESTED)}. fastscan.use_xla_hints(True) takes the risk, "
-            'fastscan.use_xla_hints(False) ends this message; see "Troubleshooting" in the README.',
+            'fastscan.use_xla_hints(False) ends this message; see "Troubleshooting" in fastscan/README.md.',
             stacklevel=2,
         )
     return is_tested(version)
@@ -155,7 +161,12 @@ def own_unit() -> contextlib.AbstractContextManager[Any]:
 
 
 def compiled(plan: Plan, loop: Callable) -> Callable:
-    """Takes a loop, a function of its state and more arrays, and returns it compiled as the plan says."""
+    """Takes a loop, a function of its state and more arrays, and returns it compiled as the plan says: to one function, or not.
+
+    One function must read all its arguments, or XLA aborts: see `_reading`. The constants that the loop closes over become
+    arguments, too, and all of them go through an optimization barrier, as XLA would otherwise move constants among them into
+    the function, which then reads them no more.
+    """
     if not (plan.one_function and hints_are_on()):
         return loop
 
@@ -178,11 +189,19 @@ def compiled(plan: Plan, loop: Callable) -> Callable:
 
 
 def _reading(given: list[jax.Array], state: list[jax.Array]) -> list[jax.Array]:
-    """Returns the same state, which seems to depend on an entry of everything given.
+    """Returns the same state, made to depend on an entry of every argument, so that one function reads them all.
 
-    XLA:CPU aborts where one function leaves an argument unread, as its own simplifications may, of what no result needs; and of
-    constants, which it therefore must not see through a barrier. Every result needs some of the state. Nothing else is made
-    dependent, as XLA hands a program of more than a thousand operations, which it believes that takes, to a thread.
+    Cause: XLA:CPU aborts the process ("All or none of the slices should have an explicit index") where one function leaves an
+    argument unread. It lists the function's buffers by what its instructions read and write (`GetAllSlices`,
+    xla/backends/cpu/codegen/computation_kernel_emitter.cc of openxla/xla, 187c49e), and then looks up a buffer for every
+    argument (`EmitGlobalBufferPointer`, xla/service/cpu/ir_emitter.cc), also for one that is not in the list. Arguments become
+    unread where XLA's own simplifications remove what no result needs. XLA's own pass does not meet this: its functions hand
+    every argument to the loop in them. Seen with jaxlib 0.10.2.
+
+    Workaround: the state is selected by a condition that reads an entry of every argument, and is never true, which XLA can't
+    know. Every result needs some of the state, so nothing that reads is removed. Only the state is selected in this way: each
+    selection counts as an operation, and a program that XLA believes takes a thousand or more is handed to a thread (see
+    `SUM_BLOCK`).
     """
     first = [x.reshape(-1)[0] for x in given if x.size]
     odd = [x if x.dtype == bool else x != x if jnp.issubdtype(x.dtype, jnp.floating) else x == 7 for x in first]

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report = commands.add_parser("report", help="everything in the records as one page of HTML")
     report.set_defaults(run=_report)
 
-    tables = commands.add_parser("tables", help="write the README's tables from the records")
+    tables = commands.add_parser("tables", help="write the READMEs' tables from the records")
     tables.set_defaults(run=_tables)
 
     kernels = commands.add_parser("kernels", help="compile the GPU kernels without a GPU, and say what they cost")
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     kernels.set_defaults(run=_kernels)
 
     ahead = commands.add_parser("ahead-of-time", help="compile public calls for a GPU that is not here, by XLA's own compiler")
-    ahead.add_argument("--only", default="", help="calls whose name holds this, for one 'hmm_smoother'")
+    ahead.add_argument("--only", default="", help="calls whose name holds this, e.g. 'hmm_smoother'")
     ahead.add_argument("--devices", nargs="+", default=["NVIDIA H100 80GB HBM3"], help="or 'NVIDIA H200'")
     ahead.add_argument("--hlo", type=Path, help="folder for the optimised programs (default: none are kept)")
     ahead.set_defaults(run=_ahead_of_time)
@@ -63,7 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     gpu.add_argument("--commit", help="what is measured, where git can't tell")
     gpu.set_defaults(run=_gpu)
 
-    keep = commands.add_parser("keep", help="a GPU run's folder: into the records, the crossover table, the README, the report")
+    keep = commands.add_parser(
+        "keep", help="a GPU run's folder: into the records, the crossover table, the READMEs, the report"
+    )
     keep.add_argument("folder", type=Path, help="what .ci/gpu wrote")
     keep.set_defaults(run=_keep)
 
@@ -114,10 +116,10 @@ def _report(arguments: Namespace) -> None:
 
 def _tables(_: Namespace) -> None:
     from fastscan.dispatch import crossovers
-    from fastscan.profiling.report.readme import README, generated, rewritten
+    from fastscan.profiling.report.readme import write_tables
 
     crossovers.use_crossover_table(crossovers.committed_table())
-    README.write_text(rewritten(README.read_text(), generated()))
+    write_tables()
 
 
 def _kernels(arguments: Namespace) -> None:

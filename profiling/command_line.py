@@ -12,7 +12,7 @@ _INSTALL = {
     **dict.fromkeys(("blackjax", "jinja2", "matplotlib", "nvtx", "optax", "rich"), "'fastscan[profile]'"),
     **{name: name for name in ("dynamax", "statsmodels", "triton")},
 }
-"""What brings the packages that fastscan does without until a command needs them."""
+"""The package or extra to install for each package that fastscan does without until a command needs it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -47,14 +47,20 @@ def _message(error: Exception) -> str | None:
 def add_commands(commands: "argparse._SubParsersAction") -> None:
     """Adds the commands of users. Each imports what it needs."""
     demo = commands.add_parser("demo", help="CO2 at Mauna Loa, earthquakes, and the tracking model; table and figures")
-    demo.add_argument("what", nargs="?", default="smoothing", choices=list(_DEMOS), help="hmc, slds, metropolis: the seeds")
+    demo.add_argument(
+        "what",
+        nargs="?",
+        default="smoothing",
+        choices=list(_DEMOS),
+        help="hmc: dynamax's notebook; slds: regimes; metropolis: chains",
+    )
     demo.add_argument("--lengths", type=int, nargs="+", default=[100, 1_000, 10_000, 100_000], help="T of the tracking model")
     demo.add_argument("--out", type=Path, default=Path("out"), help="folder for what is written (default: out)")
     demo.set_defaults(run=_demo)
 
     measure = commands.add_parser("measure", help="errors, times, first calls and memory, ours and dynamax's, into a record")
     measure.add_argument("--cases", nargs="+", default=["grid", "others", "held-out"], help="groups, in order (default: all)")
-    measure.add_argument("--only", default="", help="cases whose text holds this, for one 'hmm_smoother K=5'")
+    measure.add_argument("--only", default="", help="cases whose text holds this, e.g. 'hmm_smoother K=5'")
     measure.add_argument("--implementations", nargs="+", help="default: all that end in reasonable time, and dynamax's")
     measure.add_argument("--budget", type=float, default=780, help="seconds after which no case begins (default: 780)")
     measure.add_argument("--record", type=Path, help="CSV (default: that of this device and version, among yours)")
@@ -66,7 +72,7 @@ def add_commands(commands: "argparse._SubParsersAction") -> None:
     fit.set_defaults(run=_fit)
 
     explain = commands.add_parser("explain", help="which implementation would run here, and why")
-    explain.add_argument("operation", help="a public function, for one lgssm_smoother")
+    explain.add_argument("operation", help="a public function, e.g. lgssm_smoother")
     for name, default in (("--D", None), ("--K", None), ("--T", None), ("--B", 1), ("--m", None)):
         explain.add_argument(name, type=int, default=default, required=name == "--T")
     explain.add_argument("--dtype", default="float32", choices=["float32", "float64"])

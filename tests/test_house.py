@@ -40,6 +40,27 @@ def test_no_file_passes_400_lines(path):
     assert len(path.read_text().splitlines()) <= 400
 
 
+def docstrings(path):
+    """Those of modules, classes and functions, and strings that stand below an attribute."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        for line in getattr(node, "body", []) if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) else []:
+            if isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str):
+                yield line.lineno, line.value.value
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_docstrings_begin_with_what_they_are_about(path):
+    """With a verb, or with a noun: "Of" and "What" leave the reader to guess."""
+    found = [(line, text) for line, text in docstrings(path) if text.split()[0] in ("Of", "What")]
+    assert not found
+
+
+def test_docstrings_are_found(tmp_path):
+    path = tmp_path / "module.py"
+    path.write_text('"""What."""\nX = 1\n"""Of X."""\nclass A:\n    """A."""\n    def f(self):\n        """Of f."""\n')
+    assert sorted(docstrings(path)) == [(1, "What."), (3, "Of X."), (5, "A."), (7, "Of f.")]
+
+
 def test_tests_that_are_slow_exist():
     for line in (ROOT / "tests/slow.txt").read_text().splitlines():
         file, name = line.split("[")[0].split("::")
@@ -127,4 +148,5 @@ def test_a_source_distribution_holds_what_its_tests_need(monkeypatch):
     WholeSdist(Distribution()).make_release_tree("", ["README.md"])
     wanted = {str(f.relative_to(ROOT)) for f in [*FILES, *(ROOT / "tests").rglob("*.py")]}
     assert wanted | {"README.md", "tests/slow.txt", ".ci/gpu"} <= set(held)
+    assert {f"{folder}/README.md" for folder in ("fastscan", "kernels", "profiling")} <= set(held)
     assert not [name for name in held if "__pycache__" in name]

@@ -1,16 +1,23 @@
-"""Which implementation runs: the one that was named, or the one that was measured to be fastest here.
+"""The choice of an implementation: the one that was named, or the one that was measured to be fastest here.
 
-The crossover table says which one that is (`dispatch.crossovers`). A device that is not in it gets `_RULE`, or, if it is an
-NVIDIA GPU, kernels by `_KERNEL_RULE`.
+The crossover table says which one is fastest (`dispatch.crossovers`). A device that is not in it gets `_RULE`, or, if it is an
+NVIDIA GPU, kernels by `_KERNEL_RULE`. A device's entry may say how kernels are launched on it: "launch", fields of
+`kernels.plan.Launch` that differ from the default.
 
-Matrices are arrays under XLA at every D, staged on a CPU; but an HMM's vectors in one chunk are not worth a stage where they
-are large, or few and no one function. On a CPU, loops over little are compiled to one function (`kernels.plan.Plan`). Where
-hints to XLA are off (`kernels.xla_hints`), nothing is staged, and no loop one function.
-Unrolled into `Lanes`, matrices belong in a Pallas kernel: XLA fuses the unrolled program into each of its results anew, which
-is slow to compile and slow to run. A kernel's lane holds a whole model in its registers, so kernels are for small ones
-(`KERNEL_SIZES`).
+Then a plan is made, which works around XLA in three ways. Each cause, with the place in XLA's source, stands in
+`kernels.xla_hints`:
 
-A device's entry may say how kernels are launched on it: "launch", fields of `kernels.plan.Launch` that differ from the default.
+* XLA:CPU fuses an operation into each of those that use its result, and computes it again for each. So on a CPU matrices are
+  "staged" arrays: results that are used more than once are units of their own. Not so an HMM's vectors in one chunk, where they
+  are large, or where they are few and their loop is not one function: a unit would cost more than it saves.
+* XLA:CPU's runtime starts a loop's operations one by one, which takes longer than to compute a few numbers. So loops over small
+  matrices are compiled to one function, for at most so many lanes (`one_function_lanes`): XLA can't compile every larger
+  operation in this way.
+* Unrolled into `Lanes`, a program has no units: XLA fuses all of it into each of its results, which is slow to compile and to
+  run. So `Lanes` are for Pallas kernels alone. A kernel's lane holds a whole model in its registers, so kernels are for small
+  models (`KERNEL_SIZES`).
+
+Where the hints to XLA are off, or the device is no CPU, arrays are not staged, and no loop is one function.
 """
 
 import math
@@ -27,8 +34,8 @@ from fastscan.kernels.plan import Launch, Plan
 XLA_IMPLEMENTATIONS = ("sequential", "associative", "chunked")
 IMPLEMENTATIONS = (*XLA_IMPLEMENTATIONS, "pallas", "pallas_interpret")
 FAMILIES = ("lgssm", "lgssm_varying", "hmm", "hmm_mode", "hmm_sample")
-"""What is measured apart: linear-Gaussian models; those whose dynamics vary in time; an HMM's filters and smoothers, its most
-likely path, its sampler."""
+"""Families that are measured apart: linear-Gaussian models; those whose dynamics vary in time; an HMM's filters and smoothers,
+its most likely path, its sampler."""
 MEASURED_AS = {"lds": "lgssm", "lgssm_varying": "lgssm"}
 """Families that are run by another one's measurements, where they have none of their own: chains of potentials, too."""
 _HMMS = FAMILIES[2:]
@@ -56,13 +63,13 @@ INTERPRETED_SIZES: dict[str, dict] = {
 """The same in the interpreter, which has no registers."""
 
 FORGETTING_ROWS = 64
-"""Of a chunk, at least, where it may pay to find out when an HMM has forgotten its beginning."""
+"""The fewest rows of a chunk where it may pay to find out when an HMM has forgotten its beginning."""
 
 FEWER_LANES = 2
 """A number of chunks between those that were measured is cut by up to so much where that makes loops one function."""
 
 MOST_CHUNKS = 256
-"""Of "chunked" on a CPU where nothing was measured."""
+"""The most chunks of "chunked" on a CPU where nothing was measured."""
 
 _KERNELS_ON = "NVIDIA"
 _RULE = "a rule for devices that were not measured: chunks of 16 rows, one chunk below 64 rows or above 16,384 sequences"
@@ -70,7 +77,7 @@ _KERNEL_RULE = "kernels, by a rule for NVIDIA GPUs that were not measured: chunk
 
 
 class Choice(NamedTuple):
-    """What will run, and why."""
+    """An implementation, the plan that runs it, and in words why it was chosen."""
 
     implementation: str
     plan: Plan
@@ -78,7 +85,7 @@ class Choice(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What `choose` asks, but for B."""
+    """The arguments of `choose`, but for B."""
 
     implementation: str | None
     T: int
@@ -89,7 +96,7 @@ class Problem(NamedTuple):
     shared: bool = False
 
     def plan(self, B: int) -> Plan:
-        """What runs B sequences."""
+        """Chooses the plan for B sequences."""
         return choose(**self._asdict(), B=B).plan
 
 
@@ -107,7 +114,7 @@ class How(NamedTuple):
     missing: bool | None = None
 
     def of_batch(self, B: int) -> "How":
-        """The same for B sequences, whose matrices may differ."""
+        """Returns the same for B sequences, whose matrices may differ."""
         return self if self.problem is None else self._replace(plan=self.problem._replace(shared=False).plan(B))
 
 
@@ -123,10 +130,10 @@ def choose(
     shared: bool = False,
     device: str | None = None,
 ) -> Choice:
-    """What runs a series of T steps in B sequences.
+    """Chooses how to run a series of T steps in B sequences.
 
     Args:
-        implementation: a name in `IMPLEMENTATIONS`, which is taken at its word, or None for the fastest. "chunked:64" runs in
+        implementation: a name in `IMPLEMENTATIONS`, which runs or is an error, or None for the fastest. "chunked:64" runs in
             about 64 chunks: none is empty, and on a CPU there may be some more for whole vectors of them.
         T: time steps.
         B: sequences.
@@ -161,7 +168,7 @@ def choose(
         _check_kernels(name, device, family, D, m, dtype)
     lanes = one_function_lanes(max(D, m), dtype, chunked=name == "chunked", shared=shared) if _hinted(device) else 0
     hmm = family in _HMMS
-    if hmm and D == 1:  # all that is found of one state is known, and nothing of a loop would be read
+    if hmm and D == 1:  # all results for one state are known beforehand: nothing would read a function's arguments
         lanes = 0
     if chunks is None and "chunked" in found:
         chunks = found["chunked"].chunks or 2
@@ -174,7 +181,7 @@ def choose(
 
 
 def _parse(implementation: str | None) -> tuple[str | None, int | None]:
-    """The name, and how many chunks are wanted, if that was said."""
+    """Splits an implementation into its name and the number of chunks, None where that is not given."""
     name, _, count = (implementation or "").partition(":")
     right = name in IMPLEMENTATIONS and (not count or (name == "chunked" and count.isdecimal() and int(count) > 0))
     if implementation is not None and (not right or implementation.endswith(":")):
@@ -186,7 +193,7 @@ def _parse(implementation: str | None) -> tuple[str | None, int | None]:
 
 
 def _fastest(found: dict[str, crossovers.Expected], dtype: str, T: int, B: int, *, kernels: bool) -> tuple[str, str]:
-    """The implementation to take, and why."""
+    """Chooses an implementation, and says why."""
     if found:
         name = crossovers.winner(found)
         times = ", ".join(f"{n} {1e3 * x.seconds:.3g} ms" for n, x in sorted(found.items(), key=lambda x: x[1].seconds))
@@ -197,7 +204,7 @@ def _fastest(found: dict[str, crossovers.Expected], dtype: str, T: int, B: int, 
 
 
 def _where(slices: list[dict], measured: str, family: str, device: str, D: int, T: int, B: int) -> str:
-    """How near measurements are to some sizes."""
+    """Says how near measurements are to some sizes."""
     apart = []
     for letter, wanted, there in (
         ("D" if measured.startswith("lgssm") else "K", D, {s["D"] for s in slices}),
@@ -237,9 +244,12 @@ def _algebra(device: str) -> str:
 
 
 def one_function_lanes(size: int, dtype: Any, *, chunked: bool, shared: bool = False) -> int:
-    """The most lanes whose loops are compiled to one function on a CPU, of matrices of up to ``size`` rows; 0 if none are.
+    """Counts the lanes, at most, whose loops are compiled to one function on a CPU, for matrices of up to ``size`` rows; 0 if
+    none are.
 
-    Every chunk has a summary of its own, and these are scanned from both sides at once, in twice as many lanes.
+    The limits are those of `kernels.xla_hints.ONE_FUNCTION_BYTES`, where XLA would hand parts of an operation to its threads or
+    to a library, which one function can't. In chunks there are half as many lanes: every chunk has a summary of its own, and
+    these are scanned from both sides at once, in twice as many lanes.
     """
     if size > UNROLLED_TERMS:
         return 0
@@ -251,7 +261,7 @@ def one_function_lanes(size: int, dtype: Any, *, chunked: bool, shared: bool = F
 
 
 def chunked_plan(hmm: bool, device: str, rows: int, chunks: int, few: int = 0) -> Plan:
-    """About as many chunks of rows, under XLA on a device, and not more than ``few`` if no more are asked for."""
+    """Plans about as many chunks of rows, under XLA on a device, and not more than ``few`` if no more are asked for."""
     if device != "cpu":
         return Plan(rows, _fit(chunks, rows))
     most = few if chunks <= few else rows
@@ -275,7 +285,7 @@ def _check_kernels(implementation: str, device: str, family: str, D: int, m: int
 
 
 def check_gpu(implementation: str, device: str) -> None:
-    """Whether kernels that were named can run: compiled, on an NVIDIA GPU, or interpreted.
+    """Checks that kernels that were named can run: compiled, on an NVIDIA GPU, or interpreted.
 
     Raises:
         RuntimeError: "pallas", on another device, or with a JAX that can't compile them.
@@ -298,7 +308,7 @@ def _kernel_plan(implementation: str, device: str, algebra: str, rows: int, B: i
 
 
 def compiled_implementations(device: str | None = None) -> tuple[str, ...]:
-    """The names that run compiled on a device, as `device_kind` has it: by default on the one that JAX uses."""
+    """Lists the names that run compiled on a device, as `device_kind` has it; by default on the one that JAX uses."""
     device = device_kind() if device is None else device
     return (*XLA_IMPLEMENTATIONS, "pallas") if _has_kernels(device) else XLA_IMPLEMENTATIONS
 
@@ -308,19 +318,21 @@ def _has_kernels(device: str) -> bool:
 
 
 def _hindrance(device: str) -> str:
-    """Why kernels can't be compiled for an NVIDIA GPU, in words; "" if they can."""
+    """Says why kernels can't be compiled for an NVIDIA GPU; "" if they can."""
     return hindrance(crossovers.of_device(device).get("launch", {}).get("lowering", Launch().lowering))
 
 
 def device_kind() -> str:
-    """The kind of the device that JAX computes on by default: "cpu", or an accelerator's name."""
+    """Returns the kind of the device that JAX computes on by default: "cpu", or an accelerator's name."""
     device = jax.config.jax_default_device or jax.devices()[0]
     platform = getattr(device, "platform", device)
     return "cpu" if platform == "cpu" else getattr(device, "device_kind", str(device))
 
 
 def _fit(chunks: int, rows: int, most: int | None = None) -> int:
-    """About as many chunks, without an empty one, and with no padded row if a near number has none."""
+    """Finds a number of chunks near the wanted one, without an empty chunk, and without a padded row if a near number has
+    none.
+    """
     chunks = max(1, min(chunks, rows))
     if chunks == 1:
         return 1
@@ -332,7 +344,7 @@ def _fit(chunks: int, rows: int, most: int | None = None) -> int:
 
 
 def _fit_lanes(chunks: int, rows: int, most: int) -> int:
-    """About as many chunks, whole vectors of them, and of these the number that pads fewest rows."""
+    """Finds a number of chunks near the wanted one that fills whole vectors, and of these the number that pads fewest rows."""
     vector = xla_hints.VECTOR
     near = range(vector * math.ceil(chunks * 0.75 / vector), min(int(chunks * 1.25), most) + 1, vector)
     return min(near, key=lambda c: (-rows % c // vector, abs(c - chunks)), default=_fit(chunks, rows, most))

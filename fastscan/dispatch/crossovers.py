@@ -1,11 +1,11 @@
-"""From which length on what wins: the measured table, where it comes from, and what it says between its entries.
+"""The crossover table: which implementation was measured to be fastest at which sizes, and estimates between its entries.
 
 A table holds, per kind of device and family of problems, slices: one D, B and dtype, and for growing T the seconds of every
 implementation, the number of chunks that ran fastest, and the length from which each wins. Between its entries seconds and
 chunks are interpolated, straight lines in the logarithms of T, B and D; beyond them the last entry holds.
 
-``fastscan measure`` and ``fastscan fit`` make a table, which is asked first where it lies in `user_table`;
-`use_crossover_table` takes another one. For devices that it does not know, the one that fastscan comes with is asked.
+``fastscan measure`` and ``fastscan fit`` make a table in `user_table`, which takes precedence over the bundled one;
+`use_crossover_table` takes another one. For devices that it does not hold, the bundled table is used.
 """
 
 import functools
@@ -20,20 +20,20 @@ import jax
 from platformdirs import user_cache_path
 
 MARGIN = 1.05
-"""An implementation that isn't sequential must be so many times faster: the sequential one compiles soonest."""
+"""How many times faster than the sequential one an implementation must be: the sequential one compiles in the least time."""
 
 _given: dict | None = None
 
 
 class Expected(NamedTuple):
-    """What a table says of an implementation at some sizes: seconds, and chunks where it has any."""
+    """The seconds that a table expects of an implementation at some sizes, and how many chunks it takes, if it has any."""
 
     seconds: float
     chunks: int | None
 
 
 def user_table() -> Path:
-    """The file that holds this user's own measurements, if there is one: in the platform's folder for caches."""
+    """Returns the file that holds this user's own measurements, in the platform's folder for caches; it need not exist."""
     return user_cache_path("fastscan") / "crossover.json"
 
 
@@ -57,12 +57,12 @@ def use_crossover_table(table: str | Path | dict | None) -> None:
 
 
 def given_table() -> dict | None:
-    """The one that `use_crossover_table` was given last, if it was."""
+    """Returns the table that `use_crossover_table` was given last, or None."""
     return _given
 
 
 def read_table(path: Path) -> dict:
-    """A table from its file.
+    """Reads a table from its file.
 
     Raises:
         FileNotFoundError: no such file.
@@ -79,13 +79,13 @@ def read_table(path: Path) -> dict:
 
 @functools.cache
 def committed_table() -> dict:
-    """The one that fastscan comes with."""
+    """Reads the table that fastscan comes with."""
     return json.loads(importlib.resources.files("fastscan.dispatch").joinpath("crossover.json").read_text())
 
 
 @functools.cache
 def of_device(device: str) -> dict:
-    """What is known of a kind of device, {} if nothing is: from the given table, the user's, or the committed one."""
+    """Returns the table's entry of a kind of device, or {}: from the given table, the user's, or the bundled one."""
     if _given is not None:
         return _given["devices"].get(device, {})
     own = read_table(user_table()) if user_table().exists() else {"devices": {}}
@@ -93,13 +93,13 @@ def of_device(device: str) -> dict:
 
 
 def slices_of(device: str, family: str, dtype: str) -> list[dict]:
-    """A family's slices; those of another dtype where this one was not measured."""
+    """Returns a family's slices; those of another dtype where this one was not measured."""
     slices = of_device(device).get("families", {}).get(family, [])
     return [s for s in slices if s["dtype"] == dtype] or slices
 
 
 def expected(slices: Sequence[dict], *, D: int, T: int, B: int) -> dict[str, Expected]:
-    """What slices say of every implementation that was measured around these sizes."""
+    """Estimates seconds of every implementation that was measured around these sizes."""
     corners = [
         (weight_D * weight_B, _at_length(slice_, T))
         for at_D, weight_D in _around(slices, "D", D)
@@ -110,14 +110,14 @@ def expected(slices: Sequence[dict], *, D: int, T: int, B: int) -> dict[str, Exp
 
 
 def winner(found: dict[str, Expected]) -> str:
-    """The implementation to take: the fastest, but sequential if that is hardly slower."""
+    """Chooses an implementation: the fastest, but sequential if that is hardly slower."""
     best = min(found, key=lambda name: found[name].seconds)
     sequential = found.get("sequential")
     return "sequential" if sequential and sequential.seconds < MARGIN * found[best].seconds else best
 
 
 def _around(slices: Iterable[dict], key: str, wanted: int) -> list[tuple[list[dict], float]]:
-    """The slices with the nearest values of ``key`` below and above, grouped by it, and their weights."""
+    """Finds the slices with the nearest values of ``key`` below and above, grouped by it, and their weights."""
     groups: dict[int, list[dict]] = {}
     for slice_ in slices:
         groups.setdefault(slice_[key], []).append(slice_)
@@ -125,7 +125,7 @@ def _around(slices: Iterable[dict], key: str, wanted: int) -> list[tuple[list[di
 
 
 def _at_length(slice_: dict, T: int) -> dict[str, Expected]:
-    """What a slice says of the implementations that it has on both sides of T."""
+    """Interpolates a slice at T, for the implementations that it has on both sides of T."""
     at = {length: i for i, length in enumerate(slice_["T"])}
     ends = [(at[length], weight) for length, weight in _bracket(slice_["T"], T)]
     found = {}
@@ -137,7 +137,7 @@ def _at_length(slice_: dict, T: int) -> dict[str, Expected]:
 
 
 def _bracket(values: Sequence[int], wanted: int) -> list[tuple[int, float]]:
-    """The one or two of ascending values that lie around the wanted one, and their weights in its logarithm."""
+    """Finds the one or two of ascending values that lie around the wanted one, and their weights in its logarithm."""
     below = max((v for v in values if v <= wanted), default=values[0])
     above = min((v for v in values if v >= wanted), default=values[-1])
     if below >= above:
@@ -147,7 +147,7 @@ def _bracket(values: Sequence[int], wanted: int) -> list[tuple[int, float]]:
 
 
 def _mean(weighted: Sequence[tuple[float, Expected]]) -> Expected:
-    """In the logarithms."""
+    """Averages logarithms of seconds and of chunks, with weights."""
 
     def mean(field: Callable[[Expected], Any]) -> float:
         return math.exp(sum(weight * math.log(field(x)) for weight, x in weighted))

@@ -13,7 +13,7 @@ ask ``(states < 0).any()`` before indexing by states.
 ``implementation`` is as in `fastscan.lgssm`. Arrays of different dtypes are promoted as JAX promotes them, to float32 or
 float64, integers to floats; so are results. States are int32, whatever ``jax_enable_x64`` says. Arrays may be JAX's or
 NumPy's, or what NumPy takes for one; masked rows of log-likelihoods are missing ones. Outside of `jit`, weights that are
-negative or NaN are an error; where values can't be seen, they make results NaN.
+negative or NaN are an error; where values can't be checked, they make results NaN.
 """
 
 import functools
@@ -46,21 +46,24 @@ def hmm_filter(
     implementation: str | None = None,
     log_weights: bool = False,
 ) -> HMMPosteriorFiltered:
-    """Forward filter.
+    """Computes the probabilities of the states given the data so far, by the forward filter.
 
     Args:
         initial_distribution: (K,) or (B, K).
         transition_matrix: (K, K), (T - 1, K, K), (B, T - 1, K, K), (B, 1, K, K), or None.
         log_likelihoods: (T, K) or (B, T, K); a row of NaN is missing.
         transition_fn: from t to (K, K), or None.
-        implementation: None, or a name as above.
+        implementation: None, or a name from the docstring of `fastscan.lgssm`.
         log_weights: the initial distribution and the transition matrices are logarithms.
 
     Returns:
         The log-likelihood, filtered and predicted probabilities.
 
     Raises:
-        TypeError, ValueError: what was given, what was wanted.
+        TypeError: arrays of anything but numbers, a key that is not a random key.
+        ValueError: shapes that do not fit together, negative weights, neither a matrix nor a function, an unknown
+            implementation.
+        RuntimeError: ``implementation="pallas"`` where kernels can't run.
     """
     return _filter(
         *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods, log_weights),
@@ -79,7 +82,8 @@ def hmm_marginal_loglik(
     implementation: str | None = None,
     log_weights: bool = False,
 ) -> jax.Array:
-    """Log p(y_1..T), without keeping probabilities; its derivative is one smoother's pass. Arguments as `hmm_filter`.
+    """Computes log p(y_1..T) without keeping probabilities; its derivative costs one smoother's pass. Arguments and errors are
+    those of `hmm_filter`.
 
     Returns:
         A scalar, or (B,).
@@ -102,7 +106,8 @@ def hmm_smoother(
     implementation: str | None = None,
     log_weights: bool = False,
 ) -> HMMPosterior:
-    """Forward filter and backward smoother.
+    """Computes the probabilities of the states given all data, by the forward filter and the backward smoother. Errors are
+    those of `hmm_filter`.
 
     Args:
         initial_distribution: (K,) or (B, K).
@@ -133,7 +138,8 @@ def hmm_backward_filter(
     implementation: str | None = None,
     log_weights: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
-    """Backward information filter. Arguments and errors as `hmm_filter`.
+    """Computes what the data after t say of the state at t, by the backward information filter. Arguments and errors are those
+    of `hmm_filter`.
 
     Returns:
         The logarithm of the sum over all paths without initial weights, and messages proportional to p(y_{t+1..T} | z_t),
@@ -154,7 +160,7 @@ def hmm_posterior_mode(
     implementation: str | None = None,
     log_weights: bool = False,
 ) -> jax.Array:
-    """The most likely states, by Viterbi's algorithm. Arguments and errors as `hmm_filter`.
+    """Finds the most likely states, by Viterbi's algorithm. Arguments and errors are those of `hmm_filter`.
 
     Returns:
         States (T,) or (B, T), int32. Of equally likely paths, the one with the lower state where they first differ. If the
@@ -178,7 +184,7 @@ def hmm_posterior_sample(
     implementation: str | None = None,
     log_weights: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
-    """One draw of the states given the data, by filtering forward and sampling backward.
+    """Draws states given the data, by filtering forward and sampling backward. Errors are those of `hmm_filter`.
 
     One uniform number a step is drawn before the recurrences run, and every step inverts the cumulative distribution of its
     state at it; so every implementation returns the same path for a key, unless a number lies within rounding of a boundary.
@@ -190,7 +196,7 @@ def hmm_posterior_sample(
         transition_matrix: (K, K), (T - 1, K, K), (B, T - 1, K, K), (B, 1, K, K), or None.
         log_likelihoods: (T, K) or (B, T, K); a row of NaN is missing.
         transition_fn: from t to (K, K), or None.
-        implementation: None, or a name as above.
+        implementation: None, or a name from the docstring of `fastscan.lgssm`.
         log_weights: the initial distribution and the transition matrices are logarithms.
 
     Returns:
@@ -215,7 +221,7 @@ def compute_transition_probs(
     summed: bool | None = None,
     log_weights: bool = False,
 ) -> jax.Array:
-    """Probabilities of transitions p(z_t, z_{t+1} | y_1..T).
+    """Computes the probabilities of transitions, p(z_t, z_{t+1} | y_1..T).
 
     Args:
         transition_matrix: that of the posterior, as `hmm_filter` has it.
@@ -228,7 +234,10 @@ def compute_transition_probs(
         (K, K) or (T - 1, K, K), for a batch with a leading axis.
 
     Raises:
-        TypeError, ValueError: what was given, what was wanted.
+        TypeError: arrays of anything but numbers, a key that is not a random key.
+        ValueError: shapes that do not fit together, negative weights, neither a matrix nor a function, an unknown
+            implementation.
+        RuntimeError: ``implementation="pallas"`` where kernels can't run.
     """
     probs = jnp.asarray(hmm_posterior.smoothed_probs)
     batched, (T, K) = probs.ndim == 3, probs.shape[-2:]
@@ -247,14 +256,14 @@ def compute_transition_probs(
 def parallel_hmm_filter(
     initial_probs: ArrayLike, transition_matrix: ArrayLike, log_likelihoods: ArrayLike, **options: Any
 ) -> HMMPosteriorFiltered:
-    """`hmm_filter`, by the name and with the argument's name that dynamax's parallel code has."""
+    """Calls `hmm_filter`, with the names that dynamax's parallel code has."""
     return hmm_filter(initial_probs, transition_matrix, log_likelihoods, **options)
 
 
 def parallel_hmm_smoother(
     initial_probs: ArrayLike, transition_matrix: ArrayLike, log_likelihoods: ArrayLike, **options: Any
 ) -> HMMPosterior:
-    """`hmm_smoother`, by the name and with the argument's name that dynamax's parallel code has."""
+    """Calls `hmm_smoother`, with the names that dynamax's parallel code has."""
     return hmm_smoother(initial_probs, transition_matrix, log_likelihoods, **options)
 
 
@@ -291,7 +300,7 @@ def check_hmm_weights(initial_distribution: ArrayLike, transition_matrix: ArrayL
 def _given(
     initial: Any, matrix: Any, function: TransitionFn, log_likelihoods: Any, log_weights: bool
 ) -> tuple[Any, Any, Any, bool]:
-    """What the compiled functions take: arrays, and whether the matrix is the function's values."""
+    """Returns the arguments of the compiled functions: arrays, and whether the matrix is the function's values."""
     ll = log_likelihoods_array(log_likelihoods)
     matrix, called = tabulated(matrix, function, ll)
     initial = None if initial is None else array("initial_distribution", initial)
@@ -303,7 +312,7 @@ def _given(
 def _prepare(
     initial: Any, matrix: Any, ll: jax.Array, called: bool, implementation: str | None, family: str = "hmm"
 ) -> tuple[HMM, bool, How]:
-    """The checked model, whether it has a batch axis, and how to run it."""
+    """Returns the checked model, whether it has a batch axis, and how to run it."""
     model, batched = check_hmm(initial, matrix, ll, called)
     B, T, K = model.log_likelihoods.shape
     problem = Problem(implementation, T, K, 0, str(model.A.dtype), family, shared=len(model.A) == 1)
@@ -354,7 +363,7 @@ def _sample(initial, matrix, ll, called, implementation, log_weights, key) -> tu
 
 
 def _sums(matrix: Any, called: bool) -> bool:
-    """Whether dynamax would sum the probabilities of transitions over time."""
+    """Tells whether dynamax would sum the probabilities of transitions over time."""
     return not called and jnp.ndim(matrix) == 2
 
 

@@ -24,14 +24,16 @@ class HMM(NamedTuple):
 
 
 class Scales(NamedTuple):
-    """What was taken away, as logarithms: of the initial weights (B or 1,), of A (B or 1, T - 1 or 1)."""
+    """Logarithms of the factors that weights were divided by: of the initial weights (B or 1,), of A (B or 1, T - 1 or 1)."""
 
     initial: jax.Array
     A: jax.Array
 
 
 def tabulated(matrix: Any, function: Callable | None, series: Any) -> tuple[Any, bool]:
-    """Transition weights as an array or None, and whether they are the function's, for the steps of a series (..., T, K)."""
+    """Returns transition weights as an array or None for the steps of a series (..., T, K), and whether they are the function's
+    values.
+    """
     if function is not None:
         steps = jnp.shape(series)[-2] - 1 if jnp.ndim(series) > 1 else 0
         return tabulate("transition_fn", function, steps, "Entry t is of the transition from t to t + 1."), True
@@ -39,7 +41,7 @@ def tabulated(matrix: Any, function: Callable | None, series: Any) -> tuple[Any,
 
 
 def check_hmm(initial: Any, transition_matrix: Any, log_likelihoods: Any, called: bool = False) -> tuple[HMM, bool]:
-    """Arguments in one layout and one dtype, and whether the log-likelihoods had a batch axis.
+    """Checks the arguments, and returns them in one layout and one dtype, and whether the log-likelihoods had a batch axis.
 
     Args:
         initial: (K,), (B, K), or None for functions that have no use for it.
@@ -77,7 +79,9 @@ def check_hmm(initial: Any, transition_matrix: Any, log_likelihoods: Any, called
 
 
 def check_transitions(matrix: Any, called: bool, B: int | None, T: int, K: int, dtype: Any) -> jax.Array:
-    """Transition weights (B or 1, T - 1 or 1, K, K); arguments and errors as `check_hmm`, B None without a batch axis."""
+    """Checks transition weights, and returns them as (B or 1, T - 1 or 1, K, K); arguments and errors are those of `check_hmm`,
+    with B None without a batch axis.
+    """
     if called:
         return _checked("transition_fn", matrix, dtype, [(T - 1, K, K)])[None]
     if matrix is None:
@@ -88,7 +92,7 @@ def check_transitions(matrix: Any, called: bool, B: int | None, T: int, K: int, 
 
 
 def scaled_series(model: HMM, log_weights: bool) -> tuple[HMMSeries, Scales]:
-    """What the passes for probabilities take, with weights in linear scale."""
+    """Returns the input of the passes for probabilities, with weights in linear scale."""
     ll = model.log_likelihoods
     if log_weights:
         initial, largest = relative_weights(model.initial, (-1,))
@@ -100,13 +104,13 @@ def scaled_series(model: HMM, log_weights: bool) -> tuple[HMMSeries, Scales]:
 
 
 def log_series(model: HMM, log_weights: bool) -> HMMSeries:
-    """What the pass for the most likely states takes, with logarithms of weights."""
+    """Returns the input of the pass for the most likely states, with logarithms of weights."""
     initial, A = (model.initial, model.A) if log_weights else (jnp.log(model.initial), jnp.log(model.A))
     return HMMSeries(initial[:, None, :, None], A, model.log_likelihoods[..., None])
 
 
 def unscaled_loglik(density: jax.Array, scales: Scales, T: int) -> jax.Array:
-    """The log-likelihood (B,), from the log density (B,) of T observations under weights that were scaled."""
+    """Computes the log-likelihood (B,) from the log density (B,) of T observations under weights that were scaled."""
     matrices = scales.A.sum(-1) * ((T - 1) if scales.A.shape[1] == 1 else 1)
     return density + scales.initial + matrices
 

@@ -27,7 +27,7 @@ def hmm_fixed_lag_smoother(
     *,
     implementation: str | None = None,
 ) -> HMMPosterior:
-    """What the data up to t say of the last ``window_size`` states, for every t.
+    """Computes the probabilities of the last ``window_size`` states given the data up to t, for every t.
 
     Args:
         initial_distribution: (K,).
@@ -43,7 +43,10 @@ def hmm_fixed_lag_smoother(
         window's (W, K).
 
     Raises:
-        TypeError, ValueError: what was given, what was wanted.
+        TypeError: arrays of anything but numbers, a key that is not a random key.
+        ValueError: shapes that do not fit together, negative weights, neither a matrix nor a function, an unknown
+            implementation.
+        RuntimeError: ``implementation="pallas"`` where kernels can't run.
     """
     window_size = count("window_size", window_size)
     ll = log_likelihoods_array(log_likelihoods)
@@ -68,14 +71,14 @@ def _windows(A: jax.Array, ll: jax.Array, filtered: jax.Array, predicted: jax.Ar
     A = jnp.broadcast_to(A, (T - 1, K, K))
 
     def earlier(x: jax.Array, lag: Any) -> jax.Array:
-        """``x[t - lag]`` for every t, zeros before the beginning."""
+        """Returns ``x[t - lag]`` for every t, zeros before the beginning."""
         here = jnp.arange(len(x)) >= lag
         return jnp.where(here.reshape(-1, *[1] * (x.ndim - 1)), jnp.roll(x, lag, 0), 0)
 
     arrivals = jnp.concatenate([jnp.zeros_like(A[:1]) if T > 1 else jnp.zeros((1, K, K), A.dtype), A])
 
     def step(smoothed: jax.Array, lag: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """From the smoothed probabilities of t - lag + 1 to those of t - lag, for every t."""
+        """Goes from the smoothed probabilities of t - lag + 1 to those of t - lag, for every t."""
         expected = earlier(predicted, lag - 1)
         change = quotient(smoothed, expected)
         weights = earlier(filtered, lag) * jnp.einsum("tij,tj->ti", earlier(arrivals, lag - 1), change, precision="highest")

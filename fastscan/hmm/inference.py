@@ -1,4 +1,4 @@
-"""What is compiled of inference in hidden Markov models: checked models in, probabilities, states and samples out.
+"""The compiled part of inference in hidden Markov models: checked models in, probabilities, states and samples out.
 
 All have a batch axis: an `HMM`, results (B, T, ...).
 """
@@ -22,7 +22,7 @@ from fastscan.types import HMMPosterior, HMMPosteriorFiltered
 
 
 def _run(how: How, run: Callable[..., Any], series: HMMSeries, *noise: jax.Array) -> Any:
-    """``run(plan, series, *noise)``, for every sequence there is log-likelihoods, weights or noise for."""
+    """Calls ``run(plan, series, *noise)`` with a batch of as many sequences as log-likelihoods, weights or noise have."""
 
     def infer(plan: Plan, series: HMMSeries, *noise: jax.Array) -> Any:
         B, ll = batch_size((series, noise)), series.log_likelihood
@@ -33,14 +33,16 @@ def _run(how: How, run: Callable[..., Any], series: HMMSeries, *noise: jax.Array
 
 @functools.partial(jax.jit, static_argnames=("how", "log_weights"))
 def filter_states(model: HMM, how: How, log_weights: bool) -> HMMPosteriorFiltered:
-    """Log-likelihoods, filtered and predicted probabilities."""
+    """Computes log-likelihoods, filtered and predicted probabilities."""
     series, scales = scaled_series(model, log_weights)
     return _filtered(how, series, _run(how, hmm_passes.filter_states, series), scales, log_weights)
 
 
 @functools.partial(jax.jit, static_argnames=("how", "log_weights", "counting"))
 def smooth_states(model: HMM, how: How, log_weights: bool, counting: bool) -> HMMPosterior:
-    """These and smoothed probabilities; if ``counting``, expected transitions, which wants weights that do not vary."""
+    """Computes these and smoothed probabilities; with ``counting``, which needs weights that do not vary, also expected
+    transitions.
+    """
     series, scales = scaled_series(model, log_weights)
     smooth = functools.partial(hmm_passes.smooth_states, counting=counting)
     states, smoothed, counts = _run(how, smooth, series)
@@ -51,7 +53,7 @@ def smooth_states(model: HMM, how: How, log_weights: bool, counting: bool) -> HM
 
 @functools.partial(jax.jit, static_argnames=("how", "log_weights"))
 def loglik(model: HMM, how: How, log_weights: bool) -> jax.Array:
-    """The log-likelihood (B,) alone."""
+    """Computes the log-likelihood (B,) alone."""
     series, scales = scaled_series(model, log_weights)
     density = _run(how, hmm_passes.filter_loglik, jax.lax.stop_gradient(series))
     return unscaled_loglik(_scored(how, series, density), scales, how.plan.steps + 1)
@@ -59,7 +61,7 @@ def loglik(model: HMM, how: How, log_weights: bool) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames=("how", "log_weights"))
 def filter_backward(model: HMM, how: How, log_weights: bool) -> tuple[jax.Array, jax.Array]:
-    """The sum over all paths without initial weights, as a logarithm (B,), and messages (B, T, K)."""
+    """Computes the sum over all paths without initial weights, as a logarithm (B,), and messages (B, T, K)."""
     series, scales = scaled_series(model, log_weights)
     predicted, density = _run(how, hmm_passes.filter_backward, series)
     messages = predicted[..., 0]
@@ -71,14 +73,14 @@ def filter_backward(model: HMM, how: How, log_weights: bool) -> tuple[jax.Array,
 
 @functools.partial(jax.jit, static_argnames=("how", "log_weights"))
 def most_likely_states(model: HMM, how: How, log_weights: bool) -> jax.Array:
-    """(B, T)."""
+    """Finds the most likely states (B, T)."""
     states, score = _run(how, hmm_passes.most_likely_states, log_series(model, log_weights))
     return _unless_impossible(how.plan, states, score[:, 0, 0, 0])
 
 
 @functools.partial(jax.jit, static_argnames=("how", "log_weights"))
 def sample_states(model: HMM, uniform: jax.Array, how: How, log_weights: bool) -> tuple[jax.Array, jax.Array]:
-    """The log-likelihood (B,), and states (B, T) by uniform numbers (B, T, 1, 1)."""
+    """Draws states (B, T) by uniform numbers (B, T, 1, 1), and computes the log-likelihood (B,)."""
     series, scales = scaled_series(model, log_weights)
     states, density = _run(how, hmm_passes.sample_states, series, uniform)
     loglik = unscaled_loglik(density, scales, how.plan.steps + 1)
@@ -86,13 +88,13 @@ def sample_states(model: HMM, uniform: jax.Array, how: How, log_weights: bool) -
 
 
 def counts_on_the_way(plan: Plan, model: HMM) -> bool:
-    """Whether a smoother should add up transitions as it goes, and not from what it leaves."""
+    """Tells whether a smoother should add up transitions as it goes, and not from its results."""
     return plan.chunks > 1 or plan.launch is not None or (plan.one_function and len(model.log_likelihoods) == 1)
 
 
 @functools.partial(jax.jit, static_argnames=("summed", "log_weights"))
 def transition_probs(A: jax.Array, posterior: Any, summed: bool, log_weights: bool) -> jax.Array:
-    """Of a posterior with a batch axis: (B, K, K) or (B, T - 1, K, K)."""
+    """Computes probabilities of transitions from a posterior with a batch axis: (B, K, K) or (B, T - 1, K, K)."""
     filtered, predicted, smoothed = (
         jnp.asarray(x) for x in (posterior.filtered_probs, posterior.predicted_probs, posterior.smoothed_probs)
     )
@@ -108,7 +110,7 @@ def transition_probs(A: jax.Array, posterior: Any, summed: bool, log_weights: bo
 
 
 def _scored(how: How, series: HMMSeries, density: jax.Array) -> jax.Array:
-    """The log density (B,), with its derivative, which every sequence has matrices of."""
+    """Gives the log density (B,) its derivative. Every sequence needs matrices of its own for it."""
     return scored(functools.partial(_run, how.of_batch(len(density)), hmm_passes.score), density, series)
 
 
@@ -122,7 +124,7 @@ def _filtered(how: How, series: HMMSeries, states: FilteredStates, scales: Scale
 
 
 def _unless_impossible(plan: Plan, states: jax.Array, loglik: jax.Array) -> jax.Array:
-    """States (B, T), or -1 where the data of a sequence are impossible, or no numbers.
+    """Replaces states (B, T) by -1 where the data of a sequence are impossible, or no numbers.
 
     Where loops are one function, on conditions and in a loop: XLA:CPU hands programs that compute more than a little outside of
     loops to a thread, which takes longer than they do.

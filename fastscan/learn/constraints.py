@@ -39,7 +39,7 @@ def _frozen(_: Any) -> Any:
 
 
 FROZEN = Constraint("frozen", _frozen, _frozen, _frozen)
-"""Of a parameter that keeps its value."""
+"""The constraint of a parameter that keeps its value."""
 
 REAL = Constraint("real", lambda y: y, lambda x: x, lambda y: jnp.zeros((), y.dtype))
 
@@ -62,7 +62,9 @@ def _to_log_cholesky(S: jax.Array) -> jax.Array:
 
 
 def _log_det_of_log_cholesky(y: jax.Array) -> jax.Array:
-    """Of L to L L' it is 2^n prod L_ii^(n - i + 1), i from 1; of the logarithms another prod L_ii."""
+    """Computes the log determinant of the map to L L': that of L to L L' is 2^n prod L_ii^(n - i + 1), i from 1; the logarithms
+    on L's diagonal add another prod L_ii.
+    """
     n = _rows(y.shape[-1])
     i = jnp.arange(n)
     log_diagonal = y[..., i * (i + 3) // 2]
@@ -70,7 +72,7 @@ def _log_det_of_log_cholesky(y: jax.Array) -> jax.Array:
 
 
 def _rows(entries: int) -> int:
-    """N, of a triangle of N (N + 1) / 2 entries."""
+    """Returns n, the rows of a triangle of n (n + 1) / 2 entries."""
     return (math.isqrt(8 * entries + 1) - 1) // 2
 
 
@@ -95,7 +97,7 @@ SIMPLEX = Constraint("probabilities, none of them zero", _from_log_ratios, _to_l
 
 
 def to_unconstrained(params: Any, constraints: Any) -> Any:
-    """The parameters as real numbers, with None for the frozen ones.
+    """Maps parameters to real numbers, with None for the frozen ones.
 
     Args:
         params: a tree of arrays.
@@ -120,7 +122,7 @@ def _unconstrain(params: Any, constraints: Any) -> Any:
 
 
 def from_unconstrained(position: Any, constraints: Any, params: Any) -> Any:
-    """The parameters at a position, of the dtypes of ``params``, whose frozen ones they have."""
+    """Maps a position back to parameters, in the dtypes of ``params``, from which the frozen ones are taken."""
 
     def leaf(constraint: Constraint, y: Any, x: Any) -> Any:
         return x if constraint is FROZEN else constraint.constrain(y).astype(jnp.result_type(x))
@@ -129,13 +131,15 @@ def from_unconstrained(position: Any, constraints: Any, params: Any) -> Any:
 
 
 def log_det_jac_constrain(position: Any, constraints: Any) -> jax.Array | float:
-    """The logarithm of the determinant of the Jacobian of `from_unconstrained`: what densities of positions gain by it."""
+    """Computes the logarithm of the determinant of the Jacobian of `from_unconstrained`: densities of positions have it
+    added.
+    """
     dets = jax.tree.map(lambda c, y: None if c is FROZEN else c.log_det_jacobian(y), constraints, position)
     return sum(jax.tree.leaves(dets), 0.0)
 
 
 def freeze(constraints: Any, names: Iterable[str]) -> Any:
-    """The constraints with some parameters frozen.
+    """Returns the constraints with some parameters frozen.
 
     Args:
         constraints: a tree of `Constraint`s.
@@ -157,7 +161,7 @@ def freeze(constraints: Any, names: Iterable[str]) -> Any:
 
 
 def dotted(path: Any) -> str:
-    """A leaf's name, as "dynamics.cov"."""
+    """Writes a leaf's name, as "dynamics.cov"."""
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 

@@ -13,7 +13,7 @@ from fastscan.learn.learnable import Learnable, Target, check_priors, prepare
 from fastscan.learn.verdict import Fit, Verdict
 
 SETTLED = 1e-5
-"""What an iteration may gain a time step, in nats, of a fit that is called converged, unless ``tol`` says it."""
+"""The gain of an iteration per time step, in nats, up to which a fit is called converged, unless ``tol`` says it."""
 
 
 def fit_em(
@@ -55,7 +55,8 @@ def fit_em(
         attribute ``verdict`` is a `Verdict`.
 
     Raises:
-        TypeError, ValueError: what was given, what was wanted.
+        TypeError: parameters or data that are not arrays of numbers; a prior of another kind than its part.
+        ValueError: shapes that do not fit together, unknown names in ``frozen``, a setting out of range.
     """
     if num_iters < 1:
         raise ValueError(f"num_iters: {num_iters} given, wanted at least 1.")

@@ -20,7 +20,7 @@ BLOCK = 50
 
 
 class Draws(NamedTuple):
-    """What `fit_hmc` returns, of C chains with S samples each.
+    """Samples of `fit_hmc`, of C chains with S samples each.
 
     Attributes:
         params: samples (C, S, ...); frozen ones are repeated.
@@ -36,7 +36,7 @@ class Draws(NamedTuple):
 
 
 class Convergence(NamedTuple):
-    """Of every number that was sampled.
+    """Diagnostics of every number that was sampled.
 
     Attributes:
         rhat: rank-normalised split R-hat, near 1 where chains agree.
@@ -63,7 +63,7 @@ def fit_hmc(
     spread: float = 0.0,
     progress: bool = True,
 ) -> Draws:
-    """Samples from the posterior distribution of the parameters, by Hamiltonian Monte Carlo in unconstrained coordinates.
+    """Draws parameters from their posterior distribution, by Hamiltonian Monte Carlo in unconstrained coordinates.
 
     All chains run at once, as lanes of one likelihood. Every chain adapts its own step size and diagonal mass matrix while it
     warms up (blackjax's window adaptation).
@@ -87,7 +87,8 @@ def fit_hmc(
         Samples; ``convergence(draws.params)`` judges them.
 
     Raises:
-        TypeError, ValueError: what was given, what was wanted.
+        TypeError: parameters or data that are not arrays of numbers; a key that is not a random key.
+        ValueError: shapes that do not fit together, unknown names in ``frozen``, a setting out of range.
     """
     num_samples, num_chains = count("num_samples", num_samples), count("num_chains", num_chains)
     warmup_steps = count("warmup_steps", warmup_steps)
@@ -117,7 +118,7 @@ def fit_hmc(
 
 
 def convergence(chains: Any) -> Convergence:
-    """How far chains have converged, as blackjax computes it.
+    """Computes how far chains have converged, as blackjax does.
 
     Args:
         chains: any tree of arrays (C, S, ...), such as a `Draws`' ``params`` or what these imply; one chain is compared with
@@ -148,7 +149,7 @@ def _starts(key: jax.Array, position: Any, num_chains: int, spread: float) -> An
 
 @functools.partial(jax.jit, static_argnames=("target", "leapfrogs", "steps"))
 def _warm_up(target: Target, leapfrogs: int, steps: int, keys: jax.Array, positions: Any, data: tuple) -> tuple[Any, Any]:
-    """Every chain's state, and the step size and mass matrix that it found."""
+    """Warms every chain up: its state, and the step size and mass matrix that it found."""
 
     def one(key: jax.Array, position: Any) -> tuple[Any, Any]:
         density = functools.partial(_log_density, target, data)
@@ -162,7 +163,9 @@ def _warm_up(target: Target, leapfrogs: int, steps: int, keys: jax.Array, positi
 
 @functools.partial(jax.jit, static_argnames=("target", "leapfrogs", "size"))
 def _draw(target: Target, leapfrogs: int, size: int, key: jax.Array, states: Any, tuned: Any, data: tuple) -> tuple[Any, Any]:
-    """The chains' next states, and of every sample its position, log joint density, acceptance rate and divergence."""
+    """Draws from all chains: their next states, and of every sample its position, log joint density, acceptance rate and
+    divergence.
+    """
     kernel = blackjax.hmc.build_kernel()
 
     def one(key: jax.Array, state: Any, tuned: Any) -> tuple[Any, Any]:
@@ -179,7 +182,7 @@ def _draw(target: Target, leapfrogs: int, size: int, key: jax.Array, states: Any
 
 @functools.partial(jax.jit, static_argnames="target")
 def _constrained(target: Target, positions: Any, params: Any) -> Any:
-    """The parameters at positions (C, S, ...)."""
+    """Maps positions (C, S, ...) to parameters."""
     return jax.vmap(jax.vmap(lambda position: from_unconstrained(position, target.constraints, params)))(positions)
 
 

@@ -1,4 +1,4 @@
-"""What fitting needs of a family of models, and what it makes of that."""
+"""A family of models as fitting needs it, and the target that is made of it."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -53,7 +53,7 @@ class Learnable(NamedTuple):
 
 
 class Target(NamedTuple):
-    """What is fitted, of a model.
+    """A model as it is fitted.
 
     Attributes:
         model: its family.
@@ -68,7 +68,7 @@ class Target(NamedTuple):
     log_prior: Callable[[Any], jax.Array] | None
 
     def log_joint(self, params: Any, emissions: jax.Array, inputs: jax.Array | None, scale: float = 1.0) -> jax.Array:
-        """The log density of parameters and emissions, these times ``scale``."""
+        """Computes the log density of parameters and emissions, these times ``scale``."""
         total = scale * self.model.log_likelihoods(params, emissions, inputs, self.missing).sum()
         if self.log_prior is None:
             return total
@@ -78,7 +78,7 @@ class Target(NamedTuple):
         return total + prior
 
     def log_density(self, position: Any, params: Any, emissions: jax.Array, inputs: jax.Array | None) -> jax.Array:
-        """The same of unconstrained parameters: ``params`` are for the frozen ones."""
+        """Computes the same for unconstrained parameters: ``params`` are for the frozen ones."""
         joint = self.log_joint(from_unconstrained(position, self.constraints, params), emissions, inputs)
         return joint + log_det_jac_constrain(position, self.constraints)
 
@@ -91,10 +91,11 @@ def prepare(
     frozen: Iterable[str],
     log_prior: Callable[[Any], jax.Array] | None = None,
 ) -> tuple[Target, Any, jax.Array, jax.Array | None]:
-    """What to fit, the parameters as arrays, and data with a batch axis.
+    """Prepares a fit: the target, the parameters as arrays, and data with a batch axis.
 
     Raises:
-        TypeError, ValueError: data, parameters, names of frozen ones: what was given, what was wanted.
+        TypeError: data or parameters that are not arrays of numbers.
+        ValueError: shapes that do not fit together, unknown names in ``frozen``.
     """
     if model.event_dims == 0 and isinstance(emissions, np.ma.MaskedArray) and emissions.dtype.kind in "iu":
         emissions = emissions.astype(np.int64).filled(-1)  # symbols, of which negative ones are missing
@@ -129,7 +130,8 @@ def check_priors(model: Learnable, params: Any, priors: Any) -> dict[str, Any]:
     """Check conjugate priors, and make them arrays of the parameters' dtype.
 
     Raises:
-        TypeError, ValueError: what was given, what was wanted.
+        TypeError: a prior of another kind than its part.
+        ValueError: a name of no part that takes a prior, shapes that do not fit, a concentration below 1.
     """
     known, found = dict(model.priors), {}
     dtype = jax.tree.leaves(params)[0].dtype

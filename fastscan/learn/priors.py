@@ -11,7 +11,7 @@ from fastscan.lgssm.check import product
 
 
 def inverse_wishart(cov: jax.Array, df: float | jax.Array, scale: jax.Array) -> jax.Array:
-    """Log density at a covariance matrix (n, n), with degrees of freedom above n - 1 and a scale matrix (n, n)."""
+    """Computes the log density at a covariance matrix (n, n), with degrees of freedom above n - 1 and a scale matrix (n, n)."""
     n = len(scale)
     if jnp.shape(cov) != (n, n):
         raise ValueError(
@@ -24,7 +24,9 @@ def inverse_wishart(cov: jax.Array, df: float | jax.Array, scale: jax.Array) -> 
 
 
 def matrix_normal(weights: jax.Array, loc: jax.Array, cov: jax.Array, precision: jax.Array) -> jax.Array:
-    """Log density at a matrix (n, p), whose rows have covariance ``cov`` (n, n) and whose columns a precision (p, p)."""
+    """Computes the log density at a matrix (n, p), whose rows have covariance ``cov`` (n, n) and whose columns a precision (p,
+    p).
+    """
     n, p = weights.shape
     if jnp.shape(loc) != (n, p):
         raise ValueError(f"loc: shape {jnp.shape(loc)} given, wanted {(n, p)}, which the weights have.")
@@ -39,7 +41,9 @@ def matrix_normal(weights: jax.Array, loc: jax.Array, cov: jax.Array, precision:
 def normal_inverse_wishart(
     mean: jax.Array, cov: jax.Array, loc: jax.Array, concentration: float, df: float | jax.Array, scale: jax.Array
 ) -> jax.Array:
-    """Log density at a mean (n,) and a covariance matrix (n, n): N(mean; loc, cov / concentration) IW(cov; df, scale)."""
+    """Computes the log density at a mean (n,) and a covariance matrix (n, n): N(mean; loc, cov / concentration) IW(cov; df,
+    scale).
+    """
     precision = jnp.full((1, 1), concentration, cov.dtype)
     return matrix_normal(mean[:, None], loc[:, None], cov, precision) + inverse_wishart(cov, df, scale)
 
@@ -47,24 +51,26 @@ def normal_inverse_wishart(
 def matrix_normal_inverse_wishart(
     weights: jax.Array, cov: jax.Array, loc: jax.Array, precision: jax.Array, df: float | jax.Array, scale: jax.Array
 ) -> jax.Array:
-    """Log density at weights (n, p) and a covariance matrix (n, n): MN(weights; loc, cov, precision) IW(cov; df, scale)."""
+    """Computes the log density at weights (n, p) and a covariance matrix (n, n): MN(weights; loc, cov, precision) IW(cov; df,
+    scale).
+    """
     return matrix_normal(weights, loc, cov, precision) + inverse_wishart(cov, df, scale)
 
 
 def inverse_gamma(variance: jax.Array, shape: float, scale: float) -> jax.Array:
-    """Log density at variances (...), summed."""
+    """Computes the log density at variances (...), summed."""
     one = shape * math.log(scale) - gammaln(shape) - (shape + 1) * jnp.log(variance) - scale / variance
     return one.sum()
 
 
 def gamma(rates: jax.Array, concentration: jax.typing.ArrayLike, rate: jax.typing.ArrayLike) -> jax.Array:
-    """Log density at rates (...), summed; of mean ``concentration / rate``, numbers or arrays that broadcast."""
+    """Computes the log density at rates (...), summed; of mean ``concentration / rate``, numbers or arrays that broadcast."""
     one = xlogy(concentration - 1, rates) + xlogy(concentration, rate) - rate * rates - gammaln(concentration)
     return one.sum()
 
 
 def dirichlet(probs: jax.Array, concentration: jax.typing.ArrayLike) -> jax.Array:
-    """Log density at probabilities (..., K), summed over rows; concentrations are a number, (K,) or (..., K)."""
+    """Computes the log density at probabilities (..., K), summed over rows; concentrations are a number, (K,) or (..., K)."""
     given, wanted = jnp.shape(concentration), jnp.shape(probs)
     if given not in ((), wanted[-1:], wanted):
         raise ValueError(f"concentration: shape {given} given, wanted a number, {wanted[-1:]} or {wanted}.")
@@ -91,11 +97,11 @@ class NormalInverseWishart(NamedTuple):
     scale: jax.Array
 
     def log_density(self, mean: jax.Array, cov: jax.Array) -> jax.Array:
-        """Return that of a mean (n,), or one as a column (n, 1), and a covariance matrix (n, n)."""
+        """Compute the log density at a mean (n,), or one as a column (n, 1), and a covariance matrix (n, n)."""
         return self.of_regression().log_density(mean.reshape(-1, 1), cov)
 
     def of_regression(self) -> "MatrixNormalInverseWishart":
-        """Return the same density, of a regression on a constant."""
+        """Return the same density as that of a regression on a constant."""
         precision = jnp.asarray(self.concentration).reshape(1, 1)
         return MatrixNormalInverseWishart(self.loc[:, None], precision, self.df, self.scale)
 
@@ -119,11 +125,11 @@ class MatrixNormalInverseWishart(NamedTuple):
     scale: jax.Array
 
     def log_density(self, weights: jax.Array, cov: jax.Array) -> jax.Array:
-        """Return that of weights (n, p) and a covariance matrix (n, n)."""
+        """Compute the log density at weights (n, p) and a covariance matrix (n, n)."""
         return matrix_normal_inverse_wishart(weights, cov, *self)
 
     def of_regression(self) -> "MatrixNormalInverseWishart":
-        """Return itself."""
+        """Return itself, which is about a regression already."""
         return self
 
 
@@ -141,7 +147,7 @@ class InverseWishart(NamedTuple):
     scale: jax.Array
 
     def log_density(self, mean: jax.Array, cov: jax.Array) -> jax.Array:
-        """Return that of a covariance matrix (n, n), whatever the mean."""
+        """Compute the log density at a covariance matrix (n, n), whatever the mean."""
         del mean
         return inverse_wishart(cov, *self)
 
@@ -159,7 +165,7 @@ class Dirichlet(NamedTuple):
     concentration: jax.typing.ArrayLike = 1.1
 
     def log_density(self, probs: jax.Array) -> jax.Array:
-        """Return that of probabilities (..., K), summed over rows."""
+        """Compute the log density at probabilities (..., K), summed over rows."""
         return dirichlet(probs, *self)
 
 
@@ -177,7 +183,7 @@ class Gamma(NamedTuple):
     rate: jax.typing.ArrayLike = 0.1
 
     def log_density(self, rates: jax.Array) -> jax.Array:
-        """Return that of rates (...), summed."""
+        """Compute the log density at rates (...), summed."""
         return gamma(rates, *self)
 
 

@@ -33,7 +33,8 @@ def fit_sgd(
     key: jax.Array | None = None,
     progress: bool = True,
 ) -> tuple[Any, jax.Array]:
-    """Parameters of most joint density, by gradients through the log-likelihood, in unconstrained coordinates.
+    """Finds parameters of largest joint density, by stochastic gradients through the log-likelihood in unconstrained
+    coordinates.
 
     The loss is dynamax's: the negative log joint density, with a minibatch's log-likelihood scaled up to all sequences, over
     the number of emissions' entries.
@@ -56,7 +57,8 @@ def fit_sgd(
         Parameters, and the mean loss of every epoch's steps (num_epochs,).
 
     Raises:
-        TypeError, ValueError: what was given, what was wanted.
+        TypeError: parameters or data that are not arrays of numbers; a key that is not a random key.
+        ValueError: shapes that do not fit together, unknown names in ``frozen``, a setting out of range.
     """
     num_epochs, batch_size = count("num_epochs", num_epochs), count("batch_size", batch_size)
     if key is not None:

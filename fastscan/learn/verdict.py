@@ -1,4 +1,4 @@
-"""What became of a fit: whether it converged, and what it found singular on the way."""
+"""The verdict on a fit: whether it converged, and what it found singular on the way."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -11,11 +11,11 @@ KINDS = {
     "floored": "noise at its floor",
     "unvisited": "without data",
 }
-"""What a step of EM may notice, in words."""
+"""The notes that a step of EM may make, in words."""
 
 
 class Verdict(NamedTuple):
-    """What `fit_em` says of its result: ``str`` of it, in one line. It is made of arrays, so that `jit` returns it, too.
+    """The verdict of `fit_em` on its result: its ``str`` is one line. It is made of arrays, so that `jit` returns it, too.
 
     Attributes:
         iterations: how many were run.
@@ -51,7 +51,7 @@ class Verdict(NamedTuple):
 
 
 def _names(field: str, mask: np.ndarray, columns: bool) -> Iterator[str]:
-    """Where a mask is true."""
+    """Writes where a mask is true."""
     for index in np.argwhere(mask):
         inside = ", ".join([":"] * (columns and mask.ndim == 1) + [str(i) for i in index])
         yield f"{field}[{inside}]" if inside else field
@@ -78,12 +78,12 @@ class Fit(tuple):
 
     @property
     def params(self) -> Any:
-        """What was found."""
+        """The parameters that were found."""
         return self[0]
 
     @property
     def log_likelihoods(self) -> jax.Array:
-        """Before every iteration."""
+        """The log-likelihood before every iteration."""
         return self[1]
 
     def __getnewargs__(self) -> tuple[Any, Any, Any]:

@@ -6,22 +6,22 @@ float32 or float64, integers to floats; so are results. All functions can be tra
 inside `lax.scan`.
 
 Arrays may be JAX's or NumPy's, or what NumPy takes for one; masked entries of emissions are missing ones. Outside of `jit`,
-static covariances of up to 16 rows that are none are an error; where values can't be seen, they make results NaN.
+a static matrix of up to 16 rows that is not a covariance is an error; where values can't be checked, it makes results NaN.
 
 ``timing`` says which transition entry t of time-varying dynamics (and of functions of t) belongs to: "arrival", that from t - 1
 to t, or "departure", that from t to t + 1, as in dynamax before 1.0.3. Then inputs u_t act on that transition, too, and the
 dynamics may have T - 1 entries.
 
-Covariances may be singular. An emission without noise of what is known already, up to rounding, says nothing: the
-log-likelihood is that of the model without it, as statsmodels and MARSS have it. If it contradicts what is known, by more than
-half of the digits, the data are impossible and the log-likelihood is -inf. A covariance of the dynamics that is a rounding
-below zero, of its own size at any time or of that of the initial covariance moved on, is taken as it is; one that is
-indefinite beyond that makes all results NaN.
+Covariances may be singular. An emission without noise may repeat what is known already, up to rounding: then it adds nothing,
+and the log-likelihood is that of the model without it, as in statsmodels and MARSS. If it contradicts what is known by more
+than half of the digits, the data are impossible and the log-likelihood is -inf. A covariance of the dynamics may be below zero
+by rounding, relative to its own size at any time or to that of the initial covariance moved on; one that is indefinite beyond
+that makes all results NaN.
 
-``implementation`` names how the recurrences run and is taken at its word: "sequential", "associative" (one
-`lax.associative_scan` over time), "chunked" (chunks of time side by side), "pallas" (the chunks as GPU kernels) or
-"pallas_interpret" (the same kernels, interpreted on any device, for tests). None takes the one that was measured to be
-fastest on this device: see `fastscan.dispatch`.
+``implementation`` names how the recurrences run: "sequential", "associative" (one `lax.associative_scan` over time), "chunked"
+(chunks of time side by side), "pallas" (the chunks as GPU kernels) or "pallas_interpret" (the same kernels, interpreted on any
+device, for tests). The one you name runs, or the call raises an error. None takes the one that was measured to be fastest on
+this device: see `fastscan.dispatch`.
 """
 
 import functools
@@ -64,23 +64,25 @@ def lgssm_filter(
     missing: bool | None = None,
     timing: str = "arrival",
 ) -> PosteriorGSSMFiltered:
-    """Kalman filter.
+    """Computes means and covariances of the states given the data so far, by the Kalman filter.
 
     Args:
         params: the model; dynamax's own objects work too.
         emissions: (T, m) or (B, T, m); NaN entries are missing.
         inputs: (T, U), (B, T, U) or None.
-        implementation: None, or a name as above.
+        implementation: None, or a name from the module's docstring.
         per_step_loglik: return log p(y_t | y_1..t-1) for every step, in place of their sum.
-        missing: whether entries are missing, if it is known, which halves what `jit` compiles; then a NaN entry in spite of
-            False makes results NaN.
-        timing: of what varies in the dynamics, as above.
+        missing: True or False if you know whether the data contain NaNs: `jit` then compiles only one of two programs. A NaN
+            entry in spite of False makes results NaN under `jit`, and is an error outside of it.
+        timing: the convention of time-varying dynamics, from the module's docstring.
 
     Returns:
         The log-likelihood and the filtered moments.
 
     Raises:
-        TypeError, ValueError: what was given, what was wanted.
+        TypeError: arrays of anything but numbers, a key that is not a random key, parameters without a model's fields.
+        ValueError: shapes that do not fit together, matrices that are not covariances, an unknown name of an option.
+        RuntimeError: ``implementation="pallas"`` where kernels can't run.
     """
     return _filter(*_given(params, emissions, inputs, missing, timing), implementation, per_step_loglik)
 
@@ -97,16 +99,16 @@ def lgssm_smoother(
     central: bool = False,
     timing: str = "arrival",
 ) -> PosteriorGSSMSmoothed:
-    """Kalman filter and Rauch-Tung-Striebel smoother.
+    """Computes means and covariances of the states given all data, by the Kalman filter and the Rauch-Tung-Striebel smoother.
 
     Args:
         params: the model; dynamax's own objects work too.
         emissions: (T, m) or (B, T, m); NaN entries are missing.
         inputs: (T, U), (B, T, U) or None.
-        implementation: None, or a name as above.
+        implementation: None, or a name from the module's docstring.
         per_step_loglik: return log p(y_t | y_1..t-1) for every step, in place of their sum.
-        missing: whether entries are missing, if it is known, which halves what `jit` compiles; then a NaN entry in spite of
-            False makes results NaN.
+        missing: True or False if you know whether the data contain NaNs: `jit` then compiles only one of two programs. A NaN
+            entry in spite of False makes results NaN under `jit`, and is an error outside of it.
         central: return the covariances of z_t and z_{t+1}, which lose nothing to large means, in place of their second moments.
         timing: as `lgssm_filter`.
 
@@ -114,7 +116,9 @@ def lgssm_smoother(
         The log-likelihood, filtered and smoothed moments, and E[z_t z_{t+1}'], always.
 
     Raises:
-        TypeError, ValueError: what was given, what was wanted.
+        TypeError: arrays of anything but numbers, a key that is not a random key, parameters without a model's fields.
+        ValueError: shapes that do not fit together, matrices that are not covariances, an unknown name of an option.
+        RuntimeError: ``implementation="pallas"`` where kernels can't run.
     """
     return _smooth(*_given(params, emissions, inputs, missing, timing), implementation, per_step_loglik, central)
 
@@ -130,7 +134,7 @@ def lgssm_marginal_loglik(
     missing: bool | None = None,
     timing: str = "arrival",
 ) -> jax.Array:
-    """Log p(y_1..T), without keeping any moments. Arguments and errors as `lgssm_filter`.
+    """Computes log p(y_1..T) without keeping any moments. Arguments and errors are those of `lgssm_filter`.
 
     Returns:
         A scalar or (B,); with ``per_step_loglik``, log p(y_t | y_1..t-1) as (T,) or (B, T).
@@ -150,7 +154,7 @@ def lgssm_posterior_sample(
     missing: bool | None = None,
     timing: str = "arrival",
 ) -> jax.Array:
-    """One draw of the states given the emissions, by filtering forward and sampling backward.
+    """Draws states given the emissions, by filtering forward and sampling backward.
 
     The noise is drawn before the recurrences run, so every implementation returns the same sample for a key, up to
     rounding. (Not dynamax's sample for it, which draws in another order.)
@@ -161,7 +165,7 @@ def lgssm_posterior_sample(
         emissions: (T, m) or (B, T, m); NaN entries are missing.
         inputs: (T, U), (B, T, U) or None.
         jitter: added to the conditional variances; never needed for singular ones.
-        implementation: None, or a name as above.
+        implementation: None, or a name from the module's docstring.
         missing: as `lgssm_filter`.
         timing: as `lgssm_filter`.
 
@@ -169,7 +173,9 @@ def lgssm_posterior_sample(
         States (T, D) or (B, T, D).
 
     Raises:
-        TypeError, ValueError: what was given, what was wanted.
+        TypeError: arrays of anything but numbers, a key that is not a random key, parameters without a model's fields.
+        ValueError: shapes that do not fit together, matrices that are not covariances, an unknown name of an option.
+        RuntimeError: ``implementation="pallas"`` where kernels can't run.
     """
     check_key(key, " The order is (key, params, emissions).")
     return _sample(*_given(params, emissions, inputs, missing, timing), implementation, key, jitter)
@@ -185,21 +191,23 @@ def lgssm_joint_sample(
     implementation: str | None = None,
     timing: str = "arrival",
 ) -> tuple[jax.Array, jax.Array]:
-    """One draw of states and emissions from the model.
+    """Draws states and emissions from the model.
 
     Args:
         params: the model; dynamax's own objects work too.
         key: a JAX random key.
         num_timesteps: T, at least 1.
         inputs: (T, U) or None.
-        implementation: None, or a name as above; all return the same sample, up to rounding.
+        implementation: None, or a name from the module's docstring; all return the same sample, up to rounding.
         timing: as `lgssm_filter`.
 
     Returns:
         States (T, D) and emissions (T, m).
 
     Raises:
-        TypeError, ValueError: what was given, what was wanted.
+        TypeError: arrays of anything but numbers, a key that is not a random key, parameters without a model's fields.
+        ValueError: shapes that do not fit together, matrices that are not covariances, an unknown name of an option.
+        RuntimeError: ``implementation="pallas"`` where kernels can't run.
     """
     check_key(key, " The order is (params, key, num_timesteps).")
     T = count("num_timesteps", num_timesteps)
@@ -211,7 +219,7 @@ def lgssm_joint_sample(
 
 
 def pad_sequences(sequences: Sequence[jax.typing.ArrayLike], length: int | None = None) -> tuple[jax.Array, jax.Array]:
-    """Sequences of different lengths as one batch, filled up with missing steps.
+    """Puts sequences of different lengths into one batch, filled up with missing steps.
 
     Everything the smoother says of the steps before a sequence's own end is what it says of the sequence alone; what it
     says after the end is a forecast.
@@ -256,7 +264,7 @@ parallel_lgssm_posterior_sample = lgssm_posterior_sample
 def _given(
     params: Any, emissions: Any, inputs: Any, missing: bool | None, timing: str
 ) -> tuple[ParamsLGSSM, Any, Any, bool | None]:
-    """What the compiled functions take: arrays, and whether entries are missing, as far as that is known."""
+    """Returns the arguments of the compiled functions: arrays, and whether entries are missing, as far as that is known."""
     emissions = emissions_array(emissions)
     T = emissions.shape[-2] if emissions.ndim > 1 else 0
     inputs = None if inputs is None else array("inputs", inputs)
@@ -269,7 +277,7 @@ def _given(
 
 
 def _missing(emissions: np.ndarray, said: bool | None) -> bool:
-    """Whether entries are missing, which halves what is compiled."""
+    """Tells whether entries are missing; if that is known, only one of two programs is compiled."""
     found = False
     if emissions.dtype.kind == "f":
         squares = np.vdot(emissions, emissions)
@@ -284,7 +292,7 @@ def _missing(emissions: np.ndarray, said: bool | None) -> bool:
 def _prepare(
     params: ParamsLGSSM, emissions: jax.Array, inputs: jax.Array | None, missing: bool | None, implementation: str | None
 ) -> tuple[Model, jax.Array, Sizes, How]:
-    """The checked model, the emissions as (B, T, m), the sizes, and how to run them."""
+    """Returns the checked model, the emissions as (B, T, m), the sizes, and how to run them."""
     check_emissions(emissions)
     batch = emissions.shape[0] if emissions.ndim == 3 else None
     model, sizes = check_model(params, emissions.shape[-2], batch, emissions.dtype, inputs)

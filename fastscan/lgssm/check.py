@@ -22,7 +22,7 @@ from fastscan.kernels.scan import driver
 from fastscan.lgssm.timing import plain_params
 
 product = functools.partial(jnp.matmul, precision="highest")
-"""Of matrices, as precise as their dtype."""
+"""The product of matrices, as precise as their dtype."""
 
 
 class Sizes(NamedTuple):
@@ -51,7 +51,7 @@ class Model(NamedTuple):
 
 
 def check_emissions(emissions: Any) -> jax.Array:
-    """The emissions as an array of numbers, of shape (T, m) or (B, T, m), T >= 1."""
+    """Checks emissions, and returns them as an array of numbers, (T, m) or (B, T, m) with T >= 1."""
     emissions = jnp.asarray(emissions)
     check_dtypes({"emissions": emissions.dtype})
     if emissions.ndim not in (2, 3) or 0 in emissions.shape:
@@ -63,7 +63,7 @@ def check_emissions(emissions: Any) -> jax.Array:
 
 
 def check_model(params: Any, T: int, batch: int | None, dtype: Any, inputs: Any = None) -> tuple[Model, Sizes]:
-    """Parameters in one layout and one dtype, and the model's sizes.
+    """Checks parameters, and returns them in one layout and one dtype, and the model's sizes.
 
     Args:
         params: a `ParamsLGSSM` or an object with its fields.
@@ -118,7 +118,7 @@ def check_model(params: Any, T: int, batch: int | None, dtype: Any, inputs: Any 
 
 
 def deviation(variance: jax.Array) -> jax.Array:
-    """The standard deviation of a variance, with derivative 0 where it is 0; NaN below zero."""
+    """Computes the standard deviation of a variance, with derivative 0 where it is 0; NaN below zero."""
     positive = variance > 0
     root = jnp.sqrt(jnp.where(positive, variance, 1))
     return jnp.where(positive, root, jnp.where(variance == 0, 0, jnp.nan).astype(variance.dtype))
@@ -135,7 +135,7 @@ def check_emission_dim(emissions: jax.Array, m: int) -> None:
 
 
 def series(plan: Plan, model: Model, emissions: jax.Array, missing: bool) -> Series:
-    """What the passes take.
+    """Returns the input of the passes.
 
     Args:
         plan: which they will run.
@@ -172,7 +172,7 @@ _OPTIONAL = ("dynamics.bias", "dynamics.input_weights", "emissions.bias", "emiss
 
 
 def _shapes(shape: Sequence[int], T: int, batch: int | None) -> list[tuple[int, ...]]:
-    """The shapes that a parameter may have: static, time-varying, and in a batch per sequence."""
+    """Lists the shapes that a parameter may have: static, time-varying, and in a batch per sequence."""
     allowed = [tuple(shape), (T, *shape)]
     return allowed if batch is None else [*allowed, (batch, T, *shape), (batch, 1, *shape)]
 
@@ -183,7 +183,7 @@ def _refuse(name: str, x: jax.Array, allowed: Sequence[tuple[int, ...]]) -> NoRe
 
 
 def _may_be(name: str, shape: tuple[int, ...], allowed: Sequence[tuple[int, ...]]) -> str:
-    """What may have been meant by a shape."""
+    """Guesses what was meant by a shape."""
     if name.startswith("initial"):
         return ""
     alone, varying = allowed[:2]
@@ -251,7 +251,7 @@ def _known(bias: jax.Array | None, weights: jax.Array | None, inputs: jax.Array 
 
 
 def _independent(plan, H, R, y, observed) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The emissions in coordinates with independent noise; missing ones stay apart."""
+    """Transforms the emissions to coordinates with independent noise; missing ones stay apart."""
     if (R.shape[-1] == 1 and H.shape[-2] > 1) or H.shape[-2] == 1:
         return H, jnp.where(R < 0, jnp.nan, R), y
     if observed is not None:
@@ -261,12 +261,12 @@ def _independent(plan, H, R, y, observed) -> tuple[jax.Array, jax.Array, jax.Arr
 
 
 def _indefinite(plan: Plan, cov: jax.Array, scale: jax.Array) -> jax.Array:
-    """NaN, to be added where a covariance matrix is none, so that no result can look right; else 0."""
+    """Returns NaN, to be added where a covariance matrix is none, so that no result can look right; else 0."""
     return driver.phases(plan).each_row(plan, "indefinite", indefinite, lax.stop_gradient((cov, scale)))
 
 
 def _with_scale(model: Model) -> tuple[jax.Array, jax.Array]:
-    """Q, and the variances that it is judged beside: of itself at any time, and of an initial state moved on.
+    """Returns Q, and the variances that it is judged beside: its own at any time, and those of an initial state moved on.
 
     Who computes Q by subtraction, as Gaussian processes have it, has it up to a rounding of these.
     """
@@ -281,7 +281,9 @@ def _variances(cov: jax.Array) -> jax.Array:
 
 
 def _divide(container: Any) -> tuple[Any, Any]:
-    """What is the same in every row, and what is not (entries 1 to T - 1): a field is None in one of the two."""
+    """Divides a container's fields into what is the same in every row and what is not (entries 1 to T - 1): a field is None in
+    one of the two.
+    """
     kind = type(container)
     same = kind(*(as_lanes(x) if x is not None and x.shape[1] == 1 else None for x in container))
     varying = kind(*(None if x is None or x.shape[1] == 1 else x[:, 1:] for x in container))

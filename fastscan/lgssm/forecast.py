@@ -1,4 +1,4 @@
-"""What a linear-Gaussian model says of emissions: of those observed, smoothed; and of those to come."""
+"""Emissions that a linear-Gaussian model expects: smoothed at the times of the data, and forecast after them."""
 
 import functools
 from typing import Any
@@ -23,20 +23,23 @@ def lgssm_posterior_predictive(
     implementation: str | None = None,
     timing: str = "arrival",
 ) -> tuple[jax.Array, jax.Array]:
-    """What the data say of other emissions at the same times: dynamax's ``posterior_predictive``.
+    """Computes means and standard deviations of emissions at the times of the data, given the data: dynamax's
+    ``posterior_predictive``.
 
     Args:
         params: the model; dynamax's own objects work too.
         emissions: (T, m) or (B, T, m); NaN entries are missing.
         inputs: (T, U), (B, T, U) or None.
         implementation: None, or a name as in `fastscan.lgssm`.
-        timing: of what varies in the dynamics, as in `fastscan.lgssm`.
+        timing: the convention of time-varying dynamics, as in `fastscan.lgssm`.
 
     Returns:
         Means and standard deviations, both as the emissions.
 
     Raises:
-        TypeError, ValueError: what was given, what was wanted.
+        TypeError: arrays of anything but numbers, a key that is not a random key, parameters without a model's fields.
+        ValueError: shapes that do not fit together, matrices that are not covariances, an unknown name of an option.
+        RuntimeError: ``implementation="pallas"`` where kernels can't run.
     """
     inputs = None if inputs is None else array("inputs", inputs)
     y, params = _given(params, emissions, 0, inputs, timing)
@@ -44,7 +47,7 @@ def lgssm_posterior_predictive(
 
 
 def _given(params: Any, emissions: Any, more: int, inputs: Any, timing: str) -> tuple[Any, Any]:
-    """Emissions, and parameters of as many steps and more, checked as far as their values are seen."""
+    """Returns the emissions, and parameters of as many steps and more, checked as far as their values are known."""
     emissions = emissions_array(emissions)
     T = (emissions.shape[-2] if emissions.ndim > 1 else 0) + more
     params = plain_params(params, T, inputs, timing)
@@ -74,7 +77,7 @@ def lgssm_forecast(
     implementation: str | None = None,
     timing: str = "arrival",
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """States and emissions after the data, given the data: dynamax's ``forecast``, inputs' effect on emissions included.
+    """Forecasts states and emissions after the data: dynamax's ``forecast``, including the inputs' effect on emissions.
 
     Args:
         params: the model; what varies in time must do so for T + ``num_forecast_timesteps`` steps.
@@ -83,14 +86,16 @@ def lgssm_forecast(
         inputs: (T, U), (B, T, U) or None.
         forecast_inputs: (N, U), (B, N, U) or None, as the inputs.
         implementation: None, or a name as in `fastscan.lgssm`.
-        timing: of what varies in the dynamics, as in `fastscan.lgssm`.
+        timing: the convention of time-varying dynamics, as in `fastscan.lgssm`.
 
     Returns:
         Means (N, D) and covariances (N, D, D) of the states, means (N, m) and covariances (N, m, m) of the emissions; for a
         batch with a leading axis.
 
     Raises:
-        TypeError, ValueError: what was given, what was wanted.
+        TypeError: arrays of anything but numbers, a key that is not a random key, parameters without a model's fields.
+        ValueError: shapes that do not fit together, matrices that are not covariances, an unknown name of an option.
+        RuntimeError: ``implementation="pallas"`` where kernels can't run.
     """
     y: Any = emissions_array(emissions)
     N, T = count("num_forecast_timesteps", num_forecast_timesteps), y.shape[-2] if y.ndim > 1 else 0

@@ -1,4 +1,4 @@
-"""What is compiled of linear-Gaussian inference: checked models in, moments, log-likelihoods and samples out.
+"""The compiled part of linear-Gaussian inference: checked models in, moments, log-likelihoods and samples out.
 
 Arrays have a batch axis: a `Model`, emissions (B, T, m), results (B, T, ...).
 """
@@ -23,7 +23,7 @@ from fastscan.transforms import any_nan, batch_size, scored, transformable, unde
 
 
 def _either(how: How, model: Model, emissions: jax.Array, run: Callable[..., Any], *noise: jax.Array) -> Any:
-    """``run(plan, series, *noise)``, the cheaper way where nothing is missing.
+    """Calls ``run(plan, series, *noise)``, in the cheaper way where nothing is missing.
 
     Under XLA, covariances then are the same for all sequences of a batch. In kernels only correlated noise costs more where
     entries are missing, because then every step has to be decorrelated by itself.
@@ -42,7 +42,7 @@ def _either(how: How, model: Model, emissions: jax.Array, run: Callable[..., Any
 
 
 def _with_gaps_or_without(how: How, emissions: jax.Array, branch: Callable[[bool], Any]) -> Any:
-    """``branch`` of whether entries are missing."""
+    """Calls ``branch`` with whether entries are missing."""
     if how.missing is not None:
         return branch(how.missing)
     return lax.cond(any_nan(lax.stop_gradient(emissions)), lambda: branch(True), lambda: branch(False))
@@ -50,7 +50,7 @@ def _with_gaps_or_without(how: How, emissions: jax.Array, branch: Callable[[bool
 
 @functools.partial(jax.jit, static_argnames=("how", "per_step"))
 def filter_states(model: Model, emissions: jax.Array, how: How, per_step: bool) -> tuple[jax.Array, Filtered]:
-    """The log-likelihood (B,), or its steps (B, T), and filtered moments."""
+    """Computes the log-likelihood (B,), or its steps (B, T), and filtered moments."""
     moments = _either(how, model, emissions, passes.filter_moments)
     return _reported(model, emissions, how, moments.log_density, per_step), moments
 
@@ -59,21 +59,21 @@ def filter_states(model: Model, emissions: jax.Array, how: How, per_step: bool) 
 def smooth_states(
     model: Model, emissions: jax.Array, how: How, per_step: bool, central: bool = False
 ) -> tuple[jax.Array, Filtered, Smoothed]:
-    """What `filter_states` says, and smoothed moments."""
+    """Computes the results of `filter_states`, and smoothed moments."""
     filtered, smoothed = _either(how, model, emissions, functools.partial(passes.smooth, central=central))
     return _reported(model, emissions, how, filtered.log_density, per_step), filtered, smoothed
 
 
 @functools.partial(jax.jit, static_argnames=("how", "per_step"))
 def loglik(model: Model, emissions: jax.Array, how: How, per_step: bool) -> jax.Array:
-    """The log-likelihood (B,), or its steps (B, T), alone."""
+    """Computes the log-likelihood (B,), or its steps (B, T), alone."""
     given = (model, emissions) if per_step else lax.stop_gradient((model, emissions))
     densities = _either(how, *given, passes.filter_log_densities)
     return _reported(model, emissions, how, densities, per_step)
 
 
 def _reported(model: Model, emissions: jax.Array, how: How, densities: jax.Array, per_step: bool) -> jax.Array:
-    """Log densities (B, T), or their sum (B,), whose derivative is a pass of its own."""
+    """Returns log densities (B, T), or their sum (B,), whose derivative is a pass of its own."""
     densities = densities[..., 0, 0]
     if per_step:
         return densities
@@ -85,7 +85,7 @@ def _reported(model: Model, emissions: jax.Array, how: How, densities: jax.Array
 
 
 def _score_plan(plan: Plan, model: Model, emissions: jax.Array) -> Plan:
-    """The plan with its kernels if a lane's registers hold what derivatives are added up in, else the plan for XLA."""
+    """Returns the plan with its kernels if a lane's registers can hold the sums of derivatives, else the plan for XLA."""
     sizes = KERNEL_SIZES["lgssm_score"][str(emissions.dtype)]
     fits = model.R.shape[-2] <= sizes.get(model.F.shape[-1], -1)
     return plan if plan.launch and (plan.launch.interpret or fits) else under_xla(plan)
@@ -107,13 +107,13 @@ def score(plan: Plan, missing: bool, model: Model, emissions: jax.Array) -> tupl
 
 @functools.partial(jax.jit, static_argnames="how")
 def sample_states(model: Model, emissions: jax.Array, noise: jax.Array, jitter: jax.Array, how: How) -> jax.Array:
-    """States (B, T, D, 1) given the emissions, from standard normal noise (B, T, D)."""
+    """Draws states (B, T, D, 1) given the emissions, from standard normal noise (B, T, D)."""
     return _either(how, model, emissions, passes.sample, noise[..., None], jitter.reshape(1, 1, 1, 1))
 
 
 @functools.partial(jax.jit, static_argnames="how")
 def joint_sample(model: Model, state_noise: jax.Array, emission_noise: jax.Array, how: How) -> tuple[jax.Array, jax.Array]:
-    """States (B, T, D) and emissions (B, T, m), from standard normal noise (B, T, D, 1) and (B, T, m, 1)."""
+    """Draws states (B, T, D) and emissions (B, T, m), from standard normal noise (B, T, D, 1) and (B, T, m, 1)."""
     return transformable(how, _sample_prior)(model, state_noise, emission_noise)
 
 
@@ -131,5 +131,5 @@ def _sample_prior(plan: Plan, model: Model, state_noise: jax.Array, emission_noi
 
 
 def _root(cov: jax.Array) -> jax.Array:
-    """Lower triangular square roots of (..., n, n) matrices, singular ones among them."""
+    """Computes lower triangular square roots of (..., n, n) matrices, which may be singular."""
     return jnp.moveaxis(square_root(Stacked(jnp.moveaxis(cov, (-2, -1), (0, 1)))).array, (0, 1), (-2, -1))

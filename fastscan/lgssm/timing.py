@@ -17,13 +17,13 @@ TIMINGS = ("arrival", "departure")
 
 
 def plain_params(params: Any, T: int, inputs: Any = None, timing: str = "arrival") -> ParamsLGSSM:
-    """Parameters as arrays, of functions of time at 0 to T - 1; from any object with the fields of a `ParamsLGSSM`.
+    """Returns parameters as arrays, of functions of time at 0 to T - 1; from any object with the fields of a `ParamsLGSSM`.
 
     Args:
         params: the model.
         T: time steps.
         inputs: which "departure" makes part of the dynamics' bias.
-        timing: of what varies in the dynamics, as `fastscan.lgssm.timing` has it; what is returned arrives.
+        timing: the convention of time-varying dynamics, one of `TIMINGS`; what is returned follows "arrival".
 
     Raises:
         TypeError: a field that is missing, or is no array.
@@ -69,12 +69,12 @@ def _all_plain(params: ParamsLGSSM) -> bool:
 
 
 def _exchanged(params: Any) -> str:
-    """What may have happened, of parameters that are none."""
+    """Guesses whether arguments were exchanged, for an object that has no parameters."""
     return " Are arguments exchanged?" if hasattr(params, "shape") or hasattr(params, "dynamics") else ""
 
 
 def _arriving(dynamics: ParamsLGSSMDynamics, inputs: Any, T: int) -> ParamsLGSSMDynamics:
-    """Of dynamics whose entry t is of the transition out of t, those with entry t of the transition into t."""
+    """Moves dynamics whose entry t belongs to the transition out of t, so that entry t belongs to the transition into t."""
     bias, weights = dynamics.bias, dynamics.input_weights
     if weights is not None and inputs is not None and weights.shape[-1:] != (0,):
         weights, bias = (x if x is None else arriving(x, n, T) for x, n in ((weights, 2), (bias, 1)))
@@ -94,7 +94,8 @@ def check_timing(timing: str) -> None:
 
 
 def tabulated(name: str, function: Callable[[Any], Any], steps: int, remedy: str) -> Any:
-    """The values of a function of time at 0 to ``steps`` - 1; a warning with a remedy if it indexes a table out of bounds.
+    """Returns the values of a function of time at 0 to ``steps`` - 1; warns, with a remedy, if it indexes a table out of
+    bounds.
 
     JAX reads the last entry then, and the values end with two equal ones: only those functions are run with checks. Nothing is
     known of what is being traced.
@@ -117,7 +118,8 @@ def _ends_twice(table: np.ndarray) -> bool:
 
 
 def arriving(x: Any, ndim: int, T: int) -> Any:
-    """Of a parameter's entries out of t, those into t: time-varying ones (..., T or T - 1, ...) move by one, (..., T, ...).
+    """Moves a parameter's entries from transitions out of t to transitions into t: time-varying ones (..., T or T - 1, ...)
+    move by one, (..., T, ...).
 
     Args:
         x: an array; static if it has ``ndim`` axes.

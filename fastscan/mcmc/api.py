@@ -4,8 +4,8 @@ A chain is a lane and a step is arithmetic, so a whole run is one sweep in which
 on a GPU one kernel that holds chains in registers, on a CPU a native loop over groups of them in the cache, one for every core.
 
 The log density is any JAX function that treats chains alike. It gets positions with chains on the last axis, and is taken apart
-into arithmetic on coordinates (`fastscan.kernels.mcmc.entrywise`). One that can't be, such as one with a loop, a sort of
-coordinates or more than 16 of them, is run as it stands, in a loop of XLA's.
+into arithmetic on coordinates (`fastscan.kernels.mcmc.entrywise`). A log density that can't be taken apart is run as it stands,
+in a loop of XLA's: one with a loop, a sort of coordinates, or more than 16 of them.
 """
 
 import functools
@@ -83,11 +83,11 @@ def rw_metropolis(
     target_acceptance: float | None = None,
     implementation: str | None = None,
 ) -> MetropolisRun:
-    """Random-walk Metropolis, of many chains that know nothing of one another.
+    """Runs many independent chains of random-walk Metropolis.
 
-    A normal proposal of all coordinates at once; chain c's random numbers in its step n are Threefry-2x32's of the key, c and
-    n, whatever runs it. So a run is that of its key, up to rounding on different devices; and runs of m and of n samples, the
-    second from the first one's state and with the same key, are one run of m + n.
+    Proposals are normal, of all coordinates at once. The random numbers of chain c in step n are Threefry-2x32's of the key, c
+    and n, in every implementation. So the key determines a run, up to rounding on different devices; and a run of m samples and
+    one of n samples from its state, with the same key, are one run of m + n.
 
     For example, a thousand chains in the mixture of two normal distributions, on the line::
 
@@ -155,7 +155,7 @@ def rw_metropolis(
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _result(form: Form, steps: int, start: jax.Array, outcome: Outcome) -> MetropolisRun:
-    """What is returned, of runs that began where the log density was ``start``."""
+    """Puts together the result of runs that began where the log density was ``start``."""
     after = outcome.walkers
     rate = jnp.where(jnp.isfinite(start), outcome.accepted.astype(form.dtype) / steps, jnp.nan)
     state = MetropolisState(form.position(after.position), after.log_density, after.step[0], after.scale[0])
@@ -172,7 +172,7 @@ def _run(task: Task, schedule: Schedule, records: int, words: jax.Array, factor:
 
 
 def _lie_here(task: Task, *arrays: Any) -> bool:
-    """Whether all that is computed with is known, and on the device that JAX computes on by default."""
+    """Tells whether all arguments are known, and lie on the device that JAX computes on by default."""
     leaves = jax.tree.leaves(arrays)
     if any(isinstance(x, jax.core.Tracer) for x in leaves) or not analysis(task.log_density, task.form).known:
         return False
@@ -190,7 +190,7 @@ def _check_settings(num_samples: int, thin: int, warmup: int, keep: str, target:
 
 
 def _checked_form(position: Any) -> Form:
-    """The form of a position."""
+    """Checks a position, and returns its form."""
     leaves, tree = jax.tree.flatten(position)
     types = sorted({str(x.dtype) for x in leaves})
     if types not in (["float32"], ["float64"]):
@@ -210,7 +210,7 @@ def _checked_form(position: Any) -> Form:
 
 
 def _proposal_factor(step_size: Any, form: Form) -> jax.Array:
-    """(1, 1), (D, 1), or a lower triangular matrix (D, D)."""
+    """Returns the factor of proposals: (1, 1), (D, 1), or a lower triangular matrix (D, D)."""
     D = form.size
     if isinstance(step_size, list | tuple) and jax.tree.structure(step_size) != form.tree:
         step_size = jnp.asarray(step_size)
@@ -242,7 +242,7 @@ def _check_factor(factor: np.ndarray) -> None:
 
 
 def _task(implementation: str | None, log_density: Callable, form: Form) -> Task:
-    """What runs."""
+    """Chooses how a run is compiled."""
     if implementation not in (None, *MCMC_IMPLEMENTATIONS):
         wanted = ", ".join(MCMC_IMPLEMENTATIONS)
         raise ValueError(f"implementation: {implementation!r} given, wanted None or one of {wanted}.")

@@ -1,4 +1,4 @@
-"""What is compiled of random-walk Metropolis: checked positions in, chains, moments and samples out.
+"""The compiled part of random-walk Metropolis: checked positions in, chains, moments and samples out.
 
 Here coordinates are in one row: positions are (D, chains), samples (num_samples, D, chains).
 """
@@ -30,7 +30,7 @@ THREAD_STEPS = 1_000_000
 
 
 class Task(NamedTuple):
-    """What a program is compiled for: fields as `fastscan.mcmc.rw_metropolis` and `metropolis.Walk` have them.
+    """The settings that a program is compiled for; fields as `fastscan.mcmc.rw_metropolis` and `metropolis.Walk` have them.
 
     Attributes:
         launch: of kernels; None for XLA.
@@ -55,7 +55,7 @@ class Walkers(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a run leaves: walkers, how many of their steps moved them (chains,), and what is kept of records."""
+    """The walkers after a run, how many of their steps moved them (chains,), and what is kept of records."""
 
     walkers: Walkers
     accepted: jax.Array
@@ -65,7 +65,7 @@ class Outcome(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames="task")
 def begin(task: Task, key: jax.Array, position: Any, log_density: Any, step: Any, scale: Any) -> tuple[jax.Array, Walkers]:
-    """A key's two words, and walkers at a position; its log density, if that is None, as a run computes it."""
+    """Returns a key's two words, and walkers at a position; a log density that is None is computed as a run computes it."""
     rows, dtype = task.form.rows(position), task.form.dtype
     chains, bits = rows.shape[-1], jax.random.bits(key, (2,), jnp.uint32)
     if log_density is None:
@@ -87,7 +87,7 @@ def of_common_scale(walkers: Walkers) -> Walkers:
 
 
 def as_it_stands(task: Task) -> bool:
-    """Whether positions are whole arrays, and the log density runs as it was written."""
+    """Tells whether positions are whole arrays, and the log density runs as it was written."""
     return not task.group and task.launch is None
 
 
@@ -99,7 +99,7 @@ def _density(task: Task) -> tuple[Callable[[tuple[Lanes, ...], Lanes], Lanes], l
 
 @functools.partial(jax.jit, static_argnames=("task", "schedule", "records"))
 def run(task: Task, schedule: Schedule, records: int, words: jax.Array, factor: jax.Array, walkers: Walkers) -> Outcome:
-    """A run of all chains in one program.
+    """Runs all chains in one program.
 
     Args:
         task: what is compiled.
@@ -128,20 +128,20 @@ def run(task: Task, schedule: Schedule, records: int, words: jax.Array, factor: 
 
 
 def most_in_group(form: Form, cost: int) -> int:
-    """How many chains a CPU takes together, of a log density of so many operations; 0 if not even a vector of them."""
+    """Counts the chains that a CPU takes together, for a log density of so many operations; 0 if not even a vector of them."""
     moved = BYTE_COST * np.dtype(form.dtype).itemsize * (form.size + 4)
     return min(GROUP, TASK_COST // (cost + moved)) // VECTOR * VECTOR
 
 
 def groups(chains: int, most: int, parts: int = 1) -> tuple[int, int]:
-    """Into how many groups of how many chains, of as many groups in each of some parts."""
+    """Divides chains into groups: how many groups, of how many chains, with as many groups in each of some parts."""
     count = -(-chains // most)
     count = -(-count // parts) * parts
     return count, -(-chains // (count * VECTOR)) * VECTOR
 
 
 def _xla(task: Task, walk: Walk, records: int, params: Params, chain: Chain) -> tuple[Chain, Moments | None, Any]:
-    """Of chains as columns (n, chains); so are the results, and samples are (records, D, chains)."""
+    """Runs chains, given as columns (n, chains), under XLA. Results are columns, too; samples are (records, D, chains)."""
     chains = chain.position.shape[-1]
     count, size = groups(chains, task.group) if task.group else (1, chains)
 
@@ -158,7 +158,7 @@ def _xla(task: Task, walk: Walk, records: int, params: Params, chain: Chain) -> 
 
 
 def _mapped(task: Task, walk: Walk, records: int) -> Callable[[Chain, Params], Any]:
-    """A run of groups of chains, in native functions where they are not mapped over."""
+    """Makes a run of groups of chains, in native functions where they are not mapped over."""
 
     def plain(chain: Chain, params: Params) -> Any:
         kind = Lanes if task.group else Stacked
@@ -181,7 +181,7 @@ def _mapped(task: Task, walk: Walk, records: int) -> Callable[[Chain, Params], A
 
 
 def _kernels(task: Task, walk: Walk, records: int, params: Params, chain: Chain) -> tuple[Chain, Moments | None, Any]:
-    """As `_xla`."""
+    """Runs chains as kernels; arguments and results are those of `_xla`."""
     plan = Plan(records, 1, launch=task.launch)
 
     @custom_vmap
@@ -203,7 +203,7 @@ def _kernels(task: Task, walk: Walk, records: int, params: Params, chain: Chain)
 def run_on_all_cores(
     task: Task, schedule: Schedule, records: int, words: jax.Array, factor: jax.Array, walkers: Walkers
 ) -> Outcome:
-    """`run`, outside of any trace, with a thread for each core of a CPU; returns when all is done."""
+    """Calls `run` outside of any trace, with a thread for each core of a CPU, and waits until all is done."""
     chains = walkers.position.shape[-1]
     most = min(cores(), -(-chains // VECTOR))
     count, size = groups(chains, task.group, most)
@@ -216,7 +216,7 @@ def run_on_all_cores(
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _shares(walkers: Walkers, parts: int, chains: int) -> list[Walkers]:
-    """So many parts of so many chains; the last one is repeated."""
+    """Cuts walkers into parts of so many chains; the last part is repeated."""
 
     def part(x: jax.Array, k: int) -> jax.Array:
         filled = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, parts * chains - x.shape[-1])], mode="edge")
@@ -227,7 +227,7 @@ def _shares(walkers: Walkers, parts: int, chains: int) -> list[Walkers]:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _together(outs: list[Outcome], chains: int) -> Outcome:
-    """The inverse of `_shares`."""
+    """Puts together the outcomes of `_shares`."""
     return jax.tree.map(lambda *xs: jnp.concatenate(xs, -1)[..., :chains], *outs)
 
 
@@ -238,13 +238,13 @@ def _threads(count: int) -> ThreadPoolExecutor:
 
 @functools.lru_cache(maxsize=32)
 def _program(task: Task, schedule: Schedule, records: int, forms: Any) -> Callable[..., Outcome]:
-    """Compiled here, as a thread would not know of this one's settings of JAX."""
+    """Compiles the program in this thread, as another would not know of this one's settings of JAX."""
     shapes = jax.tree.map(lambda form: jax.ShapeDtypeStruct(*form), forms, is_leaf=_is_form)
     return run.lower(task, schedule, records, *shapes).compile()
 
 
 def cores() -> int:
-    """That this process may use."""
+    """Counts the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -14,11 +14,11 @@ from fastscan.kernels.algebra import Lanes, Stacked
 from fastscan.kernels.mcmc import entrywise
 
 MOST_COORDINATES = 16
-"""Of a position, at most, where each is a vector of its own: in a kernel, whose lane holds it and a proposal in registers, and
-in native functions, which take XLA half a minute to compile for 32."""
+"""The most coordinates of a position where each is a vector of its own: in a kernel, whose lane holds it and a proposal in
+registers, and in native functions, which take XLA half a minute to compile for 32."""
 
 LogDensity = Callable[[Any], Any]
-"""Of a position, (..., chains), to (chains,)."""
+"""A function of a position, (..., chains), to (chains,)."""
 
 
 class Form(NamedTuple):
@@ -34,23 +34,23 @@ class Form(NamedTuple):
         return sum(map(math.prod, self.shapes))
 
     def rows(self, position: Any) -> jax.Array:
-        """A position as (D, chains)."""
+        """Returns a position as (D, chains)."""
         return jnp.concatenate([x.reshape(-1, x.shape[-1]) for x in jax.tree.leaves(position)])
 
     def position(self, rows: jax.Array) -> Any:
-        """Arrays (..., D, chains) as positions with as many axes before them."""
+        """Returns arrays (..., D, chains) as positions with as many axes before them."""
         ends = np.cumsum([math.prod(s) for s in self.shapes])
         parts = jnp.split(rows, ends[:-1], -2)
         shapes = [(*x.shape[:-2], *shape, x.shape[-1]) for x, shape in zip(parts, self.shapes, strict=True)]
         return jax.tree.unflatten(self.tree, [x.reshape(shape) for x, shape in zip(parts, shapes, strict=True)])
 
     def of_chains(self, chains: int) -> Any:
-        """The shapes and types of positions."""
+        """Returns the shapes and types of positions."""
         return jax.tree.unflatten(self.tree, [jax.ShapeDtypeStruct((*shape, chains), self.dtype) for shape in self.shapes])
 
 
 class Analysis(NamedTuple):
-    """Of a log density.
+    """The outcome of taking a log density apart.
 
     Attributes:
         hindrance: why it can't be taken apart, or None.
@@ -65,7 +65,7 @@ class Analysis(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def analysis(log_density: LogDensity, form: Form) -> Analysis:
-    """What a log density allows.
+    """Finds out whether a log density can be taken apart, and what that costs.
 
     Raises:
         ValueError: it returns something else than a number for each chain.
@@ -85,13 +85,15 @@ def analysis(log_density: LogDensity, form: Form) -> Analysis:
 
 
 def of_coordinates(log_density: LogDensity, form: Form) -> tuple[Callable[[tuple[Lanes, ...], Lanes], Lanes], list[jax.Array]]:
-    """A function of matrices: constants as columns, and a position (D, 1), to (1, 1); and these constants' arrays."""
+    """Turns a log density into a function of matrices, from constants as columns and a position (D, 1) to (1, 1); and returns
+    these constants' arrays.
+    """
     traced = entrywise.trace(log_density, form.of_chains(1))
     return _of_entries(traced, form), traced.unknown
 
 
 def of_positions(log_density: LogDensity, form: Form) -> Callable[[tuple[Lanes, ...], Stacked], Stacked]:
-    """The same of a log density that is run as it stands, and needs no constants."""
+    """Does the same with a log density that is run as it stands, and needs no constants."""
 
     def as_it_stands(_: tuple[Lanes, ...], position: Stacked) -> Stacked:
         value = log_density(form.position(position.array[:, 0]))
@@ -101,7 +103,7 @@ def of_positions(log_density: LogDensity, form: Form) -> Callable[[tuple[Lanes, 
 
 
 def _checked_trace(log_density: LogDensity, form: Form) -> entrywise.Traced:
-    """For one chain; of more, it is a number for each of them, too."""
+    """Traces the log density for one chain, and checks that for more it returns a number for each of them."""
     traced = entrywise.trace(log_density, form.of_chains(1))
     several = jax.eval_shape(log_density, form.of_chains(3))
     for chains, outs in ((3, jax.tree.leaves(several)), (1, [v.aval for v in traced.jaxpr.outvars])):

@@ -58,32 +58,32 @@ __all__ = [
 
 
 def eye(like, size: int):
-    """The identity of a size, in the representation, dtype and lane rank of ``like``."""
+    """Returns the identity of a size, in the representation, dtype and lane rank of ``like``."""
     return like.constant(np.eye(size))
 
 
 def zeros(like, rows: int, columns: int):
-    """A matrix of zeros, in the representation, dtype and lane rank of ``like``."""
+    """Returns a matrix of zeros, in the representation, dtype and lane rank of ``like``."""
     return like.constant(np.zeros((rows, columns)))
 
 
 def symmetric(matrix):
-    """The matrix with rounding's antisymmetric part removed."""
+    """Removes the antisymmetric part that rounding left in a matrix."""
     return mirrored(matrix) if isinstance(matrix, Lanes) else (matrix + matrix.T) * 0.5
 
 
 def mirrored(matrix):
-    """The same matrix, symmetric up to rounding: `Lanes` keep one triangle of it; arrays stay as they are."""
+    """Returns the same matrix, symmetric up to rounding: `Lanes` keep one triangle of it; arrays stay as they are."""
     return type(matrix)(matrix.rows, symmetric=True) if isinstance(matrix, Lanes) else matrix
 
 
 def multiply_add(a, b, c):
-    """``a @ b + c``; on `Lanes`, every entry is one chain of multiply-adds that starts from c."""
+    """Computes ``a @ b + c``; on `Lanes`, every entry is one chain of multiply-adds that starts from c."""
     return a.multiply_add(b, c) if isinstance(a, Lanes) else a @ b + c
 
 
 def downdate(matrix, column, scale):
-    """``matrix - scale column column'``, with a change that is symmetric to the last bit; scale is (1, 1)."""
+    """Computes ``matrix - scale column column'``, with a change that is symmetric to the last bit; scale is (1, 1)."""
     if isinstance(matrix, Lanes):
         return mirrored((column * scale * -1.0).multiply_add(column.T, matrix))
     return matrix - (column @ column.T) * scale
@@ -124,13 +124,13 @@ def solve(matrix, right):
 
 @functools.cache
 def _settling(dtype: np.dtype, n: int, checked: bool):
-    """What settles the pivots of a matrix (n, n)."""
+    """Returns the function that settles the pivots of a matrix (n, n)."""
     eps = float(np.finfo(dtype).eps)
     return functools.partial(_settle, zero=eps * n, indefinite=-math.sqrt(eps) if checked else None)
 
 
 def _settle(pivot, diagonal, *, zero: float, indefinite: float | None):
-    """A pivot as it is to be used, and its inverse or 0; both elementwise."""
+    """Settles a pivot: returns it as it is to be used, and its inverse or 0; both elementwise."""
     nothing = pivot <= zero * diagonal
     settled = select(nothing, 0, pivot)
     if indefinite is not None:

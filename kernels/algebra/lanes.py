@@ -35,7 +35,7 @@ class Lanes:
 
     @classmethod
     def tree_unflatten(cls, form, entries) -> Self:
-        """The inverse of `tree_flatten`."""
+        """Inverts `tree_flatten`."""
         n, p, symmetric = form
         entries = iter(entries)
         return cls([[next(entries) for _ in range(i + 1 if symmetric else p)] for i in range(n)], symmetric)
@@ -45,27 +45,27 @@ class Lanes:
 
     @classmethod
     def from_array(cls, array: jax.Array) -> Self:
-        """The matrices in an array of shape ``(rows, columns, *lanes)``."""
+        """Makes matrices of an array of shape ``(rows, columns, *lanes)``."""
         n, p = array.shape[:2]
         return cls([[array[i, j] for j in range(p)] for i in range(n)])
 
     def to_array(self) -> jax.Array:
-        """The array of shape ``(rows, columns, *lanes)``."""
+        """Returns the array of shape ``(rows, columns, *lanes)``."""
         lanes = jnp.broadcast_shapes(*(jnp.shape(x) for row in self.rows for x in row))
         return jnp.stack([jnp.stack([jnp.broadcast_to(x, lanes) for x in row]) for row in self.rows])
 
     def in_form_of(self, other: "Lanes") -> "Lanes":
-        """The matrix, known to be symmetric if ``other`` is."""
+        """Returns the matrix, marked as symmetric if ``other`` is."""
         return type(self)(self.rows, symmetric=True) if other.symmetric else self
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
+        """The numbers of rows and columns."""
         return len(self.rows), len(self.rows[0])
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the entries."""
+        """The type of the entries."""
         return np.dtype(self.rows[0][0].dtype)
 
     @property
@@ -80,14 +80,14 @@ class Lanes:
         return _broadcast(self._subtract, self, other)
 
     def __mul__(self, other: "Lanes | float") -> "Lanes":
-        """Entry by entry; a row, a column or a 1 x 1 matrix is repeated."""
+        """Multiplies entry by entry; a row, a column or a 1 x 1 matrix is repeated."""
         return _broadcast(self._multiply, self, other if isinstance(other, Lanes) else type(self)([[self.dtype.type(other)]]))
 
     def __matmul__(self, other: "Lanes") -> "Lanes":
         return self.multiply_add(other, self.constant(np.zeros((1, 1))))
 
     def multiply_add(self, other: "Lanes", start: "Lanes") -> "Lanes":
-        """``start + self @ other``, every entry a chain of `fused` multiply-adds."""
+        """Computes ``start + self @ other``, every entry a chain of `fused` multiply-adds."""
         columns = other.T.rows
 
         def entry(x, row, column):
@@ -97,7 +97,7 @@ class Lanes:
         return type(self)([[entry(start.at(i, j), self.rows[i], columns[j]) for j in range(p)] for i in range(n)])
 
     def max_plus(self, other: "Lanes") -> "Lanes":
-        """The product with maximum for addition and addition for multiplication."""
+        """Computes the product with maximum for addition and addition for multiplication."""
         columns = other.T.rows
 
         def entry(row, column):
@@ -107,12 +107,12 @@ class Lanes:
 
     @staticmethod
     def fused(x: Any, y: Any, z: Any) -> Any:
-        """``x y + z``: for XLA as it stands, which makes of it what it likes."""
+        """Computes ``x y + z``; XLA may contract it to one instruction, or not."""
         return x * y + z
 
     @staticmethod
     def negative(x: Any) -> Any:
-        """``-x``."""
+        """Computes ``-x``."""
         return -x
 
     @classmethod
@@ -134,46 +134,46 @@ class Lanes:
         return _add(cls._multiply(x, y), z) if known else cls.fused(x, y, z)
 
     def at(self, i: int, j: int) -> Any:
-        """Entry (i, j); a row, a column or a 1 x 1 matrix is repeated."""
+        """Returns entry (i, j); a row, a column or a 1 x 1 matrix is repeated."""
         return self.rows[i if self.shape[0] > 1 else 0][j if self.shape[1] > 1 else 0]
 
     def diagonal(self) -> "Lanes":
-        """The diagonal as a column."""
+        """Returns the diagonal as a column."""
         return type(self)([[self.rows[i][i]] for i in range(self.shape[0])])
 
     def constant(self, values: np.ndarray) -> "Lanes":
-        """The same matrix of constants in every lane."""
+        """Returns the same matrix of constants in every lane."""
         return type(self)([[self.dtype.type(v) for v in row] for row in values])
 
     def block(self, start: int, stop: int) -> "Lanes":
-        """Some of the rows, side by side."""
+        """Returns the rows from ``start`` to ``stop``."""
         return type(self)(self.rows[start:stop])
 
     def columns(self, start: int, stop: int) -> "Lanes":
-        """Some of the columns, side by side."""
+        """Returns the columns from ``start`` to ``stop``."""
         return type(self)([row[start:stop] for row in self.rows])
 
     def maximum(self, other: "Lanes") -> "Lanes":
-        """Entry by entry, the larger one."""
+        """Takes the larger one, entry by entry."""
         return _broadcast(jnp.maximum, self, other)
 
     def reduce(self, function: Callable) -> "Lanes":
-        """``function`` of two numbers, over the entries of every row: a column."""
+        """Folds a ``function`` of two numbers over the entries of every row: a column."""
         return type(self)([[functools.reduce(function, row)] for row in self.rows])
 
     @classmethod
     def elementwise(cls, function: Callable, *matrices: "Lanes") -> "Lanes":
-        """``function`` applied entry by entry."""
+        """Applies ``function`` entry by entry."""
         return _broadcast(function, *matrices)
 
     @classmethod
     def vstack(cls, matrices: "Sequence[Lanes]") -> "Lanes":
-        """Matrices on top of one another."""
+        """Puts matrices on top of one another."""
         return cls([row for m in matrices for row in m.rows])
 
     @classmethod
     def over_rows(cls, body: Callable, carry: Any, rows: Any, *, rolled: bool = False) -> tuple[Any, Any]:
-        """A loop over the rows of matrices, always unrolled: ``body(carry, row of each) -> (carry, new rows)``."""
+        """Loops over the rows of matrices, always unrolled: ``body(carry, row of each) -> (carry, new rows)``."""
         del rolled
 
         def leaf(m):
@@ -186,12 +186,12 @@ class Lanes:
         return carry, jax.tree.map(lambda *ms: cls.vstack(ms), *outs, is_leaf=leaf)
 
     def eliminate(self, right: "Lanes", settle: Callable) -> "tuple[Lanes, Lanes, Lanes]":
-        """Symmetric elimination without pivoting: see `fastscan.kernels.algebra.eliminate`."""
+        """Eliminates symmetrically without pivoting: see `fastscan.kernels.algebra.eliminate`."""
         lower, pivots, _, reduced = self._eliminated(right, settle)
         return lower, pivots, reduced
 
     def solve(self, right: "Lanes", settle: Callable) -> "tuple[Lanes, Lanes, Lanes]":
-        """Elimination and substitution: see `fastscan.kernels.algebra.solve`."""
+        """Eliminates and substitutes: see `fastscan.kernels.algebra.solve`."""
         lower, _, inverses, reduced = self._eliminated(right, settle)
         rows = [list(row) for row in (reduced * inverses).rows]
         for k in reversed(range(self.shape[0])):
@@ -201,7 +201,7 @@ class Lanes:
         return reduced, inverses, type(self)(rows)
 
     def _eliminated(self, right: "Lanes", settle: Callable) -> "tuple[Lanes, Lanes, Lanes, Lanes]":
-        """L, d, its inverses or 0, and L^-1 B."""
+        """Returns L, d, its inverses or 0, and L^-1 B."""
         n = self.shape[0]
         matrix, right_rows = [list(row) for row in self.rows], [list(row) for row in right.rows]
         zero, one = self.dtype.type(0), self.dtype.type(1)

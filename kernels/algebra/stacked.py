@@ -37,30 +37,30 @@ class Stacked:
 
     @classmethod
     def tree_unflatten(cls, _, children) -> Self:
-        """The inverse of `tree_flatten`."""
+        """Inverts `tree_flatten`."""
         return cls(*children)
 
     @classmethod
     def from_array(cls, array: jax.Array) -> Self:
-        """The matrices in an array of shape ``(rows, columns, *lanes)``."""
+        """Makes matrices of an array of shape ``(rows, columns, *lanes)``."""
         return cls(array)
 
     def to_array(self) -> jax.Array:
-        """The array of shape ``(rows, columns, *lanes)``."""
+        """Returns the array of shape ``(rows, columns, *lanes)``."""
         return self.array
 
     def in_form_of(self, _) -> Self:
-        """The matrix itself: arrays have one form."""
+        """Returns the matrix itself: arrays have one form."""
         return self
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
+        """The numbers of rows and columns."""
         return self.array.shape[:2]
 
     @property
     def dtype(self):
-        """Of the entries."""
+        """The type of the entries."""
         return self.array.dtype
 
     @property
@@ -78,14 +78,14 @@ class Stacked:
         return type(self)(self.array - other.array)
 
     def __mul__(self, other: "Self | float") -> Self:
-        """Entry by entry; a row, a column or a 1 x 1 matrix is repeated."""
+        """Multiplies entry by entry; a row, a column or a 1 x 1 matrix is repeated."""
         return type(self)(self.array * (other if isinstance(other, float) else other.array))
 
     def __matmul__(self, other: Self) -> Self:
         return type(self)(_product(self.array, other.array))
 
     def max_plus(self, other: Self) -> Self:
-        """The product with maximum for addition and addition for multiplication."""
+        """Computes the product with maximum for addition and addition for multiplication."""
         a, b = self.array, other.array
         terms = a.shape[1]
         if terms <= UNROLLED_TERMS:
@@ -98,35 +98,37 @@ class Stacked:
         return type(self)(lax.fori_loop(1, terms, larger, a[:, 0, None] + b[None, 0]))
 
     def diagonal(self) -> Self:
-        """The diagonal as a column."""
+        """Returns the diagonal as a column."""
         return type(self)(jnp.stack([self.array[i, i] for i in range(self.shape[0])])[:, None])
 
     def constant(self, values: np.ndarray) -> Self:
-        """The same matrix of constants in every lane."""
+        """Returns the same matrix of constants in every lane."""
         lanes = (1,) * (self.array.ndim - 2)
         return type(self)(jnp.asarray(values, self.dtype).reshape(values.shape + lanes))
 
     def block(self, start: int, stop: int) -> Self:
-        """Some of the rows, side by side."""
+        """Returns the rows from ``start`` to ``stop``."""
         return type(self)(self.array[start:stop])
 
     def columns(self, start: int, stop: int) -> Self:
-        """Some of the columns, side by side."""
+        """Returns the columns from ``start`` to ``stop``."""
         return type(self)(self.array[:, start:stop])
 
     def column(self, number: Self) -> Self:
-        """In every lane the column of a number (1, 1), an integer. (`Lanes`, whose entries have no addresses, have none.)"""
+        """Returns, in every lane, the column of a number (1, 1), an integer. (`Lanes`, whose entries have no addresses, have no
+        such function.)
+        """
         a, numbers = self.array, number.array
         if all(n == 1 for n in a.shape[2:]):
             return type(self)(a.reshape(a.shape[:2]).at[:, numbers[0, 0]].get(mode="promise_in_bounds")[:, None])
         return type(self)(jnp.take_along_axis(a, numbers, axis=1, mode="promise_in_bounds"))
 
     def maximum(self, other: Self) -> Self:
-        """Entry by entry, the larger one."""
+        """Takes the larger one, entry by entry."""
         return type(self)(jnp.maximum(self.array, other.array))
 
     def reduce(self, function: jnp.ufunc) -> Self:
-        """A ufunc of two numbers, over the entries of every row: a column."""
+        """Folds a ufunc of two numbers over the entries of every row: a column."""
         if self.shape[1] > UNROLLED_ROWS:
             return type(self)(function.reduce(self.array, axis=1, keepdims=True))
         columns = (self.array[:, j : j + 1] for j in range(self.shape[1]))
@@ -134,18 +136,18 @@ class Stacked:
 
     @classmethod
     def elementwise(cls, function: Callable, *matrices: Self) -> Self:
-        """``function`` applied entry by entry."""
+        """Applies ``function`` entry by entry."""
         return cls(function(*(m.array for m in matrices)))
 
     @classmethod
     def vstack(cls, matrices: Sequence[Self]) -> Self:
-        """Matrices on top of one another."""
+        """Puts matrices on top of one another."""
         lanes = jnp.broadcast_shapes(*(m.array.shape[2:] for m in matrices))
         return cls(jnp.concatenate([jnp.broadcast_to(m.array, m.array.shape[:2] + lanes) for m in matrices]))
 
     @classmethod
     def over_rows(cls, body: Callable, carry: Any, rows: Any, *, rolled: bool = False) -> tuple[Any, Any]:
-        """`lax.scan` over the rows of matrices: ``body(carry, row of each) -> (carry, new rows)``.
+        """Scans the rows of matrices by `lax.scan`: ``body(carry, row of each) -> (carry, new rows)``.
 
         A rolled loop compiles its body once, and is the slower one where matrices are small.
         """
@@ -196,7 +198,7 @@ def stage(function: Callable) -> Callable:
 
 
 def stable_carry(step: Callable, carry: Any, x: Any) -> Any:
-    """``carry`` in the form and of the types that it has after steps, so that a loop can carry it."""
+    """Returns ``carry`` in the form and of the types that it has after steps, so that a loop can carry it."""
 
     def grow(c, after):
         return vary_over(varying(after), jnp.broadcast_to(c, jnp.broadcast_shapes(jnp.shape(c), after.shape)))
@@ -211,7 +213,7 @@ def stable_carry(step: Callable, carry: Any, x: Any) -> Any:
 
 
 def in_form_of(tree: Any, other: Any) -> Any:
-    """A tree of matrices, each in the form that its counterpart has (see `algebra.mirrored`)."""
+    """Returns a tree of matrices, each in the form that its counterpart has (see `algebra.mirrored`)."""
     return jax.tree.map(lambda m, o: m.in_form_of(o) if _is_matrix(m) else m, tree, other, is_leaf=_is_matrix)
 
 
@@ -220,7 +222,7 @@ def _is_matrix(x: Any) -> bool:
 
 
 def product(a, b):
-    """``a @ b``, staged.
+    """Computes ``a @ b``, staged.
 
     A sum of more than `xla_hints.STAGED_TERMS` products is several stages.
     """
@@ -228,7 +230,7 @@ def product(a, b):
 
 
 def max_plus(a, b):
-    """The product of matrices with maximum for addition and addition for multiplication, staged as `product`."""
+    """Computes the product with maximum for addition and addition for multiplication, staged as `product` is."""
     return _in_stages("max_plus", "maximum", a, b)
 
 
@@ -244,7 +246,7 @@ def _in_stages(multiply: str, add: str, a, b):
 
 @functools.cache
 def _terms(multiply: str, add: str, start: int, stop: int) -> Callable:
-    """The stage that adds some of the terms to those before them."""
+    """Makes the stage that adds some of the terms to those before them."""
 
     def terms(a, b, *total):
         part = getattr(a.columns(start, stop), multiply)(b.block(start, stop))

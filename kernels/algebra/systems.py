@@ -121,7 +121,7 @@ def _solve_pivoted(matrix: Stacked, right: Stacked, diagonal: Stacked) -> tuple[
 
 
 def _each(function: Callable, *matrices: Stacked) -> tuple[Stacked, ...]:
-    """`Stacked.elementwise` of a function of several results."""
+    """Applies a function of several results entry by entry."""
     return tuple(map(type(matrices[0]), function(*(m.array for m in matrices))))
 
 
@@ -137,26 +137,26 @@ def _eliminate(matrix, factors, row):
 
 @functools.cache
 def _first_inverse(settle: Callable) -> Callable:
-    """The stage that inverts a matrix's first pivot."""
+    """Makes the stage that inverts a matrix's first pivot."""
     return stage(lambda matrix, diagonal: _each(settle, matrix.block(0, 1).columns(0, 1), diagonal)[1])
 
 
 @functools.cache
 def _inverse(settle: Callable) -> Callable:
-    """The stage that inverts a pivot."""
+    """Makes the stage that inverts a pivot."""
     return stage(lambda pivot, diagonal: _each(settle, pivot, diagonal)[1])
 
 
 @stage
 def _rough(inverses, diagonal):
-    """Whether little more than rounding is left of a pivot."""
+    """Tells whether little more than rounding is left of a pivot."""
     least = ROUGH * float(np.finfo(diagonal.dtype).eps)
     return type(diagonal).elementwise(lambda i, d: (d > 0) & ((i == 0) | (i * d * least > 1)), inverses, diagonal)
 
 
 @stage
 def _first_factors(matrix, inverse):
-    """By which the first row is taken from the others."""
+    """Returns the factors by which the first row is taken from the others."""
     return matrix.block(0, 1).columns(1, matrix.shape[1]) * inverse
 
 
@@ -174,13 +174,13 @@ def _rest_of_right(right, factors):
 
 @stage
 def _substituted(row, inverse, factors, below):
-    """The rows of a solution from one on, from those below."""
+    """Adds a row to a solution, before those below."""
     return type(row).vstack([row * inverse - factors @ below, below])
 
 
 @stage
 def _largest(rest, diagonal, left):
-    """The row of the identity that has the largest rest, relative to the diagonal, among those that are left."""
+    """Returns the row of the identity that has the largest rest, relative to the diagonal, among those that are left."""
 
     def one(rest, diagonal, left):
         some = diagonal > 0
@@ -229,5 +229,5 @@ def _reduced(rest, factors, row):
 
 @stage
 def _with_row(x, basis, factors, right_row, inverse):
-    """A solution with the row that ``basis`` picks, from those that it has."""
+    """Adds the row that ``basis`` picks to a solution, from those that it has."""
     return x + basis.T @ (right_row * inverse - factors @ x)

@@ -23,7 +23,8 @@ from fastscan.kernels.gpu.tiles import columns, indices, side_by_side, tiles
 from fastscan.kernels.plan import Launch, Plan
 
 MOST_ROWS = 2**31 - 1
-"""Of an array, all sequences' together. Lanes and rows are numbered in 32 bits; entries in 64, where an array is that large."""
+"""The most rows of an array, all sequences' together. Lanes and rows are numbered in 32 bits; entries in 64, where an array is
+that large."""
 
 Kind = Literal["once", "chunk", "step"]
 """Which rows of an array a lane reads or writes: the only one, its chunk's, or one for every step."""
@@ -41,17 +42,17 @@ class Table(NamedTuple):
 
     @classmethod
     def of(cls, kind: Kind, x: Any) -> "Table":
-        """That of an array."""
+        """Describes an array."""
         batch, rows, n, p = x.shape
         return cls(kind, batch, rows, n, p, x.dtype)
 
     @property
     def entries(self) -> int:
-        """Of a matrix."""
+        """The number of a matrix's entries."""
         return self.n * self.p
 
     def matrix(self, how: Launch) -> Lanes:
-        """What a lane reads of it, without the numbers."""
+        """Returns the form of a matrix that a lane reads, without the numbers."""
         return matrix_kind(how)([[jax.ShapeDtypeStruct((), self.dtype)] * self.p] * self.n)
 
 
@@ -107,23 +108,25 @@ def _check_rows(B: int, tables: Sequence[Table]) -> None:
 
 
 def form(plan: Plan, tree: Any) -> Any:
-    """What a lane reads of a tree of arrays (batch, rows, n, p), without the numbers."""
+    """Returns the form of what a lane reads of a tree of arrays (batch, rows, n, p), without the numbers."""
     return jax.tree.map(lambda x: Table.of("once", x).matrix(plan.launch), tree)
 
 
 def matrix_kind(how: Launch) -> type[Lanes]:
-    """What matrices are inside kernels."""
+    """Returns the class of matrices inside kernels."""
     return StagedLanes if how.interpret else _FusedLanes if how.lowering == "triton" else Lanes
 
 
 class Program:
-    """What one program of a kernel does for its lanes, which are vectors here."""
+    """One program of a kernel, which works for its lanes; they are vectors here."""
 
     def __init__(self, plan: Plan, layout: "_Records | _Columns", sources: Sequence[Any], targets: Sequence[Any]):
         self.plan, self.layout, self.sources, self.targets = plan, layout, sources, targets
 
     def loop(self, step: Callable, carry: Any, source: int, target: int | None, reverse: bool) -> Any:
-        """``step(carry, x) -> (carry, out)`` over a chunk's rows, which are read from one tree and written to another."""
+        """Loops with ``step(carry, x) -> (carry, out)`` over a chunk's rows, which are read from one tree and written to
+        another.
+        """
         L = self.plan.length
 
         def spread(carry: Any) -> Any:
@@ -144,7 +147,7 @@ class Program:
         return body(np.int32(0), carry) if L == 1 else lax.fori_loop(np.int32(0), np.int32(L), body, carry)
 
     def read(self, number: int, t: Any = None) -> Any:
-        """A tree of `Lanes`; ``t`` is the step within the chunk."""
+        """Reads a tree of `Lanes`; ``t`` is the step within the chunk."""
 
         def one(pair: tuple[Table, Any]) -> Lanes:
             table, values = pair[0], [self.layout.spread(x) for x in self.layout.read(*pair, t)]
@@ -153,7 +156,7 @@ class Program:
         return jax.tree.map(one, self.sources[number], is_leaf=_is_pair)
 
     def write(self, number: int, tree: Any, t: Any = None) -> None:
-        """The inverse of `read`."""
+        """Writes a tree of `Lanes`, as `read` reads it."""
 
         def one(matrix: Lanes, pair: tuple[Table, Any]) -> None:
             values = [self.layout.spread(x) for row in matrix.rows for x in row]
@@ -175,7 +178,7 @@ class _Layout:
         self.programs = -(-B * plan.chunks // plan.launch.lanes)
 
     def run(self, name: str, program: Callable, operands: list[jax.Array], shapes: list[jax.ShapeDtypeStruct]) -> Any:
-        """The arrays that programs write."""
+        """Runs the programs, and returns the arrays that they write."""
         pl, how = lowerings.pallas(), self.plan.launch
         whole = pl.BlockSpec(memory_space=pl.ANY)
         return pl.pallas_call(
@@ -267,7 +270,7 @@ class _Columns(_Layout):
         )(*operands)
 
     def inputs(self) -> list[jax.Array]:
-        """Of every lane's chunk, how many rows it holds."""
+        """Returns how many rows every lane's chunk holds."""
         if not self.plan.padded:
             return []
         rows = jnp.clip(self.plan.steps - jnp.arange(self.plan.chunks) * self.plan.length, 0, self.plan.length)
@@ -302,7 +305,7 @@ class _Columns(_Layout):
         self.present_rows: Any = refs[0][0, 0, self.lanes] if refs else None
 
     def spread(self, x: Any) -> Any:
-        """A number per lane, said to be one: a loop can't carry what is a constant at first."""
+        """Makes a number one per lane: a loop can't carry what is a constant at first."""
         x = jnp.broadcast_to(x, (self.plan.launch.lanes,))
         if self.plan.launch.interpret:
             return x
@@ -355,7 +358,7 @@ def _instruction(name: str, *operands: Any) -> Any:
 
 
 def _tables(plan: Plan, B: int, kind: Kind, forms: Any, room: Any) -> Any:
-    """Where the matrices of ``forms`` go."""
+    """Describes the arrays that the matrices of ``forms`` go to."""
     rows = plan.chunks if kind == "chunk" else plan.steps
     matrices, tree = jax.tree.flatten(forms, is_leaf=_is_lanes)
     rooms = jax.tree.leaves(jax.tree.broadcast(room, jax.tree.unflatten(tree, [0] * len(matrices))))

@@ -36,13 +36,13 @@ def tiles(entries: int, dtype: Any, *, past_the_end: bool = False) -> list[tuple
 
 
 def indices(index: jax.Array, start: int, width: int) -> tuple[jax.Array, jax.Array]:
-    """The entries ``start`` to ``start + width`` of every lane's record, as indices (lanes, width)."""
+    """Returns the entries ``start`` to ``start + width`` of every lane's record, as indices (lanes, width)."""
     shape = (index.shape[0], width)
     return lax.broadcast_in_dim(index, shape, (0,)), lax.broadcasted_iota(jnp.int32, shape, 1) + np.int32(start)
 
 
 def side_by_side(vectors: Sequence[jax.Array]) -> jax.Array:
-    """Vectors (lanes,), a power of two of them, as the columns of (lanes, columns)."""
+    """Puts vectors (lanes,), a power of two of them, side by side as the columns of (lanes, columns)."""
     if len(vectors) == 1:
         return vectors[0][:, None]
     halves = [half[0] if len(half) == 1 else side_by_side(half) for half in (vectors[0::2], vectors[1::2])]
@@ -50,7 +50,7 @@ def side_by_side(vectors: Sequence[jax.Array]) -> jax.Array:
 
 
 def columns(tile: jax.Array) -> list[jax.Array]:
-    """The inverse of `side_by_side`."""
+    """Inverts `side_by_side`."""
     lanes, width = tile.shape
     if width == 1:
         return [tile.reshape(lanes)]

@@ -20,7 +20,7 @@ from fastscan.kernels.scan.recurrence import Forgetting, Hindsight, Recurrence
 
 
 class HMMInputs(NamedTuple):
-    """What one row needs; the same container holds weights that are the same in every row.
+    """The inputs of one row; the same container holds weights that are the same in every row.
 
     Attributes:
         A: transition weights (K, K), from state i to j.
@@ -48,42 +48,42 @@ class FilteredStates(NamedTuple):
 
 
 def prepare(x: HMMInputs) -> Prepared:
-    """What a row says by itself."""
+    """Computes what a row says by itself."""
     log_likelihood = known(x.log_likelihood)
     return Prepared(x.A, log_likelihood, likelihoods(log_likelihood))
 
 
 def first_observation(predicted, log_likelihood) -> tuple[Any, Any]:
-    """`observe`, of log-likelihoods as the user has them."""
+    """Does as `observe`, with log-likelihoods as the user has them."""
     return observe(predicted, known(log_likelihood))
 
 
 def weights(params: HMMInputs, x: Any) -> Any:
-    """A row's transition weights, its own or those of every row."""
+    """Returns a row's transition weights, its own or those of every row."""
     return params.A if x.A is None else x.A
 
 
 def filter_append(params: HMMInputs, summary: Scaled, x: Prepared) -> Scaled:
-    """One more transition and observation at the stretch's end."""
+    """Adds one transition and observation at the stretch's end."""
     moved = Scaled(product(summary.values, weights(params, x)), summary.scale)
     return scaled.times_diagonal(moved, x.likelihood)
 
 
 def filter_enter(state, summary: Scaled):
-    """Probabilities after a stretch, from those before it."""
+    """Computes the probabilities after a stretch from those before it."""
     row = Scaled(state.T, state.constant(np.zeros((1, 1))))
     return distribution(scaled.multiply(row, summary).values.T)
 
 
 def filter_step(params: HMMInputs, state, x: Prepared) -> tuple[Any, FilteredStates]:
-    """Predict and update."""
+    """Predicts and updates."""
     predicted = product(state.T, weights(params, x)).T
     after, density = observe(predicted, x.log_likelihood)
     return after, FilteredStates(state, predicted, density)
 
 
 def likelihood_step(params: HMMInputs, state, x: Prepared) -> tuple[Any, Any]:
-    """`filter_step`, reporting the log density alone."""
+    """Does as `filter_step`, but reports the log density alone."""
     after, out = filter_step(params, state, x)
     return after, out.log_density
 
@@ -93,7 +93,7 @@ def _filter_identity(state) -> Scaled:
 
 
 def _settled(summary: Scaled) -> tuple[Any, Any]:
-    """The mean of the rows' distributions, and how far they are from it."""
+    """Returns the mean of the rows' distributions, and how far they are from it."""
     kind = type(summary.values)
     sums = summary.values.reduce(jnp.add)
     rows = ratio(summary.values, sums)
@@ -121,13 +121,13 @@ HMM_LIKELIHOOD = HMM_FILTER._replace(name="hmm_likelihood", step=likelihood_step
 
 
 def read(summary: Scaled) -> Scaled:
-    """The likelihood of a stretch's observations given the state before it, a column."""
+    """Returns the likelihood of a stretch's observations given the state before it, a column."""
     values = summary.values.reduce(jnp.add)
     return scaled.normalized(Scaled(values, summary.scale))
 
 
 def retreat(future: Scaled, summary: Scaled) -> Scaled:
-    """The likelihood of all observations from a stretch on, from that of those after it."""
+    """Computes the likelihood of all observations from a stretch on, from that of those after it."""
     return scaled.multiply(summary, future)
 
 
@@ -142,18 +142,18 @@ class Backward(NamedTuple):
 
 
 def backward_append(params: HMMInputs, summary: Scaled, x: Prepared) -> Scaled:
-    """One more observation and transition at the stretch's beginning."""
+    """Adds one observation and transition at the stretch's beginning."""
     return scaled.multiply(Scaled(times(weights(params, x), x.likelihood.values), x.likelihood.scale), summary)
 
 
 def backward_enter(state, summary: Scaled):
-    """The state before a stretch, from that after it."""
+    """Computes the state before a stretch from that after it."""
     message = scaled.multiply(summary, Scaled(state, state.constant(np.zeros((state.shape[0], 1)))))
     return distribution(scaled.unscaled(*message))
 
 
 def backward_step(params: HMMInputs, state, x: Prepared) -> tuple[Any, Backward]:
-    """Predict backward and update."""
+    """Predicts backward and updates."""
     predicted = product(weights(params, x), state)
     after, density = observe(predicted, x.log_likelihood)
     return after, Backward(predicted, density)

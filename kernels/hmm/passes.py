@@ -53,7 +53,7 @@ class HMMSeries(NamedTuple):
 
 
 def filter_states(plan: Plan, series: HMMSeries) -> FilteredStates:
-    """Filtered and predicted probabilities (B, T, K, 1), and the log density of all observations (B,)."""
+    """Computes filtered and predicted probabilities (B, T, K, 1), and the log density of all observations (B,)."""
     join = driver.phases(plan).join
     state, density = _first(plan, series.initial, series.log_likelihood[:, :1])
     last, out = driver.run(plan, HMM_FILTER, *_inputs(series, state), room=_FILTERED_ROOM)
@@ -61,14 +61,14 @@ def filter_states(plan: Plan, series: HMMSeries) -> FilteredStates:
 
 
 def filter_loglik(plan: Plan, series: HMMSeries) -> jax.Array:
-    """The log density of all observations (B,) alone."""
+    """Computes the log density of all observations (B,) alone."""
     state, density = _first(plan, series.initial, series.log_likelihood[:, :1])
     _, densities = driver.run(plan, HMM_LIKELIHOOD, *_inputs(series, state))
     return _total(plan, density, densities)
 
 
 def smooth_states(plan: Plan, series: HMMSeries, counting: bool) -> tuple[FilteredStates, jax.Array, jax.Array | None]:
-    """What `filter_states` returns, the smoothed probabilities (B, T, K, 1), and expected transitions.
+    """Computes the results of `filter_states`, the smoothed probabilities (B, T, K, 1), and expected transitions.
 
     These are summed over the rows and divided by the weights (B, K, K), if they are asked for by ``counting``, which wants
     weights that do not vary.
@@ -87,7 +87,7 @@ def smooth_states(plan: Plan, series: HMMSeries, counting: bool) -> tuple[Filter
 
 
 def score(plan: Plan, series: HMMSeries) -> tuple[jax.Array, HMMSeries]:
-    """The log density of all observations (B,), and every sequence's derivatives (B, ...), by Fisher's identity.
+    """Computes the log density of all observations (B,), and every sequence's derivatives (B, ...), by Fisher's identity.
 
     They are the expected counts of a smoother, divided by the weights without dividing by those that are zero.
     """
@@ -107,7 +107,7 @@ def score(plan: Plan, series: HMMSeries) -> tuple[jax.Array, HMMSeries]:
 
 
 def filter_backward(plan: Plan, series: HMMSeries) -> Backward:
-    """Messages p(y_{t+1..T} | z_t), up to factors (B, T, K, 1), and the sum of these factors' logarithms (B,)."""
+    """Computes messages p(y_{t+1..T} | z_t), up to factors (B, T, K, 1), and the sum of these factors' logarithms (B,)."""
     ones = jnp.ones_like(series.log_likelihood[:, -1:])
     state, density = _first(plan, ones, series.log_likelihood[:, -1:])
     same, varying = _divided(series.A)
@@ -119,7 +119,8 @@ def filter_backward(plan: Plan, series: HMMSeries) -> Backward:
 
 
 def most_likely_states(plan: Plan, series: HMMSeries) -> tuple[jax.Array, jax.Array]:
-    """The most likely states (B, T, 1, 1), int32, and the score of the best (B, 1, 1, 1), which is -inf if nothing is possible.
+    """Finds the most likely states (B, T, 1, 1), int32, and the score of the best (B, 1, 1, 1), which is -inf if nothing is
+    possible.
 
     The series' weights are logarithms.
     """
@@ -134,7 +135,7 @@ def most_likely_states(plan: Plan, series: HMMSeries) -> tuple[jax.Array, jax.Ar
 
 
 def sample_states(plan: Plan, series: HMMSeries, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """States drawn from their posterior (B, T, 1, 1), int32, and the log density of all observations (B,).
+    """Draws states from their posterior (B, T, 1, 1), int32, and computes the log density of all observations (B,).
 
     Args:
         plan: how.
@@ -153,7 +154,7 @@ def sample_states(plan: Plan, series: HMMSeries, uniform: jax.Array) -> tuple[ja
 def _choose(
     plan: Plan, model: Choosing, params: Any, state: Any, series: Any, *, reverse: bool
 ) -> tuple[Any, list, Callable[[jax.Array], Any]]:
-    """`driver.run` of a model that makes choices.
+    """Runs a model that makes choices, as `driver.run` does.
 
     Args:
         plan: how.
@@ -194,7 +195,7 @@ _FILTERED_ROOM = FilteredStates(filtered=True, predicted=False, log_density=Fals
 
 
 def _first(plan: Plan, predicted: jax.Array, log_likelihood: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The probabilities after one observation (K, 1, 1, B), and its log density (B, 1, 1, 1)."""
+    """Computes the probabilities after one observation (K, 1, 1, B), and its log density (B, 1, 1, 1)."""
     B = log_likelihood.shape[0]
     predicted = jnp.broadcast_to(predicted, (B, *predicted.shape[1:]))
     state, density = driver.phases(plan).each_row(plan, "hmm_first_observation", first_observation, (predicted, log_likelihood))
@@ -202,7 +203,7 @@ def _first(plan: Plan, predicted: jax.Array, log_likelihood: jax.Array) -> tuple
 
 
 def _inputs(series: HMMSeries, state: jax.Array) -> tuple[HMMInputs, jax.Array, HMMInputs]:
-    """What a recurrence over rows t (transition to t + 1, observation there) takes."""
+    """Returns the inputs of a recurrence over rows t (transition to t + 1, observation there)."""
     same, varying = _divided(series.A)
     return HMMInputs(same), state, HMMInputs(varying, series.log_likelihood[:, 1:])
 
@@ -219,7 +220,7 @@ def _states(plan: Plan, series: HMMSeries, density: jax.Array, out: FilteredStat
 
 
 def _total(plan: Plan, first: jax.Array, densities: jax.Array) -> jax.Array:
-    """The sum (B,) of log densities, that of the first observation (B, 1, 1, 1) and those of the rows."""
+    """Sums log densities (B,): that of the first observation (B, 1, 1, 1) and those of the rows."""
     return first[:, 0, 0, 0] + driver.phases(plan).total(plan, densities)
 
 

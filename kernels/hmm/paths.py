@@ -29,24 +29,24 @@ class Packing(NamedTuple):
 
     @classmethod
     def of(cls, K: int) -> "Packing":
-        """That of K states."""
+        """Returns the packing of K states."""
         bits = max((K - 1).bit_length(), 1)
         room = WORD // bits
         return cls(K, bits, room, -(-K // room))
 
     def places(self, word: int) -> np.ndarray:
-        """Where the values of a word begin, as a column."""
+        """Returns where the values of a word begin, as a column."""
         return self.bits * np.arange(min(self.room, self.K - word * self.room))[:, None]
 
     def identity(self) -> np.ndarray:
-        """The words (W, 1) of the map that changes nothing."""
+        """Returns the words (W, 1) of the map that changes nothing."""
         states = np.arange(self.K).reshape(-1, 1)
         parts = [states[i * self.room :][: len(self.places(i))] << self.places(i) for i in range(self.words)]
         return np.array([[part.sum()] for part in parts], np.uint32)
 
 
 def pack(values) -> Any:
-    """Values (K, 1), uint32, as words (W, 1)."""
+    """Packs values (K, 1), uint32, into words (W, 1)."""
     packing = Packing.of(values.shape[0])
     words = []
     for word in range(packing.words):
@@ -57,7 +57,7 @@ def pack(values) -> Any:
 
 
 def unpack(K: int, words) -> Any:
-    """The inverse of `pack`."""
+    """Inverts `pack`."""
     packing = Packing.of(K)
     kind, mask = type(words), (1 << packing.bits) - 1
     return kind.vstack(
@@ -69,7 +69,7 @@ def unpack(K: int, words) -> Any:
 
 
 def look_up(K: int, words, states) -> Any:
-    """The values of a map (W, 1) at states (n, 1)."""
+    """Looks up the values of a map (W, 1) at states (n, 1)."""
     packing = Packing.of(K)
 
     def value(state: jax.Array, *words: jax.Array) -> jax.Array:
@@ -83,7 +83,7 @@ def look_up(K: int, words, states) -> Any:
 
 
 def identity(K: int, like) -> Any:
-    """The words (W, 1) of the map that changes nothing, in the representation of ``like``."""
+    """Returns the words (W, 1) of the map that changes nothing, in the representation of ``like``."""
     numbers = type(like).elementwise(lambda x: jnp.zeros(jnp.shape(x), np.uint32), like.block(0, 1))
     return numbers.columns(0, 1).constant(Packing.of(K).identity())
 
@@ -114,7 +114,7 @@ class Choosing(NamedTuple):
 
 
 def composing(recurrence: Recurrence) -> InChunks:
-    """A recurrence over chunks that also tells what a chunk's maps come to.
+    """Makes a recurrence over chunks that also composes a chunk's maps.
 
     Args:
         recurrence: whose state has a row for each of K states, and which reports a tuple of a map (W, 1) of them and more.
@@ -134,12 +134,14 @@ def composing(recurrence: Recurrence) -> InChunks:
 
 
 def signed(states) -> Any:
-    """States as users have them, int32."""
+    """Converts states to int32, as users have them."""
     return type(states).elementwise(lambda x: jnp.asarray(x).astype(np.int32), states)
 
 
 def sequential_path(name: str, choose: Callable[[Any, Any, Any], Any]) -> Recurrence:
-    """A path (1, 1) of which ``choose(params, state, x)`` makes the next state. It has no summaries and runs in one chunk."""
+    """Makes the recurrence of a path (1, 1), of which ``choose(params, state, x)`` makes the next state. It has no summaries
+    and runs in one chunk.
+    """
 
     def step(params: Any, state: Any, x: Any) -> tuple[Any, Any]:
         state = choose(params, state, x)
@@ -153,7 +155,7 @@ def sequential_path(name: str, choose: Callable[[Any, Any, Any], Any]) -> Recurr
 
 @functools.cache
 def paths(K: int) -> Recurrence:
-    """States (1, 1) under maps of K states, one map a row; they are reported as int32."""
+    """Makes the recurrence of states (1, 1) under maps of K states, one map a row; states are reported as int32."""
 
     @stage
     def compose(first, then):

@@ -14,7 +14,7 @@ LOG2E = 1.4426950408889634
 
 
 def observe(predicted, log_likelihood) -> tuple[Any, Any]:
-    """The filtered probabilities (K, 1), and the log density of the observation (1, 1).
+    """Computes the filtered probabilities (K, 1), and the log density of the observation (1, 1).
 
     Likelihoods are taken relative to the largest one of a state that is possible. Where none is, probabilities are zero
     and the log density is -inf.
@@ -26,13 +26,13 @@ def observe(predicted, log_likelihood) -> tuple[Any, Any]:
 
 @stage
 def known(log_likelihood):
-    """The log-likelihoods, or zeros if all of them are NaN, which says that the observation is missing."""
+    """Returns the log-likelihoods, or zeros if all of them are NaN, which says that the observation is missing."""
     return _known(log_likelihood)
 
 
 @stage
 def relative(log_likelihood):
-    """Log-likelihoods less the largest one; zeros if they are missing."""
+    """Subtracts the largest log-likelihood; zeros if they are missing."""
     return _relative(_known(log_likelihood))
 
 
@@ -49,25 +49,25 @@ def distribution(weights):
 
 @stage
 def product_distribution(a, b):
-    """The distribution of weights ``a b``."""
+    """Normalises the weights ``a b``."""
     return _normalized(a * b)
 
 
 @stage
 def times(a, b):
-    """``a b``, entry by entry."""
+    """Multiplies ``a b``, entry by entry."""
     return a * b
 
 
 @stage
 def ratio(a, b):
-    """``a / b``, and 0 / 0 = 0."""
+    """Divides ``a / b``, with 0 / 0 = 0."""
     return type(a).elementwise(quotient, a, b)
 
 
 @stage
 def draw(weights, uniform):
-    """For every column of weights (K, n) the state that inverts its cumulative distribution at ``uniform`` (1, 1): (1, n).
+    """Inverts, for every column of weights (K, n), its cumulative distribution at ``uniform`` (1, 1): states (1, n).
 
     A state of weight zero is never drawn, whatever rounding does to the sums.
     """
@@ -110,7 +110,7 @@ def _relative(log_likelihood):
 
 @stage
 def _largest_possible(predicted, log_likelihood):
-    """The largest log-likelihood of a state that is possible (1, 1)."""
+    """Returns the largest log-likelihood of a state that is possible (1, 1)."""
     kind = type(predicted)
     possible = kind.elementwise(lambda p, x: select(p != 0, x, LOWEST), predicted, log_likelihood)
     return kind.elementwise(lambda x: jnp.maximum(x, LOWEST), possible.T.reduce(jnp.maximum))
@@ -133,6 +133,6 @@ def _normalized(weights):
 
 
 def quotient(x: jax.Array, y: jax.Array) -> jax.Array:
-    """``x / y`` of arrays, and 0 / 0 = 0."""
+    """Divides arrays ``x / y``, with 0 / 0 = 0."""
     nothing = y == 0
     return select(nothing, x, x / select(nothing, 1, y))

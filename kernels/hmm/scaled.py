@@ -29,32 +29,32 @@ class Scaled(NamedTuple):
 
 
 def identity(like, size: int) -> Scaled:
-    """The identity of a size, in the representation of ``like``."""
+    """Returns the identity of a size, in the representation of ``like``."""
     unit = eye(like, size)
     return Scaled(unit, unit.constant(np.zeros((size, 1))))
 
 
 def exponential(column) -> Scaled:
-    """Every entry's exponential: values from 1 to 2, or 0."""
+    """Computes every entry's exponential: values from 1 to 2, or 0."""
     binary = column * (1 / math.log(2))
     scale = type(binary).elementwise(lambda x: _raised(jnp.floor(lax.stop_gradient(x))), binary)
     return Scaled(type(binary).elementwise(lambda x, n: jnp.exp2(x - n), binary, scale), scale)
 
 
 def normalized(matrix: Scaled) -> Scaled:
-    """The same matrix, every row's largest value between 1 and 2."""
+    """Returns the same matrix, with every row's largest value between 1 and 2."""
     return times_diagonal(matrix, Scaled(matrix.scale.constant(np.ones((1, 1))), matrix.scale.constant(np.zeros((1, 1)))))
 
 
 def times_diagonal(matrix: Scaled, diagonal: Scaled) -> Scaled:
-    """``matrix @ diag(diagonal)``, normalised; the diagonal is a column."""
+    """Computes ``matrix @ diag(diagonal)``, normalised; the diagonal is a column."""
     factors, scale = diagonal.values.T, diagonal.scale.T
     largest = _largest(_exponents(matrix.values, factors, scale))
     return Scaled(_shift(matrix.values, factors, scale, largest), plus(matrix.scale, largest))
 
 
 def multiply(left: Scaled, right: Scaled) -> Scaled:
-    """``left @ right``, normalised, and scaled so that the largest scale is 0: summaries are known up to a factor."""
+    """Computes ``left @ right``, normalised, and scaled so that the largest scale is 0: summaries are known up to a factor."""
     ones = left.scale.constant(np.ones((1, 1)))
     left = times_diagonal(left, Scaled(ones, right.scale))
     values, scale = normalized(Scaled(product(left.values, right.values), left.scale))
@@ -63,19 +63,19 @@ def multiply(left: Scaled, right: Scaled) -> Scaled:
 
 @stage
 def unscaled(values, scale):
-    """The matrix itself, where a float has room for it."""
+    """Returns the matrix itself, where a float has room for it."""
     return type(values).elementwise(lambda x, n: x * power_of_two(n), values, scale)
 
 
 def exponent(x: jax.Array) -> jax.Array:
-    """The integer n with ``2^n <= x < 2^(n+1)``, as a float; `LOWEST` for zero."""
+    """Returns the integer n with ``2^n <= x < 2^(n+1)``, as a float; `LOWEST` for zero."""
     fraction, bias, integer = _FORMATS[str(x.dtype)]
     n = (lax.bitcast_convert_type(lax.stop_gradient(x), integer) >> fraction) - bias
     return select(x == 0, LOWEST, n.astype(x.dtype))
 
 
 def power_of_two(n: jax.Array) -> jax.Array:
-    """``2^n`` of integers in floats; 0 below a float's normal range, and not more than its last one above."""
+    """Computes ``2^n`` of integers in floats; 0 below a float's normal range, and not more than its last one above."""
     fraction, bias, integer = _FORMATS[str(n.dtype)]
     biased = jnp.minimum(jnp.maximum(lax.stop_gradient(n) + bias, 0), 2 * bias).astype(integer)
     return lax.bitcast_convert_type(biased << fraction, n.dtype)
@@ -92,7 +92,7 @@ def _exponents(values, factors, scale):
 
 @stage
 def _largest(exponents):
-    """Every row's largest, a column."""
+    """Returns every row's largest exponent, a column."""
     return type(exponents).elementwise(_raised, exponents.reduce(jnp.maximum))
 
 
@@ -103,7 +103,7 @@ def _shift(values, factors, scale, largest):
 
 @stage
 def plus(a, b):
-    """The sum of scales."""
+    """Adds scales."""
     return type(a).elementwise(lambda x, y: _raised(x + y), a, b)
 
 

@@ -25,18 +25,20 @@ class BackwardInputs(NamedTuple):
 
 
 def smoother_append(params: HMMInputs, summary, x: BackwardInputs):
-    """The distribution of the state at the beginning of a stretch given that at its end, one row earlier."""
+    """Computes the distribution of the state at the beginning of a stretch given that at its end, one row earlier."""
     return product(ratio(times(weights(params, x), x.filtered), x.predicted.T), summary)
 
 
 def smoother_step(params: HMMInputs, state, x: BackwardInputs):
-    """Rauch, Tung & Striebel's step: smoothed probabilities, from those one step later."""
+    """Takes Rauch, Tung & Striebel's step: smoothed probabilities, from those one step later."""
     state = _smoothed(params, x, ratio(state, x.predicted))
     return state, state
 
 
 def counting_step(params: HMMInputs, state: tuple[Any, Any], x: BackwardInputs) -> tuple[tuple[Any, Any], Any]:
-    """`smoother_step`, and the transition's probabilities divided by its weights, added to those of later rows (K, K)."""
+    """Does as `smoother_step`, and adds the transition's probabilities, divided by its weights, to those of later rows (K,
+    K).
+    """
     probs, counts = state
     change = ratio(probs, x.predicted)
     probs = _smoothed(params, x, change)
@@ -60,7 +62,7 @@ HMM_SMOOTHER_WITH_COUNTS = HMM_SMOOTHER._replace(
 
 
 def condition_on_future(state, future: Scaled):
-    """Probabilities (K, 1), given also what follows."""
+    """Computes probabilities (K, 1) given also what follows."""
     prior = Scaled(state.T, state.constant(np.zeros((1, 1))))
     return distribution(scaled.times_diagonal(prior, future).values.T)
 
@@ -73,14 +75,14 @@ class SamplerRow(NamedTuple):
 
 
 def sampler_step(params: HMMInputs, state, x: SamplerRow) -> tuple[Any, tuple[Any, Any]]:
-    """The filter, reporting the map to the state at t that follows from every state at t+1, and the log density."""
+    """Takes the filter's step, reporting the map from every state at t+1 to the state at t, and the log density."""
     states = draw(times(weights(params, x.model), state), x.uniform)
     after, density = likelihood_step(params, state, x.model)
     return after, (maps.pack(states.T), density)
 
 
 class DrawnRow(NamedTuple):
-    """What a path at t+1 needs to go to t: a row's own A, filtered probabilities (K, 1), a uniform number (1, 1)."""
+    """The inputs of a path's step from t+1 to t: a row's own A, filtered probabilities (K, 1), a uniform number (1, 1)."""
 
     A: Any
     filtered: Any
@@ -93,7 +95,7 @@ def _reporting_filtered(params: HMMInputs, state, x: SamplerRow) -> tuple[Any, t
 
 
 def _draw_previous(params: HMMInputs, state, x: DrawnRow) -> Any:
-    """The state at t that follows from one at t+1 (1, 1)."""
+    """Draws the state at t from that at t+1 (1, 1)."""
     return draw(times(weights(params, x).column(state), x.filtered), x.uniform)
 
 

@@ -17,7 +17,7 @@ from fastscan.kernels.scan.recurrence import Forgetting, Recurrence
 
 
 class ViterbiInputs(NamedTuple):
-    """What one row needs; the same container holds weights that are the same in every row.
+    """The inputs of one row; the same container holds weights that are the same in every row.
 
     Attributes:
         log_a: logarithms of transition weights A, (K, K), from state i to j.
@@ -50,7 +50,7 @@ def _enter(state, summary):
 
 
 def _step(params: ViterbiInputs, state, x: ViterbiInputs) -> tuple[Any, tuple[Any]]:
-    """The score of the best continuation from every state (K, 1), and the map of the states that these go to next."""
+    """Computes the score of the best continuation from every state (K, 1), and the map of the states that these go to next."""
     scores, choices = best(_log_weights(params, x).T, _plus(x.log_likelihood, state))
     return _relative(scores.T), (maps.pack(choices.T),)
 
@@ -63,13 +63,13 @@ class Continuation(NamedTuple):
 
 
 def _scores_step(params: ViterbiInputs, state, x: ViterbiInputs) -> tuple[Any, tuple[Any]]:
-    """The same scores, and what the states that are gone to score with their observations (K, 1)."""
+    """Computes the same scores, and the scores with their observations (K, 1) of the states that are gone to."""
     scores = _plus(x.log_likelihood, state)
     return _relative(_best_sums(_log_weights(params, x), scores)), (scores,)
 
 
 def _choose(params: ViterbiInputs, state, x: Continuation) -> Any:
-    """The state that a path at a state (1, 1) goes to next."""
+    """Returns the state that a path at a state (1, 1) goes to next."""
     _, choice = best(_log_weights(params, x).T.column(state), x.scores)
     return choice
 
@@ -79,7 +79,7 @@ def _prepare(x: ViterbiInputs) -> ViterbiInputs:
 
 
 def _settled(summary) -> tuple[Any, Any]:
-    """The largest of the columns less their best entries, and how far the others are from it."""
+    """Returns the largest of the columns less their best entries, and how far the others are from it."""
     kind = type(summary)
     columns = _less(summary, _best_of_columns(summary))
     scores = columns.reduce(jnp.maximum)
@@ -89,7 +89,9 @@ def _settled(summary) -> tuple[Any, Any]:
 
 
 def _apart(x: jax.Array, y: jax.Array, rounded: jax.Array, possible: jax.Array) -> jax.Array:
-    """How far scores are apart, relative to the number that was rounded; not at all where none of a column is possible."""
+    """Measures how far scores are apart, relative to the number that was rounded; not at all where none of a column is
+    possible.
+    """
     far = jnp.abs(x - y) / jnp.maximum(jnp.abs(rounded), 1)
     return select((x == y) | (possible == 0), 0, select(jnp.abs(far) < jnp.inf, far, jnp.inf))
 
@@ -99,7 +101,7 @@ def _extend(summary, scores):
 
 
 def _best_of_columns(summary):
-    """The largest entries as a row; zero if nothing is possible."""
+    """Returns the largest entries as a row; zero if nothing is possible."""
     best = summary.T.reduce(jnp.maximum).T
     return type(best).elementwise(lambda c: select(c == -jnp.inf, 0, c), best)
 
@@ -116,13 +118,15 @@ VITERBI_PATH = maps.Choosing(
 
 @stage
 def _best_sums(log_a, scores):
-    """The largest entry of every row of ``log_a + scores.T`` (K, 1)."""
+    """Returns the largest entry of every row of ``log_a + scores.T`` (K, 1)."""
     return log_a.max_plus(scores)
 
 
 @stage
 def best(scores, offset):
-    """For every column of scores (K, n) plus ``offset`` (K, 1), the largest (1, n), and the first row that has it (1, n)."""
+    """Finds, for every column of scores (K, n) plus ``offset`` (K, 1), the largest (1, n), and the first row that has it (1,
+    n).
+    """
     kind = type(scores)
     rows = [scores.block(k, k + 1) + offset.block(k, k + 1) for k in range(scores.shape[0])]
     largest = rows[0]
@@ -139,7 +143,7 @@ def _plus(a, b):
 
 
 def _relative(scores):
-    """Less the largest one."""
+    """Subtracts the largest score."""
     return _less(scores, _largest(scores))
 
 
@@ -150,6 +154,6 @@ def _less(scores, largest):
 
 @stage
 def _largest(scores):
-    """The largest one (1, 1); zero if nothing is possible."""
+    """Returns the largest score (1, 1); zero if nothing is possible."""
     largest = scores.reduce(jnp.maximum).T.reduce(jnp.maximum)
     return type(scores).elementwise(lambda c: select(c == -jnp.inf, 0, c), largest)

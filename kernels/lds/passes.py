@@ -26,7 +26,9 @@ from fastscan.kernels.scan import driver
 
 
 class Chain(NamedTuple):
-    """What all say of the first state, a series of one row; and the rows' inputs, those that do not vary in ``params``."""
+    """A chain of potentials: what all say of the first state, a series of one row; and the rows' inputs, those that do not vary
+    in ``params``.
+    """
 
     first: Potential
     params: PairInputs
@@ -34,7 +36,9 @@ class Chain(NamedTuple):
 
 
 def smooth(plan: Plan, chain: Chain) -> tuple[jax.Array, Smoothed]:
-    """The logarithm of the product's integral, less T D/2 log 2 pi (B,); moments (B, T, ...), cross ones (B, T - 1, ...)."""
+    """Computes the logarithm of the product's integral, less T D/2 log 2 pi (B,); moments (B, T, ...), cross ones (B, T - 1,
+    ...).
+    """
     by = driver.phases(plan)
     given = chain.params, as_lanes(chain.first), chain.rows
     _, _, ends, out = driver.run_with_futures(plan, PAIR_FILTER, PAIR_HINDSIGHT, *given)
@@ -47,13 +51,13 @@ def smooth(plan: Plan, chain: Chain) -> tuple[jax.Array, Smoothed]:
 
 
 def log_normalizer(plan: Plan, chain: Chain) -> jax.Array:
-    """The first result of `smooth` alone."""
+    """Computes the first result of `smooth` alone."""
     last, densities = driver.run(plan, PAIR_LIKELIHOOD, chain.params, as_lanes(chain.first), chain.rows)
     return _total(plan, as_rows(last), densities)
 
 
 def sample(plan: Plan, chain: Chain, noise: jax.Array) -> jax.Array:
-    """States (B, T, D, 1), from standard normal noise of the same shape."""
+    """Draws states (B, T, D, 1), from standard normal noise of the same shape."""
     by = driver.phases(plan)
     rows = SamplerRow(chain.rows, noise[:, :-1])
     last, maps = driver.run(plan, PAIR_SAMPLER, chain.params, as_lanes(chain.first), rows)

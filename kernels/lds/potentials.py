@@ -68,7 +68,7 @@ class SamplerRow(NamedTuple):
 
 
 class Inverse(NamedTuple):
-    """Of a precision P = L diag(d) L': ``cov``, its inverse; ``root`` S, S S' its inverse; ``log_det`` of P, (1, 1)."""
+    """The inverse of a precision P = L diag(d) L': ``cov`` itself; ``root`` S, S S' = cov; ``log_det`` of P, (1, 1)."""
 
     cov: Any
     root: Any
@@ -117,7 +117,7 @@ def _enter(state: Potential, summary: PairSummary) -> Potential:
 
 
 def _eliminate(params: PairInputs, state: Potential, x: PairInputs) -> tuple[Potential, Eliminated, Any]:
-    """The state after a row, what is reported, and the root of x_t's conditional covariance."""
+    """Eliminates a state: returns the state after a row, what is reported, and the root of x_t's conditional covariance."""
     pair = merge(params, x)
     cov, root, log_det = invert(_plus(state.J, pair.J11))
     d, gain = _minus(state.h, pair.h1), times(cov, pair.J12)
@@ -164,26 +164,26 @@ PAIR_SAMPLER = PAIR_FILTER._replace(
 
 
 def moments(state: Potential, future: Potential | None = None) -> Gaussian:
-    """The state's distribution, given also what is said of it by the ``future``."""
+    """Computes the state's distribution, given also what the ``future`` says of it."""
     h, J = state if future is None else (_plus(state.h, future.h), _plus(state.J, future.J))
     cov = invert(J).cov
     return Gaussian(times(cov, h), cov)
 
 
 def integral(state: Potential) -> Any:
-    """The logarithm of the potential's integral, less D/2 log 2 pi, (1, 1)."""
+    """Computes the logarithm of the potential's integral, less D/2 log 2 pi, (1, 1)."""
     cov, _, log_det = invert(state.J)
     return _log_normalizer(state.h, times(cov, state.h), log_det)
 
 
 def draw(state: Potential, noise: Any) -> Any:
-    """A state from standard normal ``noise`` (D, 1)."""
+    """Draws a state from standard normal ``noise`` (D, 1)."""
     cov, root, _ = invert(state.J)
     return times_plus(root, noise, times(cov, state.h))
 
 
 def invert(P: Any) -> Inverse:
-    """The inverse of a positive definite matrix, NaN if it is indefinite."""
+    """Inverts a positive definite matrix; NaN if it is indefinite."""
     _, d, whitened = eliminate(mirrored(P), eye(P, P.shape[0]), checked=True)
     root = _root(whitened, d)
     return Inverse(_squared(root), root, _sum_of_logs(d))
@@ -220,12 +220,12 @@ def _minus(a, b):
 
 
 def _less(a, b):
-    """The difference of symmetric matrices."""
+    """Subtracts symmetric matrices."""
     return mirrored(symmetrized(_minus(a, b)))
 
 
 def _regular(P, empty):
-    """The identity where there is nothing to invert: what is not taken must have a derivative, too."""
+    """Returns the identity where there is nothing to invert: what is not taken must have a derivative, too."""
     return mirrored(_or(empty, mirrored(eye(P, P.shape[0])), P))
 
 
@@ -241,5 +241,5 @@ def _smaller(a, b):
 
 @stage
 def _or(flag, x, y):
-    """X where the flag is 1, else y."""
+    """Returns x where the flag is 1, else y."""
     return type(x).elementwise(lambda x, y, flag: select(flag == 1, x, y), x, y, flag)

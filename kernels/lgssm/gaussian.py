@@ -13,7 +13,7 @@ from jax import lax
 from fastscan.kernels.algebra import downdate, eliminate, eye, mirrored, multiply_add, select, solve, stage, symmetric, zeros
 
 ROUNDINGS = 16
-"""Of its scale, for every row, that a covariance may be below zero by, and still count as one."""
+"""The roundings of its scale, for every row, that a covariance may be below zero by, and still count as one."""
 
 
 class Gaussian(NamedTuple):
@@ -43,7 +43,7 @@ class Decorrelated(NamedTuple):
 
 
 class Innovations(NamedTuple):
-    """What conditioning met, a row per scalar observation: all before its own update.
+    """Innovations that conditioning met, a row per scalar observation: all before its own update.
 
     Attributes:
         rows: ``h M`` of every mean matrix M.
@@ -61,7 +61,7 @@ class Innovations(NamedTuple):
 
 
 def push(transition: Transition, means: tuple, cov) -> tuple[tuple, Any]:
-    """Moments one transition later. Only the last of ``means`` is moved by c; the others are coefficients.
+    """Moves moments by one transition. Only the last of ``means`` is moved by c; the others are coefficients.
 
     Returns:
         The means and the covariance ``F P F' + Q``.
@@ -141,7 +141,7 @@ def inform(cov, means: tuple, eta, J) -> tuple[Any, tuple, Innovations, Any]:
 
 
 def decorrelate(H, noise_cov) -> Decorrelated:
-    """``y = H z + v``, v ~ N(0, noise_cov), multiplied by the inverse of L in noise_cov = L D L'.
+    """Multiplies ``y = H z + v``, v ~ N(0, noise_cov), by the inverse of L in noise_cov = L D L'.
 
     The multiplication is by a unit triangular matrix, so densities stay as they are; noise_cov may be singular.
     One that is indefinite makes NaN noise.
@@ -151,7 +151,7 @@ def decorrelate(H, noise_cov) -> Decorrelated:
 
 
 def indefinite(cov, scale):
-    """NaN if a covariance is indefinite, beyond what rounding explains, and else 0: (1, 1).
+    """Returns NaN if a covariance is indefinite, beyond what rounding explains, and else 0: (1, 1).
 
     Args:
         cov: (n, n).
@@ -164,7 +164,7 @@ def indefinite(cov, scale):
 
 
 def smoothing_gain(filtered_cov, F, Q) -> tuple[Any, Any]:
-    """G and L of ``z_t | z_{t+1}, past ~ N(m + G (z_{t+1} - F m - c), L)``, m the filtered mean.
+    """Computes G and L of ``z_t | z_{t+1}, past ~ N(m + G (z_{t+1} - F m - c), L)``, with m the filtered mean.
 
     The predicted covariance S is factorised, not Q: how well that goes does not depend on the units of the states, and hardly
     on their order. A direction of z_{t+1} that the others' predictions leave nothing of, up to rounding, is passed over.
@@ -181,7 +181,7 @@ def smoothing_gain(filtered_cov, F, Q) -> tuple[Any, Any]:
 
 
 def log_density(innovations: Innovations, weight, size):
-    """Log density of what was observed, from the last mean's innovations: (1, 1).
+    """Computes the log density of what was observed, from the last mean's innovations: (1, 1).
 
     An observation that was passed over adds nothing if it is what is known already, up to half of the digits of its ``size``
     (n, 1), which the squares of all that its innovation is a sum of add up to; else the data are impossible: -inf.
@@ -190,26 +190,26 @@ def log_density(innovations: Innovations, weight, size):
 
 
 def square_root(cov):
-    """A lower triangular S with S S' = cov; cov may be singular."""
+    """Computes a lower triangular S with S S' = cov; cov may be singular."""
     L, d, _ = eliminate(cov, zeros(cov, cov.shape[0], 1))
     return L * type(d).elementwise(lambda x: select(x > 0, x * lax.rsqrt(select(x > 0, x, 1)), 0), d).T
 
 
 @stage
 def times(A, B):
-    """A B."""
+    """Computes A B."""
     return A @ B
 
 
 @stage
 def times_plus(A, B, C):
-    """A B + C."""
+    """Computes A B + C."""
     return multiply_add(A, B, C)
 
 
 @stage
 def symmetrized(A):
-    """`algebra.symmetric`, as a stage."""
+    """Does as `algebra.symmetric`, as a stage."""
     return symmetric(A)
 
 
@@ -230,13 +230,13 @@ def _inverse(h, a, weight, noise, floor):
 
 
 def _variance(h, a, weight, noise):
-    """Of what is known of the observation, which rounding alone makes negative, and its noise."""
+    """Adds the variance of what is known of an observation, which rounding alone makes negative, and that of its noise."""
     return type(a).elementwise(lambda v: jnp.maximum(v, jnp.zeros_like(v)), (h * weight) @ a) + noise
 
 
 @stage
 def _rounding(H, variances, noise):
-    """Innovation variances that may be nothing but rounding: of observations without noise; 0 of others."""
+    """Returns innovation variances that may be nothing but rounding: those of observations without noise; 0 for others."""
     eps = 4 * H.shape[1] * float(np.finfo(noise.dtype).eps)
     return type(noise).elementwise(lambda v, r: select(r > 0, 0, v * eps), (H * H) @ variances, noise)
 
@@ -274,7 +274,7 @@ def _remove_error(reduced, share, k, weight):
 
 @stage
 def _less_squares(cov, rows, weights):
-    """``cov - rows' diag(weights) rows``."""
+    """Computes ``cov - rows' diag(weights) rows``."""
     return multiply_add(rows.T, rows * (weights * -1.0), cov)
 
 

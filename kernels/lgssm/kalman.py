@@ -16,7 +16,7 @@ from fastscan.kernels.scan.seams import gaussians_agree
 
 
 class FilterInputs(NamedTuple):
-    """What one row needs. The same container holds what is the same in every row (see `recurrence.merge`).
+    """The inputs of one row. The same container holds what is the same in every row (see `recurrence.merge`).
 
     Attributes:
         F, c, Q: the transition's (D, D), (D, 1), (D, D).
@@ -64,14 +64,16 @@ class Filtered(NamedTuple):
 
 
 def identity(state: Gaussian) -> FilterSummary:
-    """Nothing moved, nothing seen."""
+    """Returns the summary of no rows: nothing moved, nothing seen."""
     D = state.cov.shape[0]
     nothing, none = mirrored(zeros(state.cov, D, D)), zeros(state.mean, D, 1)
     return FilterSummary(eye(state.cov, D), none, nothing, none, nothing)
 
 
 def append(params: FilterInputs, summary: FilterSummary, x: FilterInputs) -> FilterSummary:
-    """The filter's own step on the stretch's end, from a state before it that is known; what it sees tells of that state."""
+    """Takes the filter's own step on the stretch's end, from a state before it that is known; what it sees tells of that
+    state.
+    """
     F, c, Q, H, noise, y, weight = complete(merge(params, x))
     means, C = push(Transition(F, c, Q), (summary.A, summary.b), summary.C)
     C, means, innovations = condition(C, means, (None, y), H, weight, noise)
@@ -79,21 +81,23 @@ def append(params: FilterInputs, summary: FilterSummary, x: FilterInputs) -> Fil
 
 
 def combine(left: FilterSummary, right: FilterSummary) -> FilterSummary:
-    """What the right stretch saw conditions the end of the left one, which then moves through the right one."""
+    """Joins two stretches: what the right one saw conditions the end of the left one, which then moves through the right
+    one.
+    """
     between = _learn(left, *inform(left.C, (left.A, left.b), right.eta, right.J))
     (A, b), C = push(Transition(right.A, right.b, right.C), (between.A, between.b), between.C)
     return between._replace(A=A, b=b, C=C)
 
 
 def enter(state: Gaussian, summary: FilterSummary) -> Gaussian:
-    """The state before a stretch, conditioned on what the stretch saw, moves through it."""
+    """Moves the state before a stretch through it, conditioned on what the stretch saw."""
     before = condition_on_future(state, summary)
     (mean,), cov = push(Transition(summary.A, summary.b, summary.C), (before.mean,), before.cov)
     return Gaussian(mean, cov)
 
 
 def step(params: FilterInputs, state: Gaussian, x: FilterInputs) -> tuple[Gaussian, Filtered]:
-    """Predict and update."""
+    """Predicts and updates."""
     x = merge(params, x)
     (mean,), cov = push(Transition(x.F, x.c, x.Q), (state.mean,), state.cov)
     after, density = observe(Gaussian(mean, cov), x)
@@ -101,18 +105,18 @@ def step(params: FilterInputs, state: Gaussian, x: FilterInputs) -> tuple[Gaussi
 
 
 def likelihood_step(params: FilterInputs, state: Gaussian, x: FilterInputs) -> tuple[Gaussian, Any]:
-    """`step`, reporting the log density alone."""
+    """Does as `step`, but reports the log density alone."""
     after, out = step(params, state, x)
     return after, out.log_density
 
 
 def retreat(future: Message, summary: FilterSummary) -> Message:
-    """What a stretch and all after it say of the state before it, from what they say of the state after it."""
+    """Computes what a stretch and all after it say of the state before it, from what they say of the state after it."""
     return read(_learn(summary, *inform(summary.C, (summary.A, summary.b), future.eta, future.J)))
 
 
 def read(summary: FilterSummary) -> Message:
-    """What a stretch says of the state before it."""
+    """Reads what a stretch says of the state before it."""
     return Message(summary.eta, summary.J)
 
 
@@ -122,7 +126,7 @@ KALMAN_LIKELIHOOD = KALMAN_FILTER._replace(name="kalman_likelihood", step=likeli
 
 
 def observe(predicted: Gaussian, x: FilterInputs) -> tuple[Gaussian, Any]:
-    """The filtered state, and the log density of the observation (1, 1).
+    """Computes the filtered state, and the log density of the observation (1, 1).
 
     The mean is corrected once, by the sum of the scalar observations' corrections: it is rounded once.
 
@@ -139,18 +143,18 @@ def observe(predicted: Gaussian, x: FilterInputs) -> tuple[Gaussian, Any]:
 
 
 def condition_on_future(state: Gaussian, future: Message | FilterSummary) -> Gaussian:
-    """The state before a stretch of time, given also the stretch's observations."""
+    """Conditions the state before a stretch of time also on the stretch's observations."""
     cov, (mean,), *_ = inform(state.cov, (state.mean,), future.eta, future.J)
     return Gaussian(mean, cov)
 
 
 def complete(x: FilterInputs) -> FilterInputs:
-    """With weights of 1 where there are none."""
+    """Returns inputs with weights of 1 where there are none."""
     return x if x.weight is not None else x._replace(weight=x.H.constant(np.ones((x.H.shape[0], 1))))
 
 
 def _learn(summary: FilterSummary, C, means, innovations, weight) -> FilterSummary:
-    """The summary after its end was conditioned; what was seen there also tells about its beginning."""
+    """Updates a summary whose end was conditioned: what was seen there also tells about its beginning."""
     rows, values, seen = innovations.rows[0], innovations.values[1], innovations.inverse
     A, b = means
     eta = _add_information(summary.eta, rows, values, seen)
@@ -165,7 +169,7 @@ def _innovation(y, H, mean, weight):
 
 @stage
 def _size(y, H, mean):
-    """The squares of what an innovation is made of."""
+    """Adds the squares of what an innovation is made of."""
     return multiply_add(H * H, mean * mean, y * y)
 
 

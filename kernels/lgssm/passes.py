@@ -55,7 +55,7 @@ class Series(NamedTuple):
 
 
 def filter_moments(plan: Plan, series: Series) -> Filtered:
-    """Filtered moments (B or 1, T, ...) and log densities (B, T, 1, 1)."""
+    """Computes filtered moments (B or 1, T, ...) and log densities (B, T, 1, 1)."""
     join = driver.phases(plan).join
     state, density = _first(plan, series)
     last, out = driver.run(plan, KALMAN_FILTER, series.params, state, series.rows, room=_FILTERED_ROOM)
@@ -65,14 +65,14 @@ def filter_moments(plan: Plan, series: Series) -> Filtered:
 
 
 def filter_log_densities(plan: Plan, series: Series) -> jax.Array:
-    """Log densities (B, T, 1, 1) alone; no moments are kept."""
+    """Computes log densities (B, T, 1, 1) alone; no moments are kept."""
     state, density = _first(plan, series)
     _, densities = driver.run(plan, KALMAN_LIKELIHOOD, series.params, state, series.rows)
     return prepend(density, driver.phases(plan).join(plan, densities))
 
 
 def score(plan: Plan, series: Series) -> tuple[jax.Array, Series]:
-    """The log density of all observations (B,), and every sequence's derivatives with respect to a series' numbers.
+    """Computes the log density of all observations (B,), and every sequence's derivatives with respect to a series' numbers.
 
     They have the series' form, with a lane or an entry for every sequence; None where there are none: of weights, and of what
     only the backward pass takes.
@@ -92,7 +92,9 @@ def score(plan: Plan, series: Series) -> tuple[jax.Array, Series]:
 
 
 def smooth(plan: Plan, series: Series, central: bool = False) -> tuple[Filtered, Smoothed]:
-    """Filtered and smoothed moments (B or 1, T, ...), cross moments, if ``central`` covariances (B, T - 1, ...)."""
+    """Computes filtered and smoothed moments (B or 1, T, ...), and cross moments, with ``central`` covariances (B, T - 1,
+    ...).
+    """
     by = driver.phases(plan)
     state, density = _first(plan, series)
     given = series.params, state, series.rows
@@ -111,7 +113,7 @@ def smooth(plan: Plan, series: Series, central: bool = False) -> tuple[Filtered,
 
 
 def sample(plan: Plan, series: Series, noise: jax.Array, jitter: jax.Array) -> jax.Array:
-    """States drawn from their posterior, (B, T, D, 1).
+    """Draws states from their posterior, (B, T, D, 1).
 
     Args:
         plan: how.
@@ -131,7 +133,7 @@ def sample(plan: Plan, series: Series, noise: jax.Array, jitter: jax.Array) -> j
 
 
 def affine_states(plan: Plan, initial: jax.Array, params: AffineMap, maps: AffineMap) -> jax.Array:
-    """States (B, T, D, 1) under T - 1 affine maps, from the first one (D, 1, 1, B)."""
+    """Computes states (B, T, D, 1) under T - 1 affine maps, from the first one (D, 1, 1, B)."""
     _, states = driver.run(plan, AFFINE_MAPS, params, initial, maps)
     return prepend(as_rows(initial), driver.phases(plan).join(plan, states))
 
@@ -140,7 +142,7 @@ _FILTERED_ROOM = Filtered(mean=True, cov=True, log_density=False)
 
 
 def _first(plan: Plan, series: Series) -> tuple[Gaussian, jax.Array]:
-    """The first filtered state (n, p, 1, B or 1), and the log densities of the first observations (B, 1, 1, 1)."""
+    """Computes the first filtered state (n, p, 1, B or 1), and the log densities of the first observations (B, 1, 1, 1)."""
     by = driver.phases(plan)
     state, density = by.each_row(plan, "first_observation", observe, (series.prior, series.first))
     return as_lanes(state), density
@@ -151,5 +153,5 @@ def _transition(x: FilterInputs) -> Transition:
 
 
 def _draw(cov: Any, noise: Any) -> Any:
-    """From N(0, cov), given standard normal noise. A function of its own, so that kernels know it by its name."""
+    """Draws from N(0, cov), given standard normal noise. A function of its own, so that kernels know it by its name."""
     return square_root(cov) @ noise

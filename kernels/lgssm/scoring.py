@@ -26,12 +26,12 @@ class ScoreRow(NamedTuple):
 
 
 def shifts(state: Gaussian, future: Message) -> Message:
-    """R and N of a state, from the information that the data after it hold of it."""
+    """Computes r and N of a state, from the information that the data after it hold of it."""
     return retreat(future, identity(state)._replace(b=state.mean, C=state.cov))
 
 
 def observe_back(predicted: Gaussian, x: FilterInputs, after: Message) -> tuple[Message, Gaussian, FilterInputs]:
-    """From r and N after an observation to those before it.
+    """Goes from r and N after an observation to those before it.
 
     Returns:
         r and N, and the derivatives with respect to the predicted state, and to the observation's H, noise and y.
@@ -56,12 +56,12 @@ def observe_back(predicted: Gaussian, x: FilterInputs, after: Message) -> tuple[
 
 
 def begin_scoring(state: Gaussian, future: Message | None = None) -> Message:
-    """R and N after a chunk: zeros where nothing follows."""
+    """Returns r and N after a chunk: zeros where nothing follows."""
     return shifts(state, future) if future else read(identity(state))
 
 
 def nothing_shared(params: FilterInputs, message: Message) -> FilterInputs:
-    """Derivatives of zero, with respect to what all rows share."""
+    """Returns derivatives of zero, with respect to what all rows share."""
     del message
     return jax.tree.map(jnp.zeros_like, params._replace(weight=None))
 
@@ -69,7 +69,7 @@ def nothing_shared(params: FilterInputs, message: Message) -> FilterInputs:
 def score_step(
     params: FilterInputs, state: tuple[Message, FilterInputs], row: ScoreRow
 ) -> tuple[tuple[Message, FilterInputs], FilterInputs]:
-    """One row back, of r and N: its derivatives are added to those shared, or reported where it has inputs of its own."""
+    """Goes one row back with r and N: its derivatives are added to those shared, or reported where it has inputs of its own."""
     message, shared = state
     x = merge(params, row.x)
     (mean,), cov = push(Transition(x.F, x.c, x.Q), (row.state.mean,), row.state.cov)
@@ -93,7 +93,7 @@ KALMAN_SCORE = KALMAN_FILTER._replace(
 
 
 def _flipped(matrix: Any) -> Any:
-    """The rows from the last to the first."""
+    """Returns the rows from the last to the first."""
     n = matrix.shape[0]
     return matrix if n == 1 else type(matrix).vstack([matrix.block(i, i + 1) for i in reversed(range(n))])
 

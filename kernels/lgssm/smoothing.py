@@ -61,7 +61,7 @@ def _kernel_enter(state: Gaussian, summary: BackwardKernel) -> Gaussian:
 
 
 def _gain(params: Transition, x: SmootherInputs) -> tuple[Any, Any, Any]:
-    """G, L and the predicted mean."""
+    """Computes G, L and the predicted mean."""
     F, c, Q = merge(params, x.transition)
     return *smoothing_gain(x.filtered.cov, F, Q), times_plus(F, x.filtered.mean, c)
 
@@ -129,7 +129,9 @@ class SamplerInputs(NamedTuple):
 
 
 class SamplerParams(NamedTuple):
-    """What is the same in every row of `FILTER_FOR_SAMPLING`; ``jitter`` (1, 1) is added to conditional variances."""
+    """Parameters that are the same in every row of `FILTER_FOR_SAMPLING`; ``jitter`` (1, 1) is added to conditional
+    variances.
+    """
 
     filter: FilterInputs
     jitter: Any

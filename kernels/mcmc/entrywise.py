@@ -34,7 +34,7 @@ _IN_OTHER_WORDS: dict[str, Callable] = {
     "copy": lambda x: x,
     "stop_gradient": lambda x: x,
 }
-"""What not every lowering of Pallas knows."""
+"""Primitives that not every lowering of Pallas knows, in terms of others."""
 _REDUCTIONS = {"reduce_sum": lax.add, "reduce_prod": lax.mul, "reduce_max": lax.max, "reduce_min": lax.min,
                "reduce_and": lax.bitwise_and, "reduce_or": lax.bitwise_or}  # fmt: skip
 _CUMULATIVE = {"cumsum": lax.add, "cumprod": lax.mul, "cummax": lax.max, "cummin": lax.min}
@@ -63,7 +63,7 @@ class Traced(NamedTuple):
         return [c for c in self.constants if _is_unknown(c)]
 
     def __call__(self, unknown: Sequence[np.ndarray], *arguments: np.ndarray) -> list[np.ndarray]:
-        """The results' entries, of those of the unknown constants and of the arguments.
+        """Computes the results' entries from those of the unknown constants and of the arguments.
 
         Args:
             unknown: arrays of entries, as `arguments`.
@@ -79,13 +79,13 @@ class Traced(NamedTuple):
 
 
 def trace(function: Callable, *arguments: Any) -> Traced:
-    """A function of pytrees of arrays or `jax.ShapeDtypeStruct`s, for one lane."""
+    """Traces a function of pytrees of arrays or `jax.ShapeDtypeStruct`s, for one lane."""
     closed = jax.make_jaxpr(function)(*arguments)
     return Traced(closed.jaxpr, tuple(closed.consts))
 
 
 def entries(values: Sequence[Any], shape: Sequence[int]) -> np.ndarray:
-    """An array of entries of a shape, from them in order."""
+    """Makes an array of a shape from its entries in order."""
     out = np.empty(len(values), object)
     for k, value in enumerate(values):
         out[k] = value
@@ -93,7 +93,9 @@ def entries(values: Sequence[Any], shape: Sequence[int]) -> np.ndarray:
 
 
 class _Evaluation:
-    """Of a function's equations in turn: arrays of numbers are known in all lanes, arrays of objects hold vectors."""
+    """An evaluation of a function's equations in turn: arrays of numbers are known in all lanes, arrays of objects hold
+    vectors.
+    """
 
     def __init__(self):
         self.operations = 0
@@ -138,13 +140,13 @@ class _Evaluation:
         raise NotEntrywiseError(f"{name}, which is no arithmetic on entries by themselves")
 
     def each(self, function: Callable, *operands: np.ndarray) -> np.ndarray:
-        """A function of numbers, entry by entry."""
+        """Applies a function of numbers entry by entry."""
         operands = np.broadcast_arrays(*operands)
         rows = zip(*(x.reshape(-1) for x in operands), strict=True)
         return entries([self.call(function, *row) for row in rows], operands[0].shape)
 
     def call(self, function: Callable, *numbers: Any) -> Any:
-        """A function of numbers, each a vector or the same in all lanes, and then known or not."""
+        """Calls a function of numbers, each a vector or the same in all lanes, and then known or not."""
         if all(isinstance(x, np.generic) for x in numbers):
             with jax.ensure_compile_time_eval():
                 return np.asarray(function(*numbers))[()]
@@ -156,18 +158,18 @@ class _Evaluation:
         return function(*(vary_over(axes, jnp.broadcast_to(x, lanes)) for x in numbers))
 
     def converted(self, x: np.ndarray, dtype: Any) -> np.ndarray:
-        """The same numbers, of a type."""
+        """Converts numbers to a type."""
         return self.each(lambda entry: lax.convert_element_type(entry, dtype), x) if _varies(x) else x.astype(dtype)
 
     def fold(self, function: Callable, x: np.ndarray, axes: Sequence[int]) -> np.ndarray:
-        """A reduction, from the first entry to the last."""
+        """Reduces entries, from the first one to the last."""
         kept = [i for i in range(x.ndim) if i not in axes]
         shape = [x.shape[i] for i in kept]
         rows = x.transpose(*kept, *axes).reshape(math.prod(shape), -1)
         return entries([functools.reduce(functools.partial(self.call, function), row) for row in rows], shape)
 
     def accumulate(self, function: Callable, x: np.ndarray, axis: int, reverse: bool) -> np.ndarray:
-        """All a reduction's partial results."""
+        """Computes all of a reduction's partial results."""
         rows = np.flip(x, axis) if reverse else x
         rows = np.moveaxis(rows, axis, -1)
         partial = [
@@ -179,7 +181,7 @@ class _Evaluation:
         return np.flip(out, axis) if reverse else out
 
     def product(self, x: np.ndarray, y: np.ndarray, dimension_numbers: Any) -> np.ndarray:
-        """A product of arrays over some of their axes; what is zero in all lanes takes no part."""
+        """Multiplies arrays over some of their axes; what is zero in all lanes takes no part."""
         (x_summed, y_summed), (x_shared, y_shared) = dimension_numbers
         x, x_free = _arranged(x, x_shared, x_summed)
         y, y_free = _arranged(y, y_shared, y_summed)
@@ -199,7 +201,7 @@ class _Evaluation:
 
 
 def _known(equation: Any, operands: list[np.ndarray]) -> list[np.ndarray]:
-    """What does not differ between lanes is computed as the function is traced."""
+    """Computes an equation whose operands do not differ between lanes, as the function is traced."""
     with jax.ensure_compile_time_eval():
         outs = equation.primitive.bind(*operands, **equation.params)
     return [_numbers(x) for x in (outs if equation.primitive.multiple_results else [outs])]
@@ -212,7 +214,7 @@ def _numbers(x: Any) -> np.ndarray:
 
 
 def _moved(equation: Any, operands: list[np.ndarray]) -> list[np.ndarray]:
-    """The entries where a primitive that only moves numbers takes them."""
+    """Returns the entries where a primitive that only moves numbers takes them."""
     data = operands if equation.primitive.name in ("concatenate", "stack") else operands[:1]
     others = operands[len(data) :]
     if any(map(_varies, others)):
@@ -230,7 +232,7 @@ def _moved(equation: Any, operands: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def _arranged(x: np.ndarray, shared: Sequence[int], summed: Sequence[int]) -> tuple[np.ndarray, list[int]]:
-    """With axes (shared..., free..., all that are summed over), and the free ones' sizes."""
+    """Transposes to axes (shared..., free..., all that are summed over), and returns the free ones' sizes."""
     free = [i for i in range(x.ndim) if i not in (*shared, *summed)]
     sizes = [x.shape[i] for i in (*shared, *free)]
     return x.transpose(*shared, *free, *summed).reshape(*sizes, -1), [x.shape[i] for i in free]
@@ -241,7 +243,9 @@ def _varies(x: np.ndarray) -> bool:
 
 
 def _has_inverse(x: np.ndarray) -> bool:
-    """Whether an array is known, and holds floating numbers whose inverses are ordinary ones, which nothing takes for zero."""
+    """Tells whether an array is known, and holds floating numbers whose inverses are ordinary ones, which nothing takes for
+    zero.
+    """
     if _varies(x) or not np.issubdtype(x.dtype, np.floating):
         return False
     with np.errstate(divide="ignore", over="ignore"):

@@ -49,7 +49,7 @@ class Chain(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Of a chain's records: how many, their means, and sums of squares about them; (1, 1), (D, 1), (D, 1)."""
+    """Moments of a chain's records: how many, their means, and sums of squares about them; (1, 1), (D, 1), (D, 1)."""
 
     count: Any
     mean: Any
@@ -57,7 +57,7 @@ class Moments(NamedTuple):
 
 
 class Params(NamedTuple):
-    """What is the same in all chains.
+    """Parameters that all chains share.
 
     Attributes:
         factor: of proposals: a column of standard deviations, or a lower triangular matrix; (1, 1), (D, 1) or (D, D).
@@ -69,7 +69,7 @@ class Params(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """What a run does.
+    """The steps of a run.
 
     Attributes:
         thin: steps to a record.
@@ -85,19 +85,19 @@ class Schedule(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """What is known when a program is traced: a schedule, and ``(constants, position) -> log density`` of matrices."""
+    """The static part of a run: a schedule, and ``(constants, position) -> log density`` of matrices."""
 
     schedule: Schedule
     log_density: Callable[[tuple[Any, ...], Any], Any]
 
 
 def chain_keys(words: Any, chains: Any) -> tuple[Any, Any]:
-    """A key of two words for each chain, of the caller's two words and the chains' numbers, uint32."""
+    """Makes a key of two words for each chain, from the caller's two words and the chains' numbers, uint32."""
     return threefry_2x32((words[0], words[1]), (chains, jnp.zeros_like(chains)))
 
 
 def move(walk: Walk, params: Params, chain: Chain, draws: Draws) -> Chain:
-    """One step."""
+    """Takes one step."""
     factor, kind = params.factor, type(chain.position)
     noise = draws.normal * factor if factor.shape[1] == 1 else _lower(factor) @ draws.normal
     proposal = chain.position + noise * chain.scale
@@ -119,7 +119,7 @@ def _next(step: Any) -> Any:
 
 
 def _lower(factor: Any) -> Any:
-    """Of `Lanes`, what is known to be zero takes no part in products."""
+    """Marks zeros of a triangular factor: on `Lanes`, what is known to be zero takes no part in products."""
     if not isinstance(factor, Lanes):
         return factor
     zero = factor.dtype.type(0)
@@ -127,7 +127,7 @@ def _lower(factor: Any) -> Any:
 
 
 def _adapted(schedule: Schedule, scale: Any, change: Any, step: Any) -> Any:
-    """The logarithm changes by step^-decay (probability of acceptance - target)."""
+    """Adapts a scale: its logarithm changes by step^-decay (probability of acceptance - target)."""
     dtype = scale.dtype
 
     def new(scale: Any, change: Any, step: Any) -> Any:
@@ -163,7 +163,7 @@ def _begin(walk: Walk, chain: Chain) -> _Carry:
 
 
 def _record(walk: Walk, params: Params, origin: Any, carry: _Carry, _: Any) -> tuple[_Carry, Any]:
-    """``thin`` steps."""
+    """Takes ``thin`` steps, and returns what is kept of the last one."""
 
     def step(carry: _Carry) -> _Carry:
         chain = carry.chain
@@ -182,7 +182,7 @@ def _record(walk: Walk, params: Params, origin: Any, carry: _Carry, _: Any) -> t
 
 
 def _merged(moments: Moments, origin: Any, sums: tuple[Any, ...], records: int) -> Moments:
-    """With those of one more block: Chan, Golub & LeVeque (1983)."""
+    """Adds the moments of one more block: Chan, Golub & LeVeque (1983)."""
     n = float(records)
     mean, squares = origin + sums[0] * (1 / n), sums[1] - sums[0] * sums[0] * (1 / n)
     kind = type(origin)
@@ -198,14 +198,14 @@ BLOCK = 1024
 
 
 def blocks(keep: Keep, records: int) -> tuple[int, int, int]:
-    """How many whole blocks records make, of how many each, and how many remain."""
+    """Counts the whole blocks that records make, of how many each, and how many remain."""
     size = min(BLOCK, records) if keep == "moments" else records
     return records // size, size, records % size
 
 
 @phase("walk")
 def in_lanes(walk: Walk, params: Params, chain: Chain, records: int, kind: type[Matrix]) -> tuple[Chain, Any, Any]:
-    """A run under XLA, with chains as lanes.
+    """Runs under XLA, with chains as lanes.
 
     Args:
         walk: what is done.
@@ -244,7 +244,7 @@ def in_lanes(walk: Walk, params: Params, chain: Chain, records: int, kind: type[
 
 
 def in_native_function(walk: Walk, params: Params, chain: Chain, records: int) -> tuple[Chain, Any, Any]:
-    """`in_lanes` of one group of chains after the other, in one native function: arrays (groups, n, 1, chains) of each."""
+    """Runs `in_lanes` on one group of chains after the other, in one native function: arrays (groups, n, 1, chains) of each."""
 
     def run(chain: Chain, params: Params) -> Any:
         return lax.map(lambda group: in_lanes(walk, params, group, records, StagedLanes), chain)
@@ -254,7 +254,7 @@ def in_native_function(walk: Walk, params: Params, chain: Chain, records: int) -
 
 @phase("walk")
 def in_kernels(plan: Plan, walk: Walk, params: Params, chain: Chain) -> tuple[Chain, Any, Any]:
-    """A run on a GPU, a chain a lane, one launch for each block of records.
+    """Runs on a GPU, a chain a lane, with one launch for each block of records.
 
     Args:
         plan: of as many steps as there are records, and one chunk.
@@ -296,7 +296,7 @@ def _launched(plan: Plan, walk: Walk, params: Params, state: tuple[Chain, Moment
 
 
 def _no_moments(position: jax.Array, axis: int = 0) -> Moments:
-    """Of no records, for positions whose coordinates are on an axis."""
+    """Returns the moments of no records, for positions whose coordinates are on an axis."""
     zero = jnp.zeros_like(position)
     return Moments(lax.index_in_dim(zero, 0, axis), zero, zero)
 

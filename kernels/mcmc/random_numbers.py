@@ -65,12 +65,12 @@ _SPLIT, _TAIL, _FAR = 0.425, 1.6, 5.0
 
 
 def words_of(dtype: Any) -> int:
-    """How many words of 32 bits a number takes."""
+    """Counts the words of 32 bits that a number takes."""
     return np.dtype(dtype).itemsize // 4
 
 
 def words_of_step(key: Any, step: Any, count: int) -> Any:
-    """So many random words (n, 1), or one more, of a key (2, 1) and a step's number (1, 1): all matrices of uint32."""
+    """Makes so many random words (n, 1), or one more, from a key (2, 1) and a step's number (1, 1): all matrices of uint32."""
     blocks = -(-count // 2)
     if isinstance(key, Lanes):
         (x,), (y,) = key.rows
@@ -82,14 +82,14 @@ def words_of_step(key: Any, step: Any, count: int) -> Any:
 
 
 def drawn(words: Any, D: int, dtype: Any) -> Draws:
-    """A step's numbers for D coordinates of a type, of its words."""
+    """Turns words into a step's numbers for D coordinates of a type."""
     each, fused = words_of(dtype), getattr(words, "fused", Lanes.fused)
     normals = _each(words.block(0, each * D), dtype, functools.partial(normal, fused=fused))
     return Draws(normals, _each(words.block(each * D, each * (D + 1)), dtype, log_uniform))
 
 
 def _each(words: Any, dtype: Any, transform: Callable[[Sequence[Any], Any], Any]) -> Any:
-    """Numbers (n, 1) of words, as many of each as a number takes; a stage."""
+    """Turns words into numbers (n, 1), with as many words for each as a number takes; a stage."""
     each = words_of(dtype)
 
     def numbers(words: Any) -> Any:
@@ -102,7 +102,7 @@ def _each(words: Any, dtype: Any, transform: Callable[[Sequence[Any], Any], Any]
 
 
 def normal(words: Sequence[Any], dtype: Any, fused: Callable) -> Any:
-    """A standard normal number from as many words as `words_of` says; ``fused`` is ``(x, y, z) -> x y + z``."""
+    """Turns as many words as `words_of` says into a standard normal number; ``fused`` is ``(x, y, z) -> x y + z``."""
     negative = words[0] >> np.uint32(31) == np.uint32(1)
     p = _fraction(words[0] & np.uint32(0x7FFFFFFF), words[1:], 31, dtype) * np.dtype(dtype).type(0.5)
     magnitude = _upper_quantile(p, dtype, fused)
@@ -110,13 +110,13 @@ def normal(words: Sequence[Any], dtype: Any, fused: Callable) -> Any:
 
 
 def log_uniform(words: Sequence[Any], dtype: Any) -> Any:
-    """The logarithm of a uniform number, below zero, from as many words as `words_of` says."""
+    """Turns as many words as `words_of` says into the logarithm of a uniform number, below zero."""
     below_one = np.nextafter(np.ones((), dtype), np.zeros((), dtype))
     return jnp.log(jnp.minimum(_fraction(words[0] >> np.uint32(1), words[1:], 31, dtype), below_one))
 
 
 def _fraction(high: Any, low: Sequence[Any], bits: int, dtype: Any) -> Any:
-    """The middle of the interval of [0, 1] that the bits of ``high``, and 21 of another word, say."""
+    """Returns the middle of the interval of [0, 1] that is named by the bits of ``high``, and 21 of another word."""
     number = np.dtype(dtype).type
     x = lax.convert_element_type(lax.convert_element_type(high, jnp.int32), dtype)
     if low:
@@ -126,7 +126,7 @@ def _fraction(high: Any, low: Sequence[Any], bits: int, dtype: Any) -> Any:
 
 
 def _upper_quantile(p: Any, dtype: Any, fused: Callable) -> Any:
-    """Where the standard normal distribution has p above it, for p from 2^-54, in float32 2^-33, to 1/2."""
+    """Computes where the standard normal distribution has p above it, for p from 2^-54, in float32 2^-33, to 1/2."""
     number, table = np.dtype(dtype).type, _QUANTILES[str(np.dtype(dtype))]
     q = number(0.5) - p
     middle = q <= number(_SPLIT)
@@ -142,7 +142,7 @@ def _upper_quantile(p: Any, dtype: Any, fused: Callable) -> Any:
 
 
 def _rational(fused: Callable, parts: tuple[Sequence[float], ...], x: Any) -> tuple[Any, ...]:
-    """A numerator and a denominator, by Horner's rule."""
+    """Computes a numerator and a denominator, by Horner's rule."""
     number = x.dtype.type
     return tuple(functools.reduce(lambda sum_, c: fused(sum_, x, number(c)), part[-2::-1], number(part[-1])) for part in parts)
 

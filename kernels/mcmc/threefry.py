@@ -15,7 +15,7 @@ ROUNDS = 20
 
 
 def threefry_2x32(key: tuple[Any, Any], counter: tuple[Any, Any]) -> tuple[Any, Any]:
-    """Two random words, of a key of two words and a counter of two words: all uint32."""
+    """Computes two random words from a key of two words and a counter of two words: all uint32."""
     keys = *key, key[0] ^ key[1] ^ _PARITY
     x, y = counter[0] + keys[0], counter[1] + keys[1]
     for group in range(ROUNDS // 4):

@@ -1,4 +1,4 @@
-"""Ways to run a recurrence. They know it by its five functions only.
+"""The drivers: ways to run a recurrence, which know it by its five functions only.
 
 All of them cut time into C chunks of L rows, one lane each:
 
@@ -25,14 +25,14 @@ from fastscan.kernels.scan.recurrence import Hindsight, InChunks, Recurrence
 
 
 def phases(plan: Plan) -> ModuleType:
-    """The module that runs a plan; a series without rows needs no kernel."""
+    """Returns the module that runs a plan; a series without rows needs no kernel."""
     return chunked if plan.launch is None or plan.steps == 0 else pallas
 
 
 def run(
     plan: Plan, recurrence: Recurrence, params: Any, state: Any, series: Any, *, reverse: bool = False, room: Any = False
 ) -> tuple[Any, Any]:
-    """A recurrence over a series.
+    """Runs a recurrence over a series.
 
     Args:
         plan: how.
@@ -59,7 +59,7 @@ def run(
 def run_with_futures(
     plan: Plan, recurrence: Recurrence, hindsight: Hindsight, params: Any, state: Any, series: Any, *, room: Any = False
 ) -> tuple[Any, Any, tuple, Any]:
-    """A recurrence over a series, for a pass that comes back: arguments as `run`.
+    """Runs a recurrence over a series, for a pass that comes back: arguments as `run`.
 
     Returns:
         The params and the rows as the phases take them; what the way back begins from, the state after every chunk and, of more
@@ -78,7 +78,7 @@ def run_with_futures(
 def summarise(
     plan: Plan, recurrence: Recurrence, in_chunks: InChunks, params: Any, state: Any, rows: Any, *, reverse: bool = False
 ) -> tuple[Any, Ahead | None]:
-    """Every chunk's summary, and what was swept on the way; arguments as `chunked.summarise`."""
+    """Summarises every chunk, and returns what was swept on the way; arguments as `chunked.summarise`."""
     if plan.forgetting and plan.launch is None and recurrence.forgetting:
         return forgetting.look_ahead(plan, recurrence, in_chunks, params, state, rows, reverse=reverse)
     return phases(plan).summarise(plan, recurrence, params, state, rows, reverse=reverse), None
@@ -95,7 +95,7 @@ def sweep(
     reverse: bool = False,
     room: Any = False,
 ) -> tuple[Any, Any]:
-    """The recursion within every chunk, as far as it was not swept ahead; arguments and results as `chunked.sweep`."""
+    """Runs the recursion within every chunk, as far as it was not swept ahead; arguments and results as `chunked.sweep`."""
     if ahead is not None:
         return forgetting.catch_up(plan, in_chunks, params, entries, rows, ahead, reverse=reverse)
     begin = in_chunks.begin
@@ -103,6 +103,6 @@ def sweep(
 
 
 def last(plan: Plan, exits: Any, *, reverse: bool = False) -> Any:
-    """The state after all chunks, as arrays, from the states after each."""
+    """Returns the state after all chunks, as arrays, from the states after each."""
     chunk = slice(None, 1) if reverse else slice(-1, None)
     return jax.tree.map(lambda x: x[..., chunk, :], phases(plan).arrays(plan, exits))

@@ -32,7 +32,7 @@ TOLERANCE = 8
 
 
 class Ahead(NamedTuple):
-    """What looking ahead found.
+    """The outcome of looking ahead.
 
     Attributes:
         rows: how many of every chunk are left to sweep.
@@ -49,7 +49,7 @@ class Ahead(NamedTuple):
 
 @phase("summarise")
 def look_ahead(plan: Plan, recurrence: Recurrence, sweep: InChunks, params: Any, state: Any, rows: Any, *, reverse: bool):
-    """Every chunk's summary, and `Ahead`. Arguments as `chunked.summarise` and `chunked.sweep` have them."""
+    """Summarises every chunk, and returns `Ahead`. Arguments are as `chunked.summarise` and `chunked.sweep` have them."""
     forgetting = recurrence.forgetting
 
     def append(t, summary):
@@ -85,14 +85,16 @@ def look_ahead(plan: Plan, recurrence: Recurrence, sweep: InChunks, params: Any,
 def catch_up(
     plan: Plan, sweep: InChunks, params: Any, entries: Any, rows: Any, ahead: Ahead, *, reverse: bool
 ) -> tuple[Any, Any]:
-    """The states after every chunk, and the outputs of all rows, as `chunked.sweep`."""
+    """Sweeps the rows that are left: the states after every chunk, and the outputs of all rows, as `chunked.sweep` returns
+    them.
+    """
     begun = sweep.begin(entries) if sweep.begin else entries
     exits, outputs = _sweep(plan, sweep.recurrence, params, begun, rows, ahead.outputs, 0, ahead.rows, reverse)
     return chunked.where(ahead.further, sweep.merge(exits, ahead.exits), exits), outputs
 
 
 def _sweep(plan: Plan, recurrence: Recurrence, params, state, rows, outputs, start, stop, reverse) -> tuple[Any, Any]:
-    """Some rows of every chunk, in the order of the recurrence, and their outputs among others."""
+    """Sweeps some rows of every chunk, in the order of the recurrence, and puts their outputs among the others."""
 
     def step(t, state):
         x, present = _row(plan, recurrence, rows, t, reverse)
@@ -117,7 +119,7 @@ def _sweep(plan: Plan, recurrence: Recurrence, params, state, rows, outputs, sta
 
 
 def _row(plan: Plan, recurrence: Recurrence, rows: Any, t: Any, reverse: bool) -> tuple[Any, jax.Array | None]:
-    """The t-th row of every chunk in the order of the recurrence, prepared, and whether there is one."""
+    """Returns the t-th row of every chunk in the order of the recurrence, prepared, and whether there is one."""
     row = plan.length - 1 - t if reverse else t
     x = jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, row, keepdims=False), rows)
     x = recurrence.prepare(chunked.matrices(plan, x))
@@ -125,7 +127,7 @@ def _row(plan: Plan, recurrence: Recurrence, rows: Any, t: Any, reverse: bool) -
 
 
 def _further(plan: Plan, t: Any, reverse: bool) -> jax.Array:
-    """Whether chunks have rows after the first t (C, 1)."""
+    """Tells whether chunks have rows after the first t (C, 1)."""
     more = t < plan.length
     some = chunked.present(plan, 0 if reverse else t)
     return jnp.broadcast_to(more, (plan.chunks, 1)) if some is None else more & some

@@ -25,31 +25,31 @@ from fastscan.kernels.scan.seams import facing, neighbours
 
 
 def matrices(plan: Plan, tree: Any) -> Any:
-    """Arrays (n, p, C or 1, B or 1) as (B or 1, C or 1, n, p)."""
+    """Transposes arrays (n, p, C or 1, B or 1) to (B or 1, C or 1, n, p)."""
     del plan
     return as_rows(tree)
 
 
 def arrays(plan: Plan, tree: Any) -> Any:
-    """The inverse of `matrices`."""
+    """Inverts `matrices`."""
     del plan
     return as_lanes(tree)
 
 
 def split(plan: Plan, series: Any) -> Any:
-    """The series itself: lanes find their rows."""
+    """Returns the series itself: lanes find their rows."""
     del plan
     return series
 
 
 def join(plan: Plan, rows: Any, last: Any = None) -> Any:
-    """Rows (B, T, n, p) as they are. With ``last``, they were left ``room`` in, which it fills, in place."""
+    """Returns rows (B, T, n, p) as they are. With ``last``, they were left ``room`` in, which it fills, in place."""
     del plan
     return rows if last is None else rows.at[:, -1:].set(as_rows(last))
 
 
 def total(plan: Plan, rows: jax.Array) -> jax.Array:
-    """The sum over time (B,) of numbers (B, T, 1, 1)."""
+    """Sums numbers (B, T, 1, 1) over time: (B,)."""
     del plan
     return rows[:, :, 0, 0].sum(1)
 
@@ -57,7 +57,7 @@ def total(plan: Plan, rows: jax.Array) -> jax.Array:
 @phase("summarise")
 @functools.partial(jax.jit, static_argnames=("plan", "recurrence", "reverse"))
 def summarise(plan: Plan, recurrence: Recurrence, params: Any, state: Any, rows: Any, *, reverse: bool = False) -> Any:
-    """Every chunk's summary, (B, C, n, p); arguments as `chunked.summarise` has them."""
+    """Summarises every chunk, (B, C, n, p); arguments as `chunked.summarise` has them."""
     empty, append = _empty_summary(matrix_kind(plan.launch), recurrence, state), _of_row(recurrence, "append")
 
     def kernel(program: Program) -> None:
@@ -72,7 +72,7 @@ def summarise(plan: Plan, recurrence: Recurrence, params: Any, state: Any, rows:
 
 @phase("scan_summaries")
 def entries(plan: Plan, recurrence: Recurrence, state: Any, summaries: Any, *, reverse: bool = False) -> Any:
-    """The state before every chunk, (B, C, n, p); with ``reverse``, after it."""
+    """Returns the state before every chunk, (B, C, n, p); with ``reverse``, after it."""
     ladder = _ladder(plan, recurrence, state, summaries, reverse)
     return _descend(ladder, of_summaries(recurrence), state, reverse)
 
@@ -81,7 +81,7 @@ def entries(plan: Plan, recurrence: Recurrence, state: Any, summaries: Any, *, r
 def entries_and_futures(
     plan: Plan, recurrence: Recurrence, hindsight: Hindsight, state: Any, summaries: Any
 ) -> tuple[Any, Any]:
-    """The state before every chunk, and what all that follows says of the state after it."""
+    """Returns the state before every chunk, and its future: what all that follows says of the state after it."""
     ladder = _ladder(plan, recurrence, state, summaries, False)
     back = of_hindsight(recurrence, hindsight)
     empty = hindsight.read(_empty_summary(Lanes, recurrence, state))  # by XLA, which knows no kernel's own instructions
@@ -103,7 +103,7 @@ def sweep(
     room: Any = False,
     exits: bool = True,
 ) -> tuple[Any, Any]:
-    """The sequential recursion within every chunk; arguments as `chunked.sweep` has them.
+    """Runs the sequential recursion within every chunk; arguments as `chunked.sweep` has them.
 
     Returns:
         The states after every chunk (B, C, n, p), with its sums if there are any, or None without ``exits``; and the outputs
@@ -143,7 +143,7 @@ def sweep(
 
 
 def _until_seams_hold(recurrence: Recurrence, sweep: Callable, state: Any, reverse: bool) -> tuple[Any, Any]:
-    """A sweep, as often as it takes until chunks fit together."""
+    """Sweeps as often as it takes until chunks fit together."""
 
     def left(after: Any) -> Any:
         return as_lanes(after[0] if recurrence.sums else after)
@@ -162,7 +162,7 @@ def _until_seams_hold(recurrence: Recurrence, sweep: Callable, state: Any, rever
 
 @functools.partial(jax.jit, static_argnames=("plan", "name", "function"))
 def each_row(plan: Plan, name: str, function: Callable, series: Any) -> Any:
-    """A function of matrices, of every row by itself: (B or 1, rows, n, p) in and out."""
+    """Applies a function of matrices to every row by itself: (B or 1, rows, n, p) in and out."""
     rows = max(x.shape[1] for x in jax.tree.leaves(series))
     plan = plan._replace(steps=rows, chunks=rows)
     series = jax.tree.map(lambda x: jnp.broadcast_to(x, (x.shape[0], rows, *x.shape[2:])), series)
@@ -176,13 +176,13 @@ def each_row(plan: Plan, name: str, function: Callable, series: Any) -> Any:
 
 @functools.cache
 def _of_row(recurrence: Recurrence, name: str) -> Callable:
-    """One of the functions of a row as it is read, which kernels then share the trace of."""
+    """Returns one of the functions of a row as it is read; kernels share its trace."""
     function, prepare = getattr(recurrence, name), recurrence.prepare
     return jax.jit(function if prepare is None else lambda params, state, x: function(params, state, prepare(x)))
 
 
 def _ladder(plan: Plan, recurrence: Recurrence, state: Any, summaries: Any, reverse: bool) -> list[tuple[Plan, Any]]:
-    """Summaries of chunks, of groups of chunks, of groups of groups..., each with the plan that goes through them."""
+    """Summarises chunks, groups of chunks, groups of groups..., each with the plan that goes through them."""
     group, steps, ladder = plan.launch.group, plan.chunks, []
     while steps > group:
         level = plan._replace(steps=steps, chunks=-(-steps // group))
@@ -193,7 +193,7 @@ def _ladder(plan: Plan, recurrence: Recurrence, state: Any, summaries: Any, reve
 
 
 def _descend(ladder: list, recurrence: Recurrence, state: Any, reverse: bool) -> Any:
-    """The states before all the summaries of the first level, from the one before everything."""
+    """Computes the states before all the summaries of the first level, from the one before everything."""
     for level, summaries in reversed(ladder):
         _, state = sweep(level, recurrence, (), (state,), summaries, reverse=reverse, exits=False)
     return state

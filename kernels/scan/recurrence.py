@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class Recurrence(NamedTuple):
-    """What the numbers of one lane do as time passes; the drivers know a model by nothing else.
+    """A model as the drivers know it: functions of the numbers of one lane as time passes.
 
     Every function takes and returns pytrees of `algebra.Matrix`. ``x`` holds one step's inputs, ``params`` what is the
     same at every step. A *summary* stands for a stretch of time whose state before it is not known yet.
@@ -77,7 +77,8 @@ class InChunks(NamedTuple):
 
 
 class Hindsight(NamedTuple):
-    """What a summary says of the state before its stretch of time, for passes that come back through a series.
+    """The two functions of summaries for passes that come back through a series: what a stretch of time says of the state
+    before it.
 
     Attributes:
         read: ``(summary) -> message``, what the stretch itself says of the state before it.
@@ -90,7 +91,9 @@ class Hindsight(NamedTuple):
 
 @functools.cache
 def of_summaries(recurrence: Recurrence) -> Recurrence:
-    """The recurrence whose rows are summaries of another, in that one's order, and whose outputs are the states before them."""
+    """Makes the recurrence whose rows are summaries of another, in that one's order, and whose outputs are the states before
+    them.
+    """
     return recurrence._replace(
         name=f"{recurrence.name}_summaries",
         append=lambda _, summary, x: recurrence.combine(summary, x),
@@ -104,7 +107,7 @@ def of_summaries(recurrence: Recurrence) -> Recurrence:
 
 @functools.cache
 def of_hindsight(recurrence: Recurrence, hindsight: Hindsight) -> Recurrence:
-    """The sequential recursion back through summaries, whose outputs are the messages from all that follows them."""
+    """Makes the sequential recursion back through summaries, whose outputs are the messages from all that follows them."""
     step = functools.partial(_retreat, hindsight)
     return of_summaries(recurrence)._replace(name=f"{recurrence.name}_hindsight", step=step)
 
@@ -114,7 +117,7 @@ def _retreat(hindsight: Hindsight, _: Any, message: Any, x: Any) -> tuple[Any, A
 
 
 def merge(params: Any, x: Any) -> Any:
-    """One step's inputs, from a container with those that are the same at every step and one with the step's own.
+    """Merges one step's inputs, from a container with those that are the same at every step and one with the step's own.
 
     Both are the same NamedTuple; a field is None in the one that does not hold it.
     """

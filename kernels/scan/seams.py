@@ -18,12 +18,12 @@ CHUNK_AXIS = -2
 
 
 def tolerance(dtype: Any) -> float:
-    """By how many standard deviations states may differ and still count as the same: about half of the digits."""
+    """Returns by how many standard deviations states may differ and still count as the same: about half of the digits."""
     return float(jnp.finfo(dtype).eps) ** 0.5 / 4
 
 
 def gaussians_agree(entered: Any, left: Any) -> jax.Array:
-    """Whether states are the same: of a mean and a covariance, or of information in these forms.
+    """Tells whether states are the same, each a mean and a covariance, or information in these forms.
 
     What is less than rounding of a mean, or of the largest one that any chunk is entered with, is no difference.
     """
@@ -37,12 +37,14 @@ def gaussians_agree(entered: Any, left: Any) -> jax.Array:
 
 
 def vectors_agree(entered: jax.Array, left: jax.Array) -> jax.Array:
-    """Whether vectors are the same, of which nothing says how large a difference matters but the largest of any chunk."""
+    """Tells whether vectors are the same. Nothing says how large a difference matters but the largest entry of any chunk."""
     return _close(entered, left, tolerance(left.dtype) * _largest(left)).all()
 
 
 def neighbours(first: Any, exits: Any, *, reverse: bool) -> Any:
-    """The state that every chunk should be entered with: its neighbour's exit, or where there is none, that of ``first``."""
+    """Returns the state that every chunk should be entered with: its neighbour's exit, or where there is none, that of
+    ``first``.
+    """
 
     def one(first: jax.Array, exits: jax.Array) -> jax.Array:
         C = exits.shape[CHUNK_AXIS]
@@ -56,7 +58,9 @@ def neighbours(first: Any, exits: Any, *, reverse: bool) -> Any:
 
 
 def facing(entered: Any, left: Any, *, reverse: bool) -> tuple[Any, Any]:
-    """Both sides of every seam: the states that chunks are entered with, and those that their neighbours are left with."""
+    """Returns both sides of every seam: the states that chunks are entered with, and those that their neighbours are left
+    with.
+    """
     later, earlier = (
         jax.tree.map(lambda x, part=part: x[..., part, :], (entered, left)) for part in (slice(1, None), slice(-1))
     )

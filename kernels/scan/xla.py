@@ -27,18 +27,18 @@ Side = Literal["before", "after"]
 
 
 def matrices(plan: Plan, arrays: Any) -> Any:
-    """Arrays of shape (rows, columns, chunk lanes, sequence lanes) as matrices of the plan's algebra."""
+    """Makes matrices of the plan's algebra of arrays (rows, columns, chunk lanes, sequence lanes)."""
     return jax.tree.map(ALGEBRAS[plan.algebra].from_array, arrays)
 
 
 def arrays(plan: Plan, tree: Any) -> Any:
-    """The inverse of `matrices`."""
+    """Inverts `matrices`."""
     kind = ALGEBRAS[plan.algebra]
     return jax.tree.map(lambda m: m.to_array(), tree, is_leaf=lambda m: isinstance(m, kind))
 
 
 def split(plan: Plan, series: Any) -> Any:
-    """(B, T, n, p) to (L, n, p, C, B). Rows past T are zero."""
+    """Cuts series (B, T, n, p) into chunks: (L, n, p, C, B). Rows past T are zero."""
 
     def one(x: jax.Array) -> jax.Array:
         B, T, n, p = x.shape
@@ -49,7 +49,9 @@ def split(plan: Plan, series: Any) -> Any:
 
 
 def join(plan: Plan, rows: jax.Array, last: jax.Array | None = None) -> jax.Array:
-    """(L, n, p, C, B or 1) to (B or 1, T, n, p), as `split` had it; and one row more, ``last`` (n, p, 1, B or 1)."""
+    """Puts rows (L, n, p, C, B or 1) together to (B or 1, T, n, p), as `split` had them; with one row more, ``last`` (n, p, 1,
+    B or 1).
+    """
     if plan.algebra != "staged":
         return _joined(plan, rows, last)
     with own_unit():  # or XLA:CPU puts them together anew for all that is made of them
@@ -67,7 +69,7 @@ def _joined(plan: Plan, rows: jax.Array, last: jax.Array | None) -> jax.Array:
 
 
 def total(plan: Plan, rows: jax.Array) -> jax.Array:
-    """The sum over time (B or 1,) of numbers (L, 1, 1, C, B or 1), without putting them into the order of time."""
+    """Sums numbers (L, 1, 1, C, B or 1) over time, without putting them into the order of time: (B or 1,)."""
     L, _, _, _, B = rows.shape
     if plan.chunks * B == 1:
         return _sum_in_blocks(rows.reshape(L))[None]
@@ -76,7 +78,7 @@ def total(plan: Plan, rows: jax.Array) -> jax.Array:
 
 
 def _sum_in_blocks(numbers: jax.Array, block: int = SUM_BLOCK) -> jax.Array:
-    """A sum whose work lies within a loop: see `sweep`."""
+    """Sums numbers so that the work lies within a loop: see `sweep`."""
     whole = len(numbers) // block * block
     if not whole:
         return numbers.sum()  # as `jax.disable_jit` knows no loop of no steps
@@ -86,7 +88,7 @@ def _sum_in_blocks(numbers: jax.Array, block: int = SUM_BLOCK) -> jax.Array:
 
 @phase("summarise")
 def summarise(plan: Plan, recurrence: Recurrence, params: Any, state: Any, rows: Any, *, reverse: bool = False) -> Any:
-    """Every chunk's summary.
+    """Summarises every chunk.
 
     Args:
         plan: as everywhere.
@@ -105,7 +107,7 @@ def summarise(plan: Plan, recurrence: Recurrence, params: Any, state: Any, rows:
 
 
 def entries(plan: Plan, recurrence: Recurrence, state: Any, summaries: Any, *, reverse: bool = False) -> Any:
-    """The state before every chunk; with ``reverse``, after it."""
+    """Returns the state before every chunk; with ``reverse``, after it."""
     in_series_order = recurrence
     if reverse:
         in_series_order = recurrence._replace(combine=lambda left, right: recurrence.combine(right, left))
@@ -116,14 +118,14 @@ def entries(plan: Plan, recurrence: Recurrence, state: Any, summaries: Any, *, r
 def entries_and_futures(
     plan: Plan, recurrence: Recurrence, hindsight: Hindsight, state: Any, summaries: Any
 ) -> tuple[Any, Any]:
-    """The state before every chunk, and what all that follows says of the state after it."""
+    """Returns the state before every chunk, and its future: what all that follows says of the state after it."""
     past, future = scan_summaries(plan, recurrence, state, summaries, "before", "after")
     return recurrence.enter(state, past), hindsight.read(future)
 
 
 @phase("scan_summaries")
 def scan_summaries(plan: Plan, recurrence: Recurrence, state: Any, summaries: Any, *sides: Side) -> tuple[Any, ...]:
-    """For each side asked for: every chunk's summary of all the chunks on that side of it.
+    """Summarises, for each side asked for, all the chunks on that side of every chunk.
 
     The recurrence's own time must run with the series'. One whose time runs backward has its chunks met in the other
     order: pass it with `combine`'s arguments exchanged.
@@ -156,7 +158,7 @@ def sweep(
     room: Any = False,
     exits: bool = True,
 ) -> tuple[Any, Any]:
-    """The sequential recursion within every chunk.
+    """Runs the sequential recursion within every chunk.
 
     Rows of one lane, or of a loop that is one function, are prepared as they come. A program whose work lies all in loops is
     run at once by XLA on a CPU, which counts a loop's work once; others are handed to a thread, for longer than a short series
@@ -200,7 +202,7 @@ def sweep(
 def _until_seams_hold(
     plan: Plan, recurrence: Recurrence, step: Callable, state: Any, rows: Any, reverse: bool
 ) -> tuple[Any, Any]:
-    """`loop`, as often as it takes until chunks fit together: one loop in another, which share what they write into."""
+    """Runs `loop` as often as it takes until chunks fit together: one loop in another, which share the arrays of outputs."""
 
     def own(state: Any) -> Any:
         return state[0] if recurrence.sums else state
@@ -236,7 +238,7 @@ def _until_seams_hold(
 
 
 def each_row(plan: Plan, name: str, function: Callable, series: tuple) -> Any:
-    """A function of matrices, of every row by itself: (B or 1, rows, n, p) in and out; ``name`` is for kernels."""
+    """Applies a function of matrices to every row by itself: (B or 1, rows, n, p) in and out; ``name`` is for kernels."""
     del name
     one_row = all(x.shape[1] == 1 for x in jax.tree.leaves(series))
 
@@ -247,14 +249,15 @@ def each_row(plan: Plan, name: str, function: Callable, series: tuple) -> Any:
 
 
 def prepared(plan: Plan, recurrence: Recurrence, rows: Any) -> Any:
-    """Rows as the recurrence's `append` takes them, and its `step`."""
+    """Prepares rows, as the recurrence's `append` and `step` take them."""
     if recurrence.prepare is None:
         return rows
     return jax.vmap(lambda x: arrays(plan, recurrence.prepare(matrices(plan, x))))(rows)
 
 
 def loop(plan: Plan, body: Callable, carry: Any, rows: Any, reverse: bool) -> tuple[Any, Any]:
-    """`lax.scan` over the chunks' rows, of ``body(carry, (row, present)) -> (carry, outputs)``; as `split` has rows.
+    """Scans the chunks' rows by `lax.scan`, with ``body(carry, (row, present)) -> (carry, outputs)``; rows are as `split` has
+    them.
 
     Reverse mode keeps the carries, and computes the rest of a step anew.
     """
@@ -272,12 +275,12 @@ def loop(plan: Plan, body: Callable, carry: Any, rows: Any, reverse: bool) -> tu
 
 
 def present(plan: Plan, row: Any) -> jax.Array | None:
-    """In which chunks a row is not padding (..., C, 1), for a number or (..., 1, 1) of them; None if none ever is."""
+    """Tells in which chunks a row is not padding (..., C, 1), for a number or (..., 1, 1) of them; None if none ever is."""
     return jnp.arange(plan.chunks)[:, None] * plan.length + row < plan.steps if plan.padded else None
 
 
 def where(present: jax.Array | None, new: Any, old: Any) -> Any:
-    """The new state or summary in the lanes (C, 1) that are present, the old one in others."""
+    """Takes the new state or summary in the lanes (C, 1) that are present, the old one in others."""
     if present is None:
         return new
     return jax.tree.map(lambda n, o: jnp.where(present, n, o), new, in_form_of(old, new))
@@ -297,7 +300,9 @@ def _associative(plan: Plan, combine: Callable, summaries: Any, sides: tuple[Sid
 
 
 def _doubling(plan: Plan, combine: Callable, summaries: Any, sides: tuple[Side, ...]) -> list[Any]:
-    """Hillis & Steele's scan, all sides in one `combine`: after round k, an element covers the 2^k nearest chunks."""
+    """Scans by Hillis & Steele's method, all sides in one `combine`: after round k, an element covers the 2^k nearest
+    chunks.
+    """
     chunks = plan.chunks
     index = jnp.arange(chunks)[:, None]
 

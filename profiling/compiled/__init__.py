@@ -1,1 +1,1 @@
-"""What is known of GPU programs without a GPU: their machine code, and the times that a model predicts from it."""
+"""GPU programs without a GPU: their machine code, and the times that a model predicts from it."""

@@ -68,7 +68,7 @@ class Instruction(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """What XLA makes of its own beside our kernels, each a launch.
+    """A launch that XLA makes of its own, beside our kernels.
 
     Attributes:
         name: of the instruction.
@@ -86,7 +86,7 @@ class Pass(NamedTuple):
 
 
 class Counted(NamedTuple):
-    """What runs in one call of a program.
+    """The launches and loops of one call of a program.
 
     Attributes:
         kernels: launches of our own.
@@ -330,7 +330,7 @@ def _bytes(shape: str) -> int:
 
 
 def _moved(line: Instruction, around: dict[str, Instruction], inside: dict[str, Instruction]) -> int:
-    """The bytes that a launch reads and writes."""
+    """Counts the bytes that a launch reads and writes."""
     if not inside:
         return _bytes(line.shape) + sum(_bytes(around[x].shape) for x in line.operands if x in around)
     total = 0

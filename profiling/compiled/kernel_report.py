@@ -36,12 +36,12 @@ from fastscan.profiling.demos.models import random_params
 from fastscan.profiling.measure.machine import describe
 
 STEPS, CHUNKS = 8_192, 512
-"""Of the series that the kernels are compiled for, whose sizes are constants in them: chunks of 16 steps."""
+"""The length of the series that the kernels are compiled for, whose sizes are constants in them: chunks of 16 steps."""
 FLOOR_STEPS = 1_000_000
 FAMILIES = ("smoother", "likelihood", "score", "sampler", "lds", "hmm_smoother", "hmm_mode", "hmm_sampler", "metropolis")
-"""What the report can be of: four programs of a linear-Gaussian model ("score": the value and gradient of its log-likelihood),
-one of a chain of potentials that vary, three of an HMM with time-invariant weights; random-walk Metropolis: in the article's
-mixture, where D is 1, or in a correlated Gaussian."""
+"""Families that the report can be of: four programs of a linear-Gaussian model ("score": the value and gradient of its
+log-likelihood), one of a chain of potentials that vary, three of an HMM with time-invariant weights; random-walk Metropolis: in
+the article's mixture, where D is 1, or in a correlated Gaussian."""
 
 
 class Row(NamedTuple):
@@ -77,7 +77,7 @@ class Row(NamedTuple):
 
 
 def program(family: str, D: int, m: int, dtype: str = "float32", how: Launch | None = None) -> tuple[Callable, tuple]:
-    """A family's computation with kernels, time-invariant full matrices and nothing missing; and its arguments.
+    """Makes a family's computation with kernels, time-invariant full matrices and nothing missing; and its arguments.
 
     Args:
         family: one of `FAMILIES`.
@@ -137,7 +137,7 @@ def _hmm_program(family: str, plan: Plan, K: int, dtype: str) -> tuple[Callable,
 
 
 def _metropolis_program(plan: Plan, D: int, dtype: str) -> tuple[Callable, tuple]:
-    """Of chains enough for one warp, which keep their samples."""
+    """Makes a run of chains enough for one warp, which keep their samples."""
     log_density = mixture
     if D > 1:
         precision = np.linalg.inv(0.5 ** np.abs(np.subtract.outer(np.arange(D), np.arange(D)))).astype(dtype)
@@ -172,7 +172,9 @@ def report(family: str, D: int, m: int, dtype: str = "float32", capabilities: Se
 
 
 def step_bytes(function: Callable, *arguments: Any) -> dict[str, float]:
-    """For every kernel of a program, the bytes of those inputs and outputs that hold something for every step, per step."""
+    """Counts, for every kernel of a program, the bytes of those inputs and outputs that hold something for every step, per
+    step.
+    """
     found: dict[str, float] = {}
     for equation in pallas_calls(jax.make_jaxpr(function)(*arguments).jaxpr):
         tables = [v.aval for v in (*equation.invars, *equation.outvars)]

@@ -27,7 +27,7 @@ LOAD_FROM_L1 = 40
 
 
 class Pipe(NamedTuple):
-    """What runs some opcodes.
+    """A pipe, which runs some opcodes.
 
     Attributes:
         busy: cycles for which an instruction of a warp keeps a quarter's pipe.
@@ -68,7 +68,7 @@ _PREDICATE = re.compile(r"!?U?P(\d+|T)$")
 
 
 class Instruction(NamedTuple):
-    """What an instruction reads and writes, registers by their names, and which pipe runs it."""
+    """The registers that an instruction reads and writes, by their names, and the pipe that runs it."""
 
     pipe: str
     busy: int
@@ -124,7 +124,7 @@ def instruction(parts: Sequence[str], operands: str, guard: str = "") -> Instruc
 
 
 def instructions(code: Code, indices: Iterable[int]) -> list[Instruction]:
-    """Those of some lines, in their order."""
+    """Reads the instructions of some lines, in their order."""
     return [instruction(*code.lines[i]) for i in sorted(indices)]
 
 
@@ -150,7 +150,9 @@ def walk_loop(body: Sequence[Instruction], load: float = LOAD_FROM_L1, passes: i
 
 
 def _issue(path: Sequence[Instruction], load: float, ready: dict[str, float], *, in_order: bool) -> tuple[float, float]:
-    """When the last result is there, and when the last instruction was issued, or, out of order, when a chain ended."""
+    """Computes when the last result is there, and when the last instruction was issued, or, out of order, when a chain
+    ended.
+    """
     now, last, free = 0.0, 0.0, dict.fromkeys(PIPES, 0.0)
     for step in path:
         start = max((ready.get(r, 0.0) for r in step.reads), default=0.0)
@@ -177,7 +179,7 @@ def _busy(path: Sequence[Instruction]) -> tuple[float, str]:
 
 
 def _registers(operand: str, width: int) -> set[str]:
-    """Those that an operand names: so many from each on, or a pair where it says so."""
+    """Lists the registers that an operand names: so many from each on, or a pair where it says so."""
     found = set()
     for name, part in _REGISTER.findall(operand):
         letters, number = re.match(r"([A-Z]+)(\d+)", name).groups()  # pyright: ignore[reportOptionalMemberAccess]

@@ -1,4 +1,4 @@
-"""What Pallas-Triton kernels cost, told on a machine without a GPU.
+"""Costs of Pallas-Triton kernels, found on a machine without a GPU.
 
 A kernel is lowered for CUDA, compiled by Triton's own compiler, and its machine code is read: registers, spills, occupancy, and
 the instructions of its loop over time. XLA contracts no a * b + c of a Pallas kernel to an FMA and flushes no denormals (so the
@@ -58,7 +58,7 @@ class TritonKernel(NamedTuple):
 
 
 class KernelCost(NamedTuple):
-    """What a compiled kernel costs. Instructions are those of one warp; bytes are per thread, but shared ones per program."""
+    """The costs of a compiled kernel. Instructions are those of one warp; bytes are per thread, but shared ones per program."""
 
     name: str
     capability: int
@@ -77,7 +77,7 @@ class KernelCost(NamedTuple):
 
     @property
     def instructions_per_step(self) -> float:
-        """Of one warp, for one iteration of the Triton loop."""
+        """The instructions of one warp, for one iteration of the Triton loop."""
         return self.loop_instructions / self.loop_step_ratio
 
 
@@ -89,7 +89,7 @@ def lower_for_gpu(function: Callable, *shapes: Any) -> jax.stages.Lowered:
 
 
 def triton_kernels(lowered: jax.stages.Lowered) -> list[TritonKernel]:
-    """The Pallas-Triton kernels of a program in order, wherever they are called; identical ones once."""
+    """Finds the Pallas-Triton kernels of a program in order, wherever they are called; identical ones once."""
     from jaxlib.triton import dialect
 
     module: Any = lowered.compiler_ir("stablehlo")
@@ -173,7 +173,8 @@ def active_warps(registers: int, shared_bytes: int, warps: int, capability: int)
 
 
 def floor_seconds(steps: int, instructions_per_step: float, capability: int) -> float:
-    """What no launch undercuts: in each clock, each scheduler of an A100 (80) or H200 (90) issues one instruction of a warp.
+    """Computes the seconds that no launch undercuts: in each clock, each scheduler of an A100 (80) or H200 (90) issues one
+    instruction of a warp.
 
     `steps` are those of all lanes together, one lane a thread.
     """
@@ -266,17 +267,19 @@ class Code:
                 new[i] |= 1 << i  # leaves -1 as it is
 
     def kinds(self, indices: Iterable[int]) -> Counter[str]:
-        """How many instructions are of which of `_KINDS`."""
+        """Counts the instructions of each of `_KINDS`."""
         names = [(self.lines[i][0][0], self.lines[i][1]) for i in indices]
         return Counter("move" if _ONLY_MOVES.match(" ".join(name)) else _KIND.get(name[0], "other") for name in names)
 
     def bytes(self, indices: Iterable[int], *opcodes: str) -> int:
-        """That a thread moves with these opcodes."""
+        """Counts the bytes that a thread moves with these opcodes."""
         found = (self.lines[i][0] for i in indices if self.lines[i][0][0] in opcodes and "CONSTANT" not in self.lines[i][0])
         return sum(next((_WIDTHS[x] for x in modifiers if x in _WIDTHS), 4) for _, *modifiers in found)
 
     def passes(self) -> Iterator[tuple[bool, set[int], set[int], int]]:
-        """The largest natural loop, if any, then all code: whether all, usual and rare instructions, inner loops."""
+        """Finds the largest natural loop, if any, then all code: whether it is all, usual and rare instructions, inner
+        loops.
+        """
         reached = [i for i, bits in enumerate(self.dominators) if bits >= 0]
         latches: dict[int, list[int]] = defaultdict(list)
         for i in reached:
@@ -296,7 +299,7 @@ class Code:
 
 
 def _closure(edges: list[list[int]], start: Iterable[int], found: set[int]) -> set[int]:
-    """What edges lead to from the start, and no further than what is found already."""
+    """Follows edges from the start, and no further than what is found already."""
     todo = list(start)
     while todo:
         if (i := todo.pop()) not in found:
@@ -306,7 +309,7 @@ def _closure(edges: list[list[int]], start: Iterable[int], found: set[int]) -> s
 
 
 def _time_loop(code: Code, ttgir: str, threads: int) -> tuple[set[int], set[int], int, float]:
-    """Usual and rare instructions, inner loops, and steps, of one pass through the largest loop of Triton's IR."""
+    """Finds usual and rare instructions, inner loops, and steps, of one pass through the largest loop of Triton's IR."""
     lines, start, depth, outer, body = ttgir.splitlines(), None, 0, 0, range(0)
     for n, line in enumerate(lines):
         if start is None and re.search(r"\bscf\.(for|while)\b", line):

@@ -44,7 +44,7 @@ _NUMBERS = {1: "uint8", 2: "float16", 4: "float32", 8: "float64"}
 
 
 class Card(NamedTuple):
-    """What predictions take of a GPU.
+    """A GPU as predictions take it.
 
     Attributes:
         name: as JAX has it.
@@ -79,9 +79,9 @@ is said of an H100 PCIe; 263 and 479 cycles what arXiv 2402.13499 is said to hav
 (arXiv 2606.22588)."""
 
 LAUNCH_SECONDS = 1.3e-6, 2.5e-6
-"""Of a launch beside the kernel itself, least and most: by a CUDA graph, one by one in a stream. Assumptions."""
+"""Seconds of a launch beside the kernel itself, least and most: by a CUDA graph, one by one in a stream. Assumptions."""
 WAIT_SECONDS = 8e-6, 20e-6
-"""Of the host's asking whether a loop goes on. Assumptions."""
+"""Seconds that the host takes to ask whether a loop goes on. Assumptions."""
 
 
 class Launched(NamedTuple):
@@ -105,7 +105,7 @@ class Launched(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """What a kernel's machine code says: its costs; warps of a program; one warp's way through all and through its loop."""
+    """A kernel's machine code in numbers: its costs; warps of a program; one warp's way through all and through its loop."""
 
     cost: KernelCost
     warps: int
@@ -371,7 +371,7 @@ def _turns(jaxpr: Any) -> int:
 
 
 def _candidates(launched: Launched, kernels: list[TritonKernel]) -> list[TritonKernel]:
-    """The kernel that is launched, then others of its name, the widest first, whose code is much the same."""
+    """Lists the kernel that is launched, then others of its name, the widest first, whose code is much the same."""
     named = [kernel for kernel in kernels if kernel.name == launched.name]
     return sorted(named, key=lambda kernel: (kernel.shapes != launched.shapes, -kernel.grid[0]))
 

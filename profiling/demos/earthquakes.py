@@ -20,13 +20,14 @@ PUBLISHED_LOGLIKS = {2: -342.318, 3: -329.460}
 """Log-likelihoods of the book's stationary models of the earthquakes with 2 and 3 states (chapter 3)."""
 
 _LEAST_PROBABILITY = 1e-2
-"""Of a transition where the search for the stationary model starts; the likelihood is flat in the logarithms of small ones."""
+"""The least probability of a transition where the search for the stationary model starts: the likelihood is flat in the
+logarithms of small ones."""
 
 _TOLERANCES = {"ftol": 1e-12, "gtol": 1e-6}
-"""Of L-BFGS: relative, of the log-likelihood, and of its gradient; for rates that are right to three decimals."""
+"""Tolerances of L-BFGS: relative, of the log-likelihood, and of its gradient; for rates that are right to three decimals."""
 
 _IMPLEMENTATION = "sequential"
-"""Of the recurrences: a hundred steps take no time in any, and this one compiles soonest."""
+"""The implementation of the recurrences: a hundred steps take no time in any, and this one compiles in the least time."""
 
 
 class PoissonHMM(NamedTuple):

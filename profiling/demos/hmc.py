@@ -1,4 +1,4 @@
-"""The seed's notebook on fastscan: HMC over a linear-Gaussian model's parameters, all of them and its covariances alone.
+"""HMC over a linear-Gaussian model's parameters, all of them and its covariances alone: dynamax's notebook on fastscan.
 
 Model, prior and sizes are those of dynamax's "Bayesian parameter estimation for an LG-SSM using HMC"; chains are four, and warm
 up longer.
@@ -32,7 +32,7 @@ FORECAST = 50
 """Time steps after the data."""
 CHAINS, WARMUP, LEAPFROGS = 4, 500, 5
 THIN = 20
-"""Of the samples, one in so many is smoothed and forecast with."""
+"""The thinning of samples that are smoothed and forecast with: one of so many."""
 APART = 4.0
 """Between the emissions' dimensions in a figure."""
 COVARIANCES = "initial.cov", "dynamics.cov", "emissions.cov"

@@ -21,7 +21,7 @@ WEEKS_PER_YEAR = 365.25 / 7
 
 
 class CO2Variances(NamedTuple):
-    """What the CO2 model leaves open, all per week.
+    """The variances that the CO2 model leaves open, all per week.
 
     Attributes:
         observation: of one week's average around the signal, ppm^2.

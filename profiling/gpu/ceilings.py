@@ -1,4 +1,6 @@
-"""What a device can do at best, and what it takes to start something on it: what measurements are held against."""
+"""Ceilings of a device: what it can do at best, and what it takes to start something on it. Measurements are held against
+them.
+"""
 
 import functools
 from collections.abc import Callable

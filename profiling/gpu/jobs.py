@@ -44,7 +44,7 @@ _LATE, _LOST = 3, 75
 
 
 class Job(NamedTuple):
-    """What one process measures: cases in order, each with the names of implementations."""
+    """The work of one process: cases in order, each with the names of implementations."""
 
     name: str
     work: Sequence[tuple[Case, Sequence[str]]]
@@ -129,7 +129,7 @@ def _outcome(status: int, output: Path) -> str:
 
 
 def _hanging(turn: Path) -> int | None:
-    """The process that has had its turn for too long."""
+    """Finds the process that has had its turn for too long."""
     pid, _, since = turn.read_text().partition(" ")
     return int(pid) if since and time.monotonic() - float(since) > TURN_SECONDS else None
 
@@ -186,7 +186,7 @@ def _run(work: list[tuple[Case, list[str]]], told: dict[str, Any]) -> None:
 
 
 def _expected(case: Case, name: str, before: Sequence[Row]) -> float:
-    """Seconds, by what the same took with fewer steps: 0 if nothing is known, and no end if that failed."""
+    """Estimates seconds, by what the same took with fewer steps: 0 if nothing is known, and no end if that failed."""
     for row in reversed(before):
         if row.implementation == name and row.case == case._replace(T=row.T):
             return row.p50 * case.T / row.T if row.p50 else math.inf

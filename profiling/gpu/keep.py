@@ -1,26 +1,26 @@
-"""What becomes of a GPU run's folder: records, the crossover table, the README's tables and the report."""
+"""Takes over a GPU run's folder: into the records, the crossover table, the READMEs' tables and the report."""
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from fastscan.dispatch import crossovers
 from fastscan.profiling.measure.rows import RECORDS, Row, append, by_case, read
 from fastscan.profiling.report.page import write_report
-from fastscan.profiling.report.readme import README, generated, rewritten
+from fastscan.profiling.report.readme import READMES, write_tables
 from fastscan.profiling.verdicts.crossover import COMMITTED, changes, fit, merged, write
 
 
-def keep(out: Path, records: Path = RECORDS, table: Path = COMMITTED, readme: Path = README) -> list[str]:
+def keep(out: Path, records: Path = RECORDS, table: Path = COMMITTED, readmes: Sequence[Path] = READMES) -> list[str]:
     """Takes what a run on a GPU has measured into the records, and writes anew all that is made of them.
 
     Args:
         out: the run's folder.
         records: folder of ``measured-*.csv``, ``gpu-*.json`` with ceilings and steps, ``gpu-*-profile.csv``, and the report.
         table: the crossover table. Families that the run has lengths enough of take the place of this device's.
-        readme: whose tables are written.
+        readmes: files whose tables are written.
 
     Returns:
         What was written, and what the crossover table says now that it did not; a line each.
@@ -47,11 +47,11 @@ def keep(out: Path, records: Path = RECORDS, table: Path = COMMITTED, readme: Pa
     before = crossovers.given_table()
     crossovers.use_crossover_table(new)
     try:
-        readme.write_text(rewritten(readme.read_text(), generated(records)))
+        write_tables(readmes, records)
         report = write_report(records, records, new)
     finally:
         crossovers.use_crossover_table(before)
-    return [*(f"written: {path}" for path in (*written, table, readme, report)), *changes(old, fitted)]
+    return [*(f"written: {path}" for path in (*written, table, *readmes, report)), *changes(old, fitted)]
 
 
 def _facts(out: Path) -> dict[str, Any]:

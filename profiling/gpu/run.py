@@ -18,7 +18,7 @@ from fastscan.profiling.measure.rows import Row, by_case
 from fastscan.profiling.measure.run import DeviceLostError, first_line
 
 FAILED, DEVICE_LOST = 1, 75
-"""What `run_stage` returns if anything failed; and if another process is to go on."""
+"""The status that `run_stage` returns if anything failed; and if another process is to go on."""
 
 
 class Run:
@@ -36,7 +36,7 @@ class Run:
         """Whether the last process that had this folder was ended by what it did."""
 
     def left(self) -> float:
-        """Seconds until the limit."""
+        """Returns the seconds until the limit."""
         return self._end - time.monotonic()
 
     def save(self) -> None:
@@ -53,7 +53,7 @@ class Run:
         self.facts |= facts
 
     def own(self, rows: Iterable[Row]) -> list[Row]:
-        """Those of the rows that are of this machine and code."""
+        """Returns those of the rows that are of this machine and code."""
         return [row for row in rows if all(getattr(row, name) == self.facts.get(name) for name in ("device", "commit"))]
 
 

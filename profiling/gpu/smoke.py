@@ -94,7 +94,9 @@ def toy_jobs() -> list[Job]:
 
 
 def _toy(job: Job) -> Job:
-    """The same in the interpreter; of what is not chunked or a kernel one case. dynamax's parallel code may hang on a CPU."""
+    """Returns the same job for the interpreter; of what is not chunked or a kernel one case. dynamax's parallel code may hang
+    on a CPU.
+    """
     instead = {"pallas": "pallas_interpret", PARALLEL: SEQUENTIAL}
     work = {}
     for case, names in job.work:

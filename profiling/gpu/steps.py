@@ -18,7 +18,7 @@ from fastscan.profiling.report.readme import ROOT, newest
 from fastscan.profiling.verdicts.compare import compare, markdown, regressed
 
 TESTS_SHARE = 0.3
-"""Of the limit, kept for the GPU tests."""
+"""The share of the limit that is kept for the GPU tests."""
 
 REPEATS = 15
 """Samples of every program."""
@@ -27,7 +27,7 @@ _SMI = "name,driver_version,pstate,clocks.sm,clocks.mem,clocks.max.sm,clocks.max
 
 
 def machine(run: Run) -> str:
-    """Device, driver, versions, commit."""
+    """Writes down device, driver, versions, commit."""
     on, device = stamp(run.commit), jax.devices()[0]
     found = {
         "dry_run": run.dry_run,
@@ -69,7 +69,7 @@ def measured(run: Run) -> str:
 
 
 def compared(run: Run) -> str:
-    """Against the last committed record of the same kind of device."""
+    """Compares with the last committed record of the same kind of device."""
     try:
         before = newest(RECORDS, device_kind())
     except ValueError as error:
@@ -82,7 +82,7 @@ def compared(run: Run) -> str:
 
 
 def _source_hash() -> str:
-    """Of the package's files, for a checkout without git."""
+    """Hashes the package's files, for a checkout without git."""
     digest = hashlib.sha256()
     for folder in ("fastscan", "kernels", "profiling"):
         for path in sorted((ROOT / folder).rglob("*.py")):

@@ -1,4 +1,4 @@
-"""What is run: the cases that tests, measurements, the crossover table and the report share.
+"""The cases that tests, measurements, the crossover table and the report share.
 
 Every case is one call on one set of sizes. The groups are in the order of their importance: a measurement that ends early
 has the first ones.
@@ -30,11 +30,11 @@ class Case(NamedTuple):
 
     @property
     def family(self) -> str:
-        """Which of `fastscan.dispatch.choice.FAMILIES` it is of."""
+        """The one of `fastscan.dispatch.choice.FAMILIES` that the function belongs to."""
         return family_of(self.operation)
 
     def choice(self, implementation: str | None, *, device: str | None = None, dtype: str | None = None) -> Choice:
-        """What dispatch makes of an implementation's name, or of None; of another dtype if that is given.
+        """Asks dispatch what an implementation's name, or None, stands for; with another dtype if that is given.
 
         Its plan is for sequences that may differ in all; those of a case have the same parameters, so more of its loops are one
         function.
@@ -68,13 +68,17 @@ MEASURED_BY = {
 
 
 def family_of(operation: str) -> str:
-    """Which of `fastscan.dispatch.choice.FAMILIES` a function's name is of: its own, or that of its kind of model."""
+    """Returns the one of `fastscan.dispatch.choice.FAMILIES` that a function's name belongs to: its own, or that of its kind of
+    model.
+    """
     own = (family for family, name in MEASURED_BY.items() if name == operation)
     return next(own, operation.split("_")[0])
 
 
 def grid() -> list[Case]:
-    """What the crossover table is fitted to: every second length first, models of middle size before the others."""
+    """Lists the cases that the crossover table is fitted to: every second length first, models of middle size before the
+    others.
+    """
     cases = []
     for sizes in _GRID:
         for place in range(len(LGSSM_SIZES)):
@@ -94,9 +98,9 @@ _GRID = (
 """T and B of every size of model, in two rounds."""
 _MORE_BATCHES = ((1_000, 8), (100, 8), (10, 8), (100, 512), (30, 512), (10, 512))
 _MORE_BATCHES_AT = (0, 2)
-"""Of models of middle and of large size only."""
+"""The sizes that are measured with more batches: models of middle and of large size only."""
 _VARYING_AT = (0, 2, 3)
-"""Of models of middle, of large and of small size only."""
+"""The sizes that are measured with varying dynamics: models of middle, of large and of small size only."""
 _HMM_OPERATIONS = tuple(MEASURED_BY[family] for family in ("hmm", "hmm_sample", "hmm_mode"))
 
 
@@ -114,7 +118,9 @@ def held_out() -> list[Case]:
 
 
 def others() -> list[Case]:
-    """Functions and sizes that the table is not fitted to: what the README tells, and the seeds' curves."""
+    """Lists functions and sizes that the table is not fitted to: those that the READMEs show, and those of the report's
+    curves.
+    """
     return [
         *(Case("lgssm_smoother", 4, 2, T) for T in (100, 1_000, 10_000, 100_000, 1_000_000)),
         *(Case("lgssm_posterior_sample", 4, 2, T) for T in (10_000, 100)),
@@ -132,7 +138,7 @@ def others() -> list[Case]:
 
 
 def on_a_gpu() -> list[Case]:
-    """The cases for minutes on a scarce machine."""
+    """Lists the cases for minutes on a scarce machine."""
     return [
         Case("lgssm_smoother", 4, 2, 1_000),
         Case("lgssm_smoother", 4, 2, 100_000),
@@ -169,7 +175,7 @@ def on_a_gpu() -> list[Case]:
 
 
 def toy() -> list[Case]:
-    """Every operation that a GPU runs, in seconds on a CPU."""
+    """Lists every operation that a GPU runs, in seconds on a CPU."""
     return [
         Case("lgssm_smoother", 1, 1, 65),
         Case("lgssm_smoother_with_gaps", 1, 1, 6, 3),
@@ -189,9 +195,9 @@ def toy() -> list[Case]:
 
 
 GROUPS = {"grid": grid, "held-out": held_out, "others": others, "gpu": on_a_gpu, "toy": toy}
-"""What ``--cases`` takes."""
+"""The groups that ``--cases`` takes."""
 
 
 def cases(*groups: str) -> list[Case]:
-    """The cases of some groups in order, each once."""
+    """Lists the cases of some groups in order, each once."""
     return list(dict.fromkeys(case for group in groups for case in GROUPS[group]()))

@@ -13,7 +13,7 @@ from fastscan.profiling.demos.metropolis.rivals import LOC, SCALE, WEIGHTS, mixt
 from fastscan.profiling.measure.cases import Case
 
 STEP = 6.4
-"""Of proposals in the article's mixture: about what a warm-up finds, so that moments are soon known."""
+"""The size of proposals in the article's mixture: about what a warm-up finds, so that moments are soon known."""
 MOMENTS_BOUND = 0.03
 """Errors of the moments of a million steps or more, in what they should be: several times what chance makes."""
 DECISIONS_BOUND = 0.02

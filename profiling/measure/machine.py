@@ -1,4 +1,4 @@
-"""What a figure was measured on."""
+"""The machine, versions and commit that a figure was measured on."""
 
 import datetime
 import functools
@@ -38,7 +38,7 @@ def stamp(commit: str | None = None) -> dict[str, Any]:
 
 
 def describe(command: str) -> dict[str, Any]:
-    """The same for a record whose rows do not hold it, in a few words.
+    """Describes these in a few words, for a record whose rows do not hold them.
 
     Args:
         command: what was run, as one would type it.
@@ -54,7 +54,7 @@ def describe(command: str) -> dict[str, Any]:
 
 
 def version(package: str) -> str:
-    """Of an installed package; "" if it is not."""
+    """Returns the version of an installed package; "" if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -62,7 +62,7 @@ def version(package: str) -> str:
 
 
 def nvidia_smi(fields: str) -> str:
-    """What NVIDIA's tool says of the first GPU; "" without one."""
+    """Asks NVIDIA's tool about the first GPU; "" without one."""
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()[0].strip()
@@ -91,7 +91,9 @@ def checkout() -> Path | None:
 
 
 def _commit() -> tuple[str, bool]:
-    """The checkout's commit, and whether files of the code that git tracks differ from it; the version of what is installed."""
+    """Returns the checkout's commit, and whether files of the code that git tracks differ from it; the version of what is
+    installed.
+    """
     root = checkout()
     if root is None:
         return f"v{fastscan.__version__}", False

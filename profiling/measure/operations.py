@@ -1,4 +1,4 @@
-"""What every case runs: its data, ours, dynamax's, and a float64 reference.
+"""The operations that cases run: their data, ours, dynamax's, and a float64 reference.
 
 `OPERATIONS` has a line for each. Functions take the arguments that the case's data are, and return what is compared.
 """
@@ -86,17 +86,19 @@ def _keyed(data: Callable[[Case], tuple]) -> Callable[[Case], tuple]:
 
 
 def _named(name: str, **options: Any) -> Callable[[Case, str | None], Function]:
-    """One of our public functions."""
+    """Returns one of our public functions."""
     return lambda _, implementation: functools.partial(getattr(fastscan, name), implementation=implementation, **options)
 
 
 def _complete(name: str) -> Callable[[Case, str | None], Function]:
-    """One of our functions of emissions without gaps. A call outside `jit` finds that out; under `jit` it has to be said."""
+    """Returns one of our functions for emissions without gaps. A call outside `jit` finds that out; under `jit` it has to be
+    said.
+    """
     return _named(name, missing=False)
 
 
 def _dynamax(module: str, name: str, *, parallel: bool = True) -> Callable[[Case, bool], Function | None]:
-    """One of dynamax's functions; ``parallel``: there is a parallel one, too."""
+    """Returns one of dynamax's functions; ``parallel``: there is a parallel one, too."""
 
     def function(case: Case, wanted: bool) -> Function | None:  # noqa: ARG001
         if wanted and not parallel:
@@ -107,7 +109,7 @@ def _dynamax(module: str, name: str, *, parallel: bool = True) -> Callable[[Case
 
 
 def _nothing(*_: Any) -> None:
-    """What dynamax has of a function that only we have."""
+    """Returns None: dynamax has no such function."""
 
 
 def _key(_: Case) -> tuple:
@@ -144,7 +146,7 @@ def _reference_how(case: Case) -> How:
 
 
 def _symmetric(gradients: Any) -> Any:
-    """An LGSSM's gradients, those of covariances symmetric: how an entry shares with its mirror image is a convention."""
+    """Makes an LGSSM's gradients of covariances symmetric: how an entry shares with its mirror image is a convention."""
 
     def mirrored(part: Any) -> Any:
         return part._replace(cov=(part.cov + part.cov.T) / 2)
@@ -153,7 +155,7 @@ def _symmetric(gradients: Any) -> Any:
 
 
 def _lgssm_loglik_gradient(loglik: Function) -> Function:
-    """The log-likelihood, and its gradient with respect to the parameters."""
+    """Makes the function of the log-likelihood, and its gradient with respect to the parameters."""
 
     def run(params: Any, y: jax.Array) -> tuple[jax.Array, Any]:
         value, gradients = jax.value_and_grad(loglik)(params, y)
@@ -177,7 +179,7 @@ def _hmm_loglik_gradient_dynamax(case: Case, parallel: bool) -> Function | None:
 
 
 def _mean_gradient(case: Case, smoother: Function | None) -> Function | None:
-    """Of a smoothed mean in the middle, with respect to the parameters."""
+    """Makes the gradient of a smoothed mean in the middle, with respect to the parameters."""
     gradient = smoother and jax.grad(lambda params, y: smoother(params, y).smoothed_means[case.T // 2].sum())
     return gradient and (lambda params, y: _symmetric(gradient(params, y)))
 
@@ -188,7 +190,9 @@ def _loglik_of_filter(case: Case, parallel: bool) -> Function | None:
 
 
 def _leapfrogs(case: Case, loglik: Callable[[Any, jax.Array], jax.Array]) -> Function:
-    """Hamiltonian steps of every chain, all parameters free, by blackjax; all chains begin alike but for their momenta."""
+    """Makes Hamiltonian steps of every chain, all parameters free, by blackjax; all chains begin alike but for their
+    momenta.
+    """
     from blackjax.mcmc import integrators, metrics, trajectory
 
     def run(params: Any, y: jax.Array, momenta: jax.Array) -> tuple[Any, jax.Array]:
@@ -282,12 +286,12 @@ OPERATIONS: dict[str, Operation] = {
 
 @functools.lru_cache(maxsize=1)
 def data(case: Case) -> tuple:
-    """The case's arguments."""
+    """Makes the case's arguments."""
     return OPERATIONS[case.operation].data(case)
 
 
 def function(case: Case, implementation: str) -> Function | None:
-    """What runs a case, to be jitted but for `PUBLIC`; None if dynamax has no such function.
+    """Makes the function that runs a case, to be jitted but for `PUBLIC`; None if dynamax has no such function.
 
     Args:
         case: the case.
@@ -301,7 +305,7 @@ def function(case: Case, implementation: str) -> Function | None:
 
 
 def reference(case: Case, dynamax: bool) -> tuple[list[np.ndarray], str]:
-    """The case's results in float64 on the CPU, from the same numbers; and in words how they were computed.
+    """Computes the case's results in float64 on the CPU, from the same numbers; and says in words how.
 
     dynamax's sequential code is asked where it is at hand and done in seconds, else our own, in chunks where that takes long.
     For float64 it is no reference: it adds 1e-9 to variances.
@@ -320,12 +324,13 @@ def reference(case: Case, dynamax: bool) -> tuple[list[np.ndarray], str]:
 
 
 def results(out: Any) -> list[np.ndarray]:
-    """The arrays to compare."""
+    """Lists the arrays to compare."""
     return [np.asarray(x) for x in jax.tree.leaves(out)]
 
 
 def error(got: list[np.ndarray], wanted: list[np.ndarray]) -> float:
-    """The largest error of any array, over that array's largest entry; of states, which are integers, the share that differs.
+    """Computes the largest error of any array, over that array's largest entry; of states, which are integers, the share that
+    differs.
 
     NaN if a NaN is among them that is not in the reference. Arrays that only ours return (a posterior's optional fields come
     last) are not looked at.
@@ -334,7 +339,7 @@ def error(got: list[np.ndarray], wanted: list[np.ndarray]) -> float:
 
 
 def _error(got: np.ndarray, wanted: np.ndarray, rows: int = 1 << 20) -> float:
-    """In pieces: arrays may be large."""
+    """Computes it in pieces: arrays may be large."""
     if got.shape != wanted.shape:
         raise ValueError(f"Shape {got.shape} returned, wanted {wanted.shape}.")
     if got.dtype.kind in "iu":

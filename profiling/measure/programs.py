@@ -12,7 +12,7 @@ from fastscan.profiling.measure import operations
 from fastscan.profiling.measure.cases import Case
 
 NOT_COMPILED = "not compiled in time"
-"""What a row says that another run may have the time for."""
+"""The note of a row that another run may have the time for."""
 
 _REFERENCE = "reference"
 
@@ -45,14 +45,16 @@ class Programs:
             self._futures[case, _REFERENCE] = self._pool.submit(operations.reference, case, dynamax)
 
     def reference(self, case: Case, dynamax: bool) -> tuple[list[np.ndarray], str]:
-        """What the case's results are held against, and in words how it was computed; it is kept no longer."""
+        """Returns the results that the case's are held against, and in words how they were computed; they are kept no
+        longer.
+        """
         ahead = self._futures.pop((case, _REFERENCE), None)
         if ahead is None or ahead.cancelled():
             return operations.reference(case, dynamax)
         return ahead.result()
 
     def get(self, case: Case, implementation: str, timeout: float | None = None) -> Program:
-        """The program, once it is compiled; errors are the compiler's.
+        """Returns the program, once it is compiled; errors are the compiler's.
 
         Raises:
             TimeoutError: it was not compiled within ``timeout`` seconds, or not begun when the programs had to settle.
@@ -67,7 +69,7 @@ class Programs:
             raise TimeoutError(NOT_COMPILED) from error
 
     def ready(self, case: Case, implementation: str) -> bool:
-        """Whether the program is compiled, or failed to."""
+        """Tells whether the program is compiled, or failed to."""
         return self._futures[case, implementation].done()
 
     def wait(self, case: Case, implementations: Iterable[str], timeout: float) -> None:

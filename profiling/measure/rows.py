@@ -74,7 +74,7 @@ class Row(NamedTuple):
 
     @property
     def case(self) -> Case:
-        """What was measured, apart from how and where."""
+        """The case that was measured, apart from how and where."""
         return Case(self.operation, self.D, self.m, self.T, self.B, self.dtype)
 
 
@@ -83,7 +83,7 @@ _PARSERS |= {kind | None: lambda text, kind=kind: kind(text) if text else None f
 
 
 def read_text(text: str, name: str) -> list[Row]:
-    """The rows of a record's text.
+    """Reads the rows of a record's text.
 
     Raises:
         ValueError: it is none; ``name`` is what the message calls it.
@@ -96,7 +96,7 @@ def read_text(text: str, name: str) -> list[Row]:
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a file; none if there is no such file."""
+    """Reads the rows of a file; none if there is no such file."""
     return read_text(path.read_text(), str(path)) if path.exists() else []
 
 
@@ -114,7 +114,7 @@ def append(path: Path, rows: Iterable[Row]) -> None:
 
 
 def by_case(rows: Iterable[Row]) -> dict[Case, dict[str, Row]]:
-    """The rows by case and implementation; of several, the last."""
+    """Sorts rows by case and implementation; of several, the last counts."""
     found: dict[Case, dict[str, Row]] = {}
     for row in rows:
         found.setdefault(row.case, {})[row.implementation] = row
@@ -122,7 +122,7 @@ def by_case(rows: Iterable[Row]) -> dict[Case, dict[str, Row]]:
 
 
 def all_records(folder: Path) -> Iterator[tuple[Path, list[Row]]]:
-    """Every record of `measure` in a folder, by name."""
+    """Reads every record of `measure` in a folder, by name."""
     for path in sorted(folder.glob("measured-*.csv")):
         yield path, read(path)
 

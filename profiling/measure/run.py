@@ -40,7 +40,7 @@ PARALLEL_SECONDS = 100.0
 """That dynamax's parallel code gets for one case on a CPU, in a process of its own: now and then it hangs there for good."""
 
 RETRIES = 2
-"""Of a case whose process ended in it, before that is put down to the case."""
+"""The tries of a case whose process ended in it, before that is put down to the case."""
 
 
 _log = logging.getLogger(__name__)
@@ -51,7 +51,9 @@ class DeviceLostError(Exception):
 
 
 def chunk_counts(case: Case) -> list[int]:
-    """Numbers of chunks to try on a CPU: what about fills its vectors and two cores, and what leaves loops one function."""
+    """Lists numbers of chunks to try on a CPU: what about fills its vectors and two cores, and what leaves loops one
+    function.
+    """
     T, most = case.T, one_function_lanes(max(case.D, case.m), case.dtype, chunked=True) // case.B
     if T < 6:
         return []
@@ -67,7 +69,7 @@ def chunk_counts(case: Case) -> list[int]:
 
 
 def implementations(case: Case, device: str, *, toy: bool = False) -> list[str]:
-    """Who is measured on a kind of device: ours, what None takes, and dynamax's where they end in reasonable time."""
+    """Lists who is measured on a kind of device: ours, what None takes, and dynamax's where they end in reasonable time."""
     steps = case.T * case.B
     if case.family == METROPOLIS:
         kernels = ["pallas_interpret"] if toy else ["pallas"] if device != "cpu" else []
@@ -96,7 +98,7 @@ def _parallel_on_a_cpu(case: Case) -> bool:
 
 
 def is_default(case: Case, name: str, device: str) -> bool:
-    """Whether this is what None chooses."""
+    """Tells whether this is what None chooses."""
     if name in (SEQUENTIAL, PARALLEL, PUBLIC, "default"):
         return name == "default"
     if case.family == METROPOLIS:
@@ -239,7 +241,7 @@ def measure_case(
 def _checked(
     case: Case, name: str, on: dict[str, Any], programs: Programs, data: tuple, wanted: list[np.ndarray], how: str
 ) -> tuple[Row, Callable[[], Any] | None]:
-    """A row with everything but times, and a call, if it may be timed."""
+    """Checks a case: returns a row with everything but times, and a call, if it may be timed."""
     row = functools.partial(row_of, case, name, on, reference=how)
     try:
         if name == PUBLIC:
@@ -268,14 +270,14 @@ def _checked(
 
 
 def _first_call(program: Program, call: Callable[[], Any]) -> tuple[Any, float]:
-    """What it returns, and how long that took from tracing on."""
+    """Calls a program for the first time: returns its result, and how long that took from tracing on."""
     start = time.perf_counter()
     out = jax.block_until_ready(call())
     return out, program.compile_seconds + time.perf_counter() - start
 
 
 def _percentiles(seconds: list[float]) -> list[float]:
-    """The 20th, the 50th and the 80th."""
+    """Computes the 20th, the 50th and the 80th percentile."""
     return np.percentile(seconds, [20, 50, 80]).tolist()
 
 
@@ -306,7 +308,7 @@ def _alone(case: Case, on: dict[str, Any], seconds: float) -> Row:
 
 
 def alone(case: Case) -> tuple[float, float, float, float]:
-    """Seconds of dynamax's parallel code: of its first call, and the percentiles of warm ones."""
+    """Times dynamax's parallel code: seconds of its first call, and the percentiles of warm ones."""
     with jax.enable_x64(case.dtype == "float64"):
         data = jax.device_put(operations.data(case))
         program = Programs().get(case, PARALLEL)
@@ -325,13 +327,15 @@ def row_of(case: Case, name: str, on: dict[str, Any], *, status: str, **measured
 
 
 def first_line(error: BaseException) -> str:
-    """An error's type and the first line of its message."""
+    """Returns an error's type and the first line of its message."""
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
 
 
 @functools.cache
 def _import_dynamax() -> bool:
-    """Whether there is one that works: a package that it needs may be missing, or too new; a run goes on without."""
+    """Tells whether there is a dynamax that works: a package that it needs may be missing, or too new; a run goes on
+    without.
+    """
     try:
         importlib.import_module("dynamax.linear_gaussian_ssm")
         importlib.import_module("dynamax.hidden_markov_model")
@@ -348,7 +352,7 @@ def _alive() -> bool:
 
 
 def default_path(records: Path) -> Path:
-    """The record of this device and commit in a folder."""
+    """Returns the record of this device and commit in a folder."""
     on = stamp()
     device = on["device"].lower().replace(" ", "-")
     cores = f"-{on['cores']}-cores" if device == "cpu" else ""

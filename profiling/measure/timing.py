@@ -16,7 +16,7 @@ SAMPLE_SECONDS, IN_FLIGHT_SECONDS = 0.002, 0.02
 """A sample of calls that are waited for lasts at least so long; one of calls in flight."""
 
 MOST_SECONDS = 4.0
-"""Of all samples of one function, unless three take longer."""
+"""The most seconds of all samples of one function, unless three take longer."""
 
 
 class Clock(NamedTuple):
@@ -71,7 +71,7 @@ def _sample(call: Callable[[], Any], n: int, *, wait: bool) -> float:
 
 
 def median_seconds(function: Callable, *args: Any) -> float:
-    """Median seconds of a call, after one that is not counted, each waited for."""
+    """Measures the median seconds of a call, after one that is not counted, each waited for."""
 
     def call() -> Any:
         return function(*args)
@@ -81,7 +81,8 @@ def median_seconds(function: Callable, *args: Any) -> float:
 
 
 def in_subprocess(code: str, timeout: float) -> list[float] | None:
-    """The numbers in the last line that a Python program prints; None if it takes longer than ``timeout`` seconds.
+    """Runs a Python program, and returns the numbers in the last line that it prints; None if it takes longer than ``timeout``
+    seconds.
 
     Raises:
         RuntimeError: the program failed; its own message is in it.

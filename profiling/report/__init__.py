@@ -1,1 +1,1 @@
-"""What is made of records: the page of figures and tables, and the tables of the READMEs."""
+"""Reports made of records: the page of figures and tables, and the tables of the READMEs."""

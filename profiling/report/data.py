@@ -1,4 +1,4 @@
-"""What the report takes from the records: the newest of each machine, and of each case the rows that figures show."""
+"""The report's data, from the records: the newest of each machine, and of each case the rows that figures show."""
 
 import csv
 import json
@@ -17,7 +17,7 @@ _OURS = {"sequential": "our sequential", "associative": "our associative", "pall
 
 
 class Record(NamedTuple):
-    """What was measured on one machine at one commit, maybe in several files."""
+    """A record of one machine at one commit, maybe in several files."""
 
     files: tuple[str, ...]
     rows: list[Row]
@@ -53,7 +53,7 @@ def time(row: Row) -> float:
 
 
 def best(found: Mapping[str, Row]) -> dict[str, Row]:
-    """Of one case's rows by implementation: by the legend's names; of several numbers of chunks the fastest."""
+    """Sorts one case's rows by the legend's names; of several numbers of chunks the fastest counts."""
     out: dict[str, Row] = {}
     for row in sorted(filter(timed, found.values()), key=time):
         name = label(row.implementation)
@@ -144,6 +144,6 @@ def significant(x: float, digits: int = 3) -> str:
 
 
 def median(values: Sequence[float]) -> float:
-    """Of ratios: between the two in the middle, their geometric mean."""
+    """Computes the median of ratios: between the two in the middle, their geometric mean."""
     ranked = sorted(values)
     return (ranked[(len(ranked) - 1) // 2] * ranked[len(ranked) // 2]) ** 0.5

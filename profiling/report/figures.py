@@ -39,7 +39,7 @@ ISSUED = 32 * 132 * 4 * 1.98e9
 
 
 class Card(NamedTuple):
-    """What kernels' costs are held against: a GPU's name, and the bytes a second that it copies."""
+    """A GPU that kernels' costs are held against: its name, and the bytes a second that it copies."""
 
     name: str
     bandwidth: float
@@ -155,7 +155,7 @@ def accuracy(key: str, rows: Iterable[Row]) -> list[Figure]:
 
 
 def memory(key: str, rows: Iterable[Row]) -> list[Figure]:
-    """What is allocated beside arguments and results, over their size, against length."""
+    """Draws what is allocated beside arguments and results, over their size, against length."""
 
     def point(row: Row) -> Point | None:
         return Point(row.T, row.temporary_bytes / row.bytes) if row.temporary_bytes is not None and row.bytes else None
@@ -207,7 +207,7 @@ def history(key: str, records: Sequence[Record]) -> list[Figure]:
 def _seeds(
     key: str, rows: Iterable[Row], point: Callable[[Row], Point | None], what: str, ylabel: str, **how: Any
 ) -> Iterable[tuple[str, str]]:
-    """Of each of `SEEDS` that has any points: title and figure."""
+    """Draws a figure for each of `SEEDS` that has any points: title and figure."""
     rows = list(rows)
     for number, (title, case) in enumerate(SEEDS.items()):
         lines = {n: [p for r in f if (p := point(r))] for n, f in over_lengths(rows, case).items() if n != DEFAULT}

@@ -1,16 +1,17 @@
-"""What the README says of GPUs: that none was measured, or what was measured on each."""
+"""Texts of the READMEs on GPUs: that none was measured, or what was measured on each."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fastscan.profiling.measure.cases import cases
+from fastscan.profiling.measure.cases import Case, cases
 from fastscan.profiling.measure.operations import PARALLEL
 from fastscan.profiling.measure.rows import Row, all_records, by_case
 
 _NONE = "No GPU has been measured yet"
 _XLA = "chunked", "xla"
+_SMOOTHERS = "lgssm_smoother", "hmm_smoother"
 
 
 def gpu_texts(records: Path) -> dict[str, str]:
@@ -24,7 +25,9 @@ def gpu_texts(records: Path) -> dict[str, str]:
         }
     named = ", ".join(found)
     return {
-        "gpu-state": f"The kernels were measured on {named}: see [GPU kernels](#gpu-kernels).",
+        "gpu-state": "\n".join(
+            [f"The kernels were measured on {named}: see [GPU kernels](profiling/README.md#gpu-kernels).", "", *_short(found)]
+        ),
         "gpu-measured": "\n\n".join(_measured(rows, ceilings(records, device)) for device, rows in found.items()),
         "gpu-limits": f"- Of GPUs, only {named} {'was' if len(found) == 1 else 'were'} measured.",
     }
@@ -48,8 +51,21 @@ def _newest(records: Path) -> dict[str, list[Row]]:
     return {device: rows for device, (_, rows) in sorted(newest.items())}
 
 
+def _short(found: dict[str, list[Row]]) -> list[str]:
+    """Makes a table of the longest series that the kernels of each smoother were timed on, for every GPU."""
+    lines = ["| GPU | work | kernels | XLA on the same GPU | speed-up |", "|---|---|---|---|---|"]
+    for device, rows in found.items():
+        for operation in _SMOOTHERS:
+            timed = {case: by_name for case, by_name in by_case(rows).items() if case.operation == operation}
+            timed = {case: cells for case, by_name in timed.items() if (cells := _cells(case, by_name))}
+            if timed:
+                name, kernels, _, xla, ratio, *_ = timed[max(timed, key=lambda case: case.T * case.B)]
+                lines.append(f"| {device} | {name} | {kernels} | {xla} | {ratio} |")
+    return lines
+
+
 def _measured(rows: Sequence[Row], known: dict[str, Any]) -> str:
-    """One GPU's table: cases that its kernels were timed in, those for scarce minutes first."""
+    """Makes one GPU's table: the cases that its kernels were timed in, those for scarce minutes first."""
     row, measured = rows[-1], by_case(rows)
     order = [case for case in cases("gpu") if case in measured]
     order += [case for case in measured if case not in order]
@@ -59,21 +75,22 @@ def _measured(rows: Sequence[Row], known: dict[str, Any]) -> str:
         "Kernels, XLA's chunks (of Metropolis, its loop over steps) and dynamax's parallel code are jitted and warm; times are",
         "of calls that are waited for, and of kernels also of one call among many in flight.",
         "",
-        "| work | kernels | in flight | XLA | times sooner | dynamax parallel | error |",
+        "| work | kernels | in flight | XLA | speed-up | dynamax parallel | error |",
         "|---|" + "---|" * 6,
     ]
-    for case in order:
-        found = measured[case]
-        kernels, xla = found.get("pallas"), next((found[name] for name in _XLA if name in found), None)
-        if kernels is None or kernels.p50 is None:
-            continue
-        times = _time(kernels.p50), _time(kernels.in_flight), _time(xla and xla.p50)
-        ratio = f"{float(f'{xla.p50 / kernels.p50:.2g}'):,g}" if xla and xla.p50 else "-"
-        theirs = _time(getattr(found.get(PARALLEL), "p50", None))
-        error = "-" if kernels.error is None else f"{kernels.error:.0e}"
-        name = str(case).removesuffix(" float32")
-        lines.append("| " + " | ".join((name, *times, ratio, theirs, error)) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"| {' | '.join(cells)} |" for case in order if (cells := _cells(case, measured[case])))])
+
+
+def _cells(case: Case, found: dict[str, Row]) -> tuple[str, ...]:
+    """Makes a row of the table above; () if the kernels were not timed."""
+    kernels, xla = found.get("pallas"), next((found[name] for name in _XLA if name in found), None)
+    if kernels is None or kernels.p50 is None:
+        return ()
+    times = _time(kernels.p50), _time(kernels.in_flight), _time(xla and xla.p50)
+    ratio = f"{float(f'{xla.p50 / kernels.p50:.2g}'):,g}" if xla and xla.p50 else "-"
+    theirs = _time(getattr(found.get(PARALLEL), "p50", None))
+    error = "-" if kernels.error is None else f"{kernels.error:.0e}"
+    return str(case).removesuffix(" float32"), *times, ratio, theirs, error
 
 
 def _told(known: dict[str, Any]) -> str:

@@ -29,7 +29,7 @@ from fastscan.profiling.verdicts.judge import chosen
 
 
 class Group(NamedTuple):
-    """What a section has of one machine."""
+    """A section's part on one machine."""
 
     heading: str
     note: str = ""

@@ -1,22 +1,31 @@
-"""The README's tables, from records: what stands between ``<!-- table: NAME -->`` and ``<!-- end -->`` is written by this."""
+"""The tables of the READMEs, from records: all between ``<!-- table: NAME -->`` and ``<!-- end -->`` is written by this."""
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fastscan.profiling.measure.cases import BATCH, Case
 from fastscan.profiling.measure.operations import PARALLEL, PUBLIC, SEQUENTIAL
 from fastscan.profiling.measure.rows import RECORDS, Row, all_records, by_case
+from fastscan.profiling.report.demo_tables import demo_tables
 from fastscan.profiling.report.gpu_tables import gpu_texts
 from fastscan.profiling.verdicts.judge import chosen
 
 ROOT = Path(__file__).resolve().parents[2]
-README = ROOT / "README.md"
+READMES = tuple(ROOT / folder / "README.md" for folder in ("", "fastscan", "kernels", "profiling"))
 
 _MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 _SMOOTHER = "lgssm_smoother"
+_FIRST = {
+    "Kalman smoother, 4 states, 10,000 steps": Case(_SMOOTHER, 4, 2, 10_000),
+    "the same, 64 series of 1,000 steps": Case(_SMOOTHER, 4, 2, 1_000, BATCH),
+    "log-likelihood and gradient, 4 states, 10,000 steps": Case("lgssm_loglik_gradient", 4, 2, 10_000),
+    "HMM posterior sample, 5 states, 100,000 steps": Case("hmm_posterior_sample", 5, 0, 100_000),
+    "HMM smoother, 5 states, 100,000 steps": Case("hmm_smoother", 5, 0, 100_000),
+    "HMM smoother, 5 states, 1,000 steps": Case("hmm_smoother", 5, 0, 1_000),
+}
 _LGSSM = {
     "smoother, D=4, m=2, T=1,000": Case(_SMOOTHER, 4, 2, 1_000),
     "smoother, D=4, m=2, T=10,000": Case(_SMOOTHER, 4, 2, 10_000),
@@ -52,10 +61,10 @@ _HMM_KERNELS = {(f"hmm_{name}", K, 0): f"{K} | {name}" for K in (2, 5, 8) for na
 
 
 def newest(records: Path = RECORDS, device: str = "cpu") -> list[Row]:
-    """The last record of a kind of device.
+    """Reads the last record of a kind of device.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the folder has none.
     """
     found = [(max(row.date for row in rows), path, rows) for path, rows in all_records(records) if rows]
     found = [(date, path, rows) for date, path, rows in found if rows[0].device == device]
@@ -65,11 +74,12 @@ def newest(records: Path = RECORDS, device: str = "cpu") -> list[Row]:
 
 
 def generated(records: Path = RECORDS) -> dict[str, str]:
-    """The text of every table, by name."""
+    """Makes the text of every table, by name."""
     rows = newest(records)
     measured = by_case(rows)
     return {
         "machine": _machine(rows),
+        "first": _first(measured),
         "lgssm": _speed(measured, _LGSSM),
         "hmm": _speed(measured, _HMM),
         "learning": _speed(measured, _LEARNING),
@@ -77,20 +87,40 @@ def generated(records: Path = RECORDS) -> dict[str, str]:
         "lgssm-kernels": _kernels(records, _LGSSM_KERNELS, "D, m"),
         "score-kernels": _kernels(records, _SCORE_KERNELS, "D, m"),
         "hmm-kernels": _kernels(records, _HMM_KERNELS, "K | function"),
+        **demo_tables(records),
         **gpu_texts(records),
     }
 
 
-def rewritten(text: str, tables: dict[str, str]) -> str:
-    """A README with its tables as they should be.
+def write_tables(readmes: Sequence[Path] = READMES, records: Path = RECORDS) -> None:
+    """Writes the tables into READMEs.
+
+    Args:
+        readmes: files with marked places for tables.
+        records: folder of the records that the tables are made of.
 
     Raises:
-        ValueError: it asks for a table that there is not.
+        ValueError: a README asks for a table that does not exist, or the folder has no record.
+    """
+    tables = generated(records)
+    for readme in readmes:
+        readme.write_text(rewritten(readme.read_text(), tables))
+
+
+def rewritten(text: str, tables: dict[str, str]) -> str:
+    """Returns a README's text with the tables in their places.
+
+    Args:
+        text: with marked places for tables.
+        tables: their texts by name.
+
+    Raises:
+        ValueError: it asks for a table that does not exist.
     """
 
     def table(found: re.Match[str]) -> str:
         if found[2] not in tables:
-            raise ValueError(f"README.md asks for a table {found[2]!r}; there are {', '.join(tables)}.")
+            raise ValueError(f"A README asks for a table {found[2]!r}; there are {', '.join(tables)}.")
         return f"{found[1]}{tables[found[2]]}\n{found[3]}"
 
     return _MARKED.sub(table, text)
@@ -105,8 +135,19 @@ def _machine(rows: Sequence[Row]) -> str:
     )
 
 
+def _first(measured: dict[Case, dict[str, Row]]) -> str:
+    """Makes the short table that a newcomer sees first."""
+    lines = ["| work | fastscan | dynamax | speed-up |", "|---|---|---|---|"]
+    return "\n".join([*lines, *(f"| {' | '.join(cells[:4])} |" for cells in _cells(measured, _FIRST))])
+
+
 def _speed(measured: dict[Case, dict[str, Row]], works: dict[str, Case]) -> str:
-    lines = ["| work | ours | dynamax | times sooner | dynamax parallel | first call | memory |", "|---|" + "---|" * 6]
+    lines = ["| work | fastscan | dynamax | speed-up | dynamax parallel | first call | memory |", "|---|" + "---|" * 6]
+    return "\n".join([*lines, *(f"| {' | '.join(cells)} |" for cells in _cells(measured, works))])
+
+
+def _cells(measured: dict[Case, dict[str, Row]], works: dict[str, Case]) -> Iterator[tuple[str, ...]]:
+    """Makes a table's rows, of the works that were measured."""
     for name, case in works.items():
         rows = measured.get(case, {})
         ours = chosen(rows)
@@ -115,13 +156,11 @@ def _speed(measured: dict[Case, dict[str, Row]], works: dict[str, Case]) -> str:
             continue
         ratio = "-" if theirs is None else f"{float(f'{theirs / ours.p50:.2g}'):,g}"
         memory = _memory(ours, rows.get(SEQUENTIAL))
-        cells = name, _time(ours.p50), _time(theirs), ratio, _time(parallel), _time(ours.first_call), memory
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        yield name, _time(ours.p50), _time(theirs), ratio, _time(parallel), _time(ours.first_call), memory
 
 
 def _calls(measured: dict[Case, dict[str, Row]]) -> str:
-    """What calling a function takes beside what it computes: 10 steps, as a user calls it and within one `jax.jit`."""
+    """Compares a call of 10 steps by a user with the same call within one `jax.jit`: the cost of calling."""
     lines = ["| 10 steps of | called | under one `jax.jit` | ratio |", "|---|---|---|---|"]
     for case, rows in measured.items():
         called, jitted = rows.get(PUBLIC), chosen(rows)
@@ -138,14 +177,14 @@ def _time(seconds: float | None) -> str:
 
 
 def _memory(ours: Row, theirs: Row | None) -> str:
-    """Bytes beside arguments and results, over dynamax's."""
+    """Divides our bytes beside arguments and results by dynamax's."""
     if theirs is None or not theirs.temporary_bytes or ours.temporary_bytes is None:
         return "-"
     return f"{ours.temporary_bytes / theirs.temporary_bytes:.2g}"
 
 
 def _kernels(records: Path, works: dict[tuple[str, int, int], str], title: str) -> str:
-    """What kernels cost by their code for sm_90, in float32: by family, D and m, under which names."""
+    """Sums up what kernels cost by their code for sm_90, in float32: by family, D and m, under the names given."""
     rows = [row for path in sorted(records.glob("*-kernels.csv")) for row in csv.DictReader(path.read_text().splitlines())]
     columns = f"{title} | registers, at most | spilled | instructions a step | floor, T = 1e6 | bytes a step | compiled in"
     lines = [f"| {columns} |", "|" + "---|" * (columns.count("|") + 1)]

@@ -42,7 +42,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "dynamax sequential": {"color": VERMILION, "marker": "^", "linestyle": "--"},
     "dynamax parallel": {"color": _ORANGE, "marker": "v", "linestyle": "--"},
 }
-"""Of the implementations, in the order of legends."""
+"""The styles of the implementations, in the order of legends."""
 _OTHERS = [
     {"color": color, "marker": marker}
     for color, marker in zip((BLUE, VERMILION, _GREEN, _PINK, _ORANGE, _SKY, INK), "s^oPvDX", strict=True)
@@ -220,7 +220,7 @@ def _log(axis: Axes, which: str, values: Sequence[float], formatter: Any) -> Non
 
 
 def _columns(names: Iterable[str]) -> int:
-    """Of a legend."""
+    """Counts the columns of a legend."""
     return 1 if max(map(len, names)) > 29 else 2
 
 

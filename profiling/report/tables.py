@@ -11,11 +11,11 @@ from fastscan.profiling.report.figures import KERNEL_NAMES, Card
 from fastscan.profiling.verdicts.judge import chosen
 
 STEPS = 1_000_000
-"""Of the kernels' floors."""
+"""The steps of the kernels' floors."""
 
 
 class Cell(NamedTuple):
-    """Of a table: what it says, and the number it is sorted by; of words None."""
+    """A cell of a table: what it says, and the number it is sorted by; of words None."""
 
     text: str
     value: float | None = None
@@ -39,7 +39,7 @@ def heading(record: Record) -> str:
 
 
 def about(records: Sequence[Record]) -> Table:
-    """What every record was measured on."""
+    """Lists what every record was measured on."""
     columns = ("Machine", "Device", "Driver", "Commit", "Date", "Versions", "Files", "Rows", "Timed")
     rows = []
     for record in records:

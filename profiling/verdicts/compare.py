@@ -1,4 +1,4 @@
-"""What a change made slower, larger or less accurate: two records held against each other.
+"""Comparisons of two records: what a change made slower, larger or less accurate.
 
 A machine's speed wanders from run to run, by more than a change may cost. So times are taken relative to the yardstick's that
 were measured in the same process, in turns, and what counts is the median over all cases of an operation and implementation.
@@ -23,7 +23,7 @@ ROUNDING = {"float32": 1e-6, "float64": 1e-14}
 
 
 class Metric(NamedTuple):
-    """What is compared: a number of a row, larger is worse.
+    """A number of a row that is compared; larger is worse.
 
     Attributes:
         name: in the table.
@@ -68,7 +68,7 @@ _Case = tuple[str, dict[str, Row], dict[str, Row], str]
 
 
 def compare(old: Iterable[Row], new: Iterable[Row]) -> list[Finding]:
-    """Every group's change, regressions first.
+    """Finds every group's change, regressions first.
 
     Args:
         old: rows of one device.
@@ -113,7 +113,7 @@ def _of_metric(metric: Metric, groups: dict[tuple[str, str], list[_Case]]) -> It
 
 
 def _change(metric: Metric, old: dict[str, Row], new: dict[str, Row], name: str) -> float | None:
-    """The logarithm of new over old, both relative to the yardstick if there is one on both sides."""
+    """Computes the logarithm of new over old, both relative to the yardstick if there is one on both sides."""
     a, b = metric.value(old[name]), metric.value(new[name])
     if a is None or b is None:
         return None
@@ -137,12 +137,12 @@ def _finding(key: tuple[str, str], metric: Metric, changes: dict[str, float], sp
 
 
 def regressed(findings: Iterable[Finding]) -> bool:
-    """Whether anything got worse."""
+    """Tells whether anything got worse."""
     return any(finding.verdict == "REGRESSION" for finding in findings)
 
 
 def markdown(findings: Sequence[Finding], *, everything: bool = False) -> str:
-    """A table for a pull request.
+    """Writes a table for a pull request.
 
     Args:
         findings: of `compare`.
@@ -164,7 +164,7 @@ def markdown(findings: Sequence[Finding], *, everything: bool = False) -> str:
 
 
 def find(name: str, records: Path) -> list[Row]:
-    """The rows of a file, or of a commit's record.
+    """Reads the rows of a file, or of a commit's record.
 
     Args:
         name: a path, or the beginning of a commit's name.

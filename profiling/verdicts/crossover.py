@@ -25,7 +25,8 @@ FEWER = 1.03
 
 
 def fit(rows: Iterable[Row]) -> dict:
-    """The table of all devices in some records; of several times of one thing the last counts. Held-out cases are left out.
+    """Fits the table of all devices in some records; of several times of one thing the last counts. Held-out cases are left
+    out.
 
     A slice's ``wins`` says for each implementation from which T on it is `crossovers.MARGIN` times as fast as the sequential
     one up to the longest series measured, None if it isn't there; and the band of T in which the spread of the samples
@@ -71,7 +72,7 @@ def _slice(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _best(rows: Sequence[Row]) -> dict[str, Row]:
-    """One row an implementation, of several numbers of chunks the fastest."""
+    """Returns one row an implementation, of several numbers of chunks the fastest."""
     found: dict[str, Row] = {}
     for row in sorted(rows, key=lambda row: _chunks(row) or 0):
         name = row.implementation.split(":")[0]
@@ -81,7 +82,7 @@ def _best(rows: Sequence[Row]) -> dict[str, Row]:
 
 
 def _chunks(row: Row | None) -> int | None:
-    """How many were asked for; by a name without a number, how many dispatch takes."""
+    """Returns how many chunks were asked for; by a name without a number, how many dispatch takes."""
     if row is None:
         return None
     if ":" in row.implementation:
@@ -90,7 +91,7 @@ def _chunks(row: Row | None) -> int | None:
 
 
 def _win(best: dict[int, dict[str, Row]], lengths: Sequence[int], name: str) -> dict[str, Any]:
-    """Where the logarithm of the gain over the sequential one crosses that of the margin for the last time."""
+    """Finds where the logarithm of the gain over the sequential one crosses that of the margin for the last time."""
     both = [T for T in lengths if name in best[T] and "sequential" in best[T]]
     gains = {"from": ("p50", "p50"), "low": ("p80", "p20"), "high": ("p20", "p80")}
     found = {
@@ -125,7 +126,7 @@ def _rounded(x: float | None) -> float | None:
 
 
 def merged(old: dict, new: dict) -> dict:
-    """The old table with the new one's families in place of its own; other devices, families and launches stay.
+    """Puts the new table's families into the old table in place of its own; other devices, families and launches stay.
 
     A family that was measured on another occasion than the rest may say so by hand, in "measured_apart".
     """
@@ -137,7 +138,7 @@ def merged(old: dict, new: dict) -> dict:
 
 
 def changes(old: dict, new: dict) -> list[str]:
-    """What a new table says that the old one does not, a line each: T* of the chunks, or of kernels, slice by slice."""
+    """Lists what a new table says that the old one does not, a line each: T* of the chunks, or of kernels, slice by slice."""
     before, after = _lengths(old), _lengths(new)
     lines = []
     for key, length in after.items():
@@ -164,7 +165,7 @@ def _text(length: Any) -> str:
 
 
 def write(table: dict, path: Path) -> None:
-    """As JSON with one slice a line, so that a new measurement is a readable diff."""
+    """Writes a table as JSON with one slice a line, so that a new measurement is a readable diff."""
     text = json.dumps(table, indent=1)
 
     def on_a_line(slice_: re.Match[str]) -> str:
@@ -178,7 +179,7 @@ def write(table: dict, path: Path) -> None:
 def explain(
     operation: str, *, D: int, T: int, B: int = 1, m: int | None = None, dtype: str = "float32", varying: bool = False
 ) -> str:
-    """Which implementation would run here, and the measurements that say so, in words.
+    """Says which implementation would run here, and the measurements that say so, in words.
 
     Args:
         operation: a public function's name, for one "lgssm_smoother".

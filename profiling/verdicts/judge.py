@@ -12,7 +12,8 @@ from fastscan.profiling.measure.run import is_default
 
 
 class Verdict(NamedTuple):
-    """What None takes in one case, by the table in force now: its time over our best one's, and over dynamax's (None: no such).
+    """The verdict on None's choice in one case, by the table in force now: its time over our best one's, and over dynamax's
+    (None: no such).
 
     ``open``: the samples' spread, from the 20th to the 80th percentile, leaves open whether another one is faster.
     """
@@ -26,7 +27,9 @@ class Verdict(NamedTuple):
 
 
 def chosen(measured: Mapping[str, Row]) -> Row | None:
-    """Of one case's rows by implementation: what None takes by the table in force now, or took then, if that is known."""
+    """Finds, among one case's rows by implementation, what None takes by the table in force now, or took then, if that is
+    known.
+    """
     timed = {name: row for name, row in measured.items() if row.status == "ok" and row.p50}
     ours = [row for name, row in timed.items() if name != PUBLIC and not name.startswith("dynamax")]
     now = [row for row in ours if is_default(row.case, row.implementation, row.device)]
@@ -35,7 +38,7 @@ def chosen(measured: Mapping[str, Row]) -> Row | None:
 
 
 def verdicts(rows: Iterable[Row]) -> list[Verdict]:
-    """Of every case in which what None takes was measured beside others of ours."""
+    """Judges every case in which what None takes was measured beside others of ours."""
     found = []
     for case, measured in by_case(rows).items():
         timed = {name: row for name, row in measured.items() if row.p50}
@@ -53,7 +56,7 @@ def verdicts(rows: Iterable[Row]) -> list[Verdict]:
 
 
 def judge(rows: Iterable[Row]) -> list[str]:
-    """The verdicts in words: a summary of the held-out cases and of all, and every case beyond 1.15 and 1.1 times."""
+    """Writes the verdicts in words: a summary of the held-out cases and of all, and every case beyond 1.15 and 1.1 times."""
     all_of_them = verdicts(rows)
     lines = []
     for name, group in (("held out", set(held_out())), ("all", {v.case for v in all_of_them})):

@@ -20,7 +20,7 @@ from fastscan.profiling.verdicts.compare import Finding, compare, regressed
 SLOWDOWN = 0.15
 PLANTED_IN = "chunked:128"
 CASES = [Case("hmm_smoother", K, 0, T) for K in (2, 3, 5) for T in (10_000, 15_000, 20_000, 30_000)]
-"""Of a millisecond or more: what a thread takes to wake up differs between processes, and is most of a shorter call."""
+"""Cases of a millisecond or more: what a thread takes to wake up differs between processes, and is most of a shorter call."""
 
 
 def run_trial(tries: int) -> bool:
@@ -45,7 +45,7 @@ def run_trial(tries: int) -> bool:
 
 
 def run_once(folder: str, name: str, slowed: bool) -> None:
-    """One run, into a record; what it compiles is kept for the next ones."""
+    """Runs once, into a record; what it compiles is kept for the next ones."""
     jax.config.update("jax_compilation_cache_dir", str(Path(folder) / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -70,7 +70,7 @@ def _run(folder: Path, number: int, *, slowed: bool) -> list[Row]:
 
 
 def _slow(call: Callable[..., Any]) -> Callable[..., Any]:
-    """The call, and a wait for a share of the time that it took."""
+    """Makes a call that waits for a share of the time that it took."""
 
     def run(*args: Any) -> Any:
         start = time.perf_counter()

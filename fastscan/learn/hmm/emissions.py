@@ -1,4 +1,4 @@
-"""What hidden states emit: families of distributions, with their most likely parameters under weighted data."""
+"""Emissions of hidden states: families of distributions, with their most likely parameters under weighted data."""
 
 import math
 from collections.abc import Callable
@@ -48,20 +48,20 @@ class Emissions(NamedTuple):
 
 
 class GaussianEmissions(NamedTuple):
-    """Of y_t (m,): means (K, m), covariances (K, m, m). An emission with a NaN entry is missing."""
+    """Parameters of y_t (m,): means (K, m), covariances (K, m, m). An emission with a NaN entry is missing."""
 
     means: jax.Array
     covs: jax.Array
 
 
 class PoissonEmissions(NamedTuple):
-    """Of counts y_t (m,), independent given the state: rates (K, m). An emission with a NaN entry is missing."""
+    """Parameters of counts y_t (m,), independent given the state: rates (K, m). An emission with a NaN entry is missing."""
 
     rates: jax.Array
 
 
 class CategoricalEmissions(NamedTuple):
-    """Of one of C symbols, y_t in 0..C-1, integers: probs (K, C). A negative symbol is missing."""
+    """Parameters of one of C symbols, y_t in 0..C-1, integers: probs (K, C). A negative symbol is missing."""
 
     probs: jax.Array
 
@@ -143,7 +143,7 @@ def _poisson_maximise(params: Any, weights: jax.Array, emissions: jax.Array, con
 
 
 def _categorical_log_likelihoods(params: Any, emissions: jax.Array) -> jax.Array:
-    """NaN for symbols that there are none of."""
+    """Looks log-likelihoods up; NaN for a symbol outside of 0..C-1."""
     of_states = jnp.log(params.probs).at[:, emissions].get(mode="fill", fill_value=jnp.nan)
     return jnp.moveaxis(of_states, 0, -1)
 
@@ -169,7 +169,9 @@ def nothing(total: jax.Array) -> jax.Array:
 
 
 def normalised(counts: jax.Array, otherwise: jax.Array, prior: Any = None) -> jax.Array:
-    """Find rows that sum to one, the most likely ones of counts (..., K) and a `Dirichlet` prior; of `nothing`, the others."""
+    """Find rows that sum to one, the most likely ones for counts (..., K) and a `Dirichlet` prior; where counts are `nothing`,
+    the others.
+    """
     counts = counts if prior is None else counts + prior.concentration - 1
     total = counts.sum(-1, keepdims=True)
     visited = ~nothing(total)
@@ -192,7 +194,7 @@ def _filled(emissions: jax.Array) -> jax.Array:
 
 
 def _shares(weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Every state's total weight (K,), zero if it is as good as `nothing`, and its shares (N, K) in it."""
+    """Computes every state's total weight (K,), zero if it is as good as `nothing`, and its shares (N, K) in it."""
     total = weights.sum(0)
     total = jnp.where(nothing(total), 0, total)
     return total, jnp.where(total > 0, weights / jnp.where(total > 0, total, 1), 0)

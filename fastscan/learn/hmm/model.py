@@ -28,7 +28,7 @@ class ParamsHMM(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """What `maximise` takes: expected first states (K,) and transitions, (K, K) or one for every t; and emissions.
+    """The input of `maximise`: expected first states (K,) and transitions, (K, K) or one for every t; and emissions.
 
     ``probs`` are those of their states (B, T, K), zero where an emission is missing.
     """
@@ -41,7 +41,9 @@ class Statistics(NamedTuple):
 
 @functools.cache
 def HMM(family: Emissions) -> Learnable:
-    """Hidden Markov models with a family of emissions, and a `ParamsHMM`. They take no inputs."""
+    """Makes a family of hidden Markov models from a family of emissions; its parameters are a `ParamsHMM`. They take no
+    inputs.
+    """
 
     def check(params: ParamsHMM, emissions: jax.Array, inputs: Any) -> None:
         if inputs is not None:
@@ -56,7 +58,9 @@ def HMM(family: Emissions) -> Learnable:
         family.check(params.emissions, emissions)
 
     def arguments(params: ParamsHMM, emissions: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """What inference takes. A row of NaN is missing there: parameters that say NaN of what was seen must not look so."""
+        """Returns the arguments of inference. A row of NaN counts as missing there, so parameters that give NaN for an emission
+        that was seen must not look so.
+        """
         missing = family.missing(emissions)
         ll = family.log_likelihoods(params.emissions, emissions)
         wrong = (jnp.isnan(ll).all(-1) & ~missing).any()

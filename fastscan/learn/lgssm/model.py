@@ -24,7 +24,9 @@ _COEFFICIENTS = ("weights", "input_weights", "bias")
 
 
 class Statistics(NamedTuple):
-    """Of the first state on 1, of z_{t+1} on (z_t, u_{t+1}, 1) unless T is 1, of y_t on (z_t, u_t, 1)."""
+    """Regressions of a model: of the first state on 1, of z_{t+1} on (z_t, u_{t+1}, 1) unless T is 1, of y_t on (z_t, u_t,
+    1).
+    """
 
     initial: Regression
     dynamics: Regression | None
@@ -32,12 +34,12 @@ class Statistics(NamedTuple):
 
 
 def log_likelihoods(params: Any, emissions: jax.Array, inputs: jax.Array | None, missing: bool | None = None) -> jax.Array:
-    """Log p(y_1..T) of every sequence (B,)."""
+    """Computes log p(y_1..T) of every sequence (B,)."""
     return lgssm_marginal_loglik(params, emissions, inputs, missing=missing)
 
 
 def constraints(params: Any) -> Any:
-    """Covariances are positive definite, variances positive, the rest is real."""
+    """Returns constraints: covariances are positive definite, variances positive, the rest is real."""
     m = jnp.shape(params.emissions.weights)[-2]
     full = jnp.shape(params.emissions.cov)[-2:] == (m, m)
     real = jax.tree.map(lambda _: REAL, params)
@@ -51,7 +53,7 @@ def constraints(params: Any) -> Any:
 def expect(
     params: Any, emissions: jax.Array, inputs: jax.Array | None, missing: bool | None = None
 ) -> tuple[Statistics, jax.Array]:
-    """The E-step.
+    """Takes the E-step.
 
     Args:
         params: a model that does not vary in time.
@@ -78,7 +80,7 @@ def expect(
 def maximise(
     params: Any, statistics: Statistics, constraints: Any, priors: dict[str, Any], floors: dict[str, Floor]
 ) -> tuple[Any, dict[str, Any]]:
-    """The M-step: regressions, in which frozen coefficients and covariances keep their values.
+    """Takes the M-step: regressions, in which frozen coefficients and covariances keep their values.
 
     Returns:
         Parameters; and which regressors were redundant, and which channels' noise is at its floor.
@@ -105,13 +107,15 @@ def log_prior(params: Any, given: dict[str, Any]) -> jax.Array:
 
 
 def floors(params: Any, emissions: jax.Array) -> dict[str, Floor]:
-    """Of the noise of emissions. States have no scale of their own, and their noise may vanish: inference takes that."""
+    """Finds the floor of the emissions' noise. States have no scale of their own, and their noise may vanish: inference takes
+    that.
+    """
     _check_static(params)
     return {"emissions": floor(emissions, params.emissions.cov)}
 
 
 def check(params: Any, emissions: jax.Array, inputs: Any) -> None:
-    """Parameters are the same for all sequences. `lgssm_marginal_loglik` checks the rest."""
+    """Checks that parameters are the same for all sequences. `lgssm_marginal_loglik` checks the rest."""
     del emissions, inputs
     for name, (alone, x) in _shapes(params).items():
         most = len(alone) + (not name.startswith("initial"))
@@ -128,7 +132,7 @@ def _check_static(params: Any) -> None:
 
 
 def _shapes(params: Any) -> dict[str, tuple[tuple[int, ...], Any]]:
-    """Of every parameter the shape that it has if it does not vary, and itself."""
+    """Returns for every parameter the shape that it has if it does not vary, and the parameter itself."""
     D, m = jnp.shape(params.dynamics.weights)[-1], jnp.shape(params.emissions.weights)[-2]
     shapes = {"initial.mean": ((D,), params.initial.mean), "initial.cov": ((D, D), params.initial.cov)}
     for part, n in (("dynamics", D), ("emissions", m)):
@@ -140,7 +144,9 @@ def _shapes(params: Any) -> dict[str, tuple[tuple[int, ...], Any]]:
 
 
 def _regressors(part: Any, mean: jax.Array, inputs: jax.Array | None, start: int) -> tuple[jax.Array, jax.Array]:
-    """E[x] (B, T, n), the state, the inputs from ``start`` on and a one, as far as the part has coefficients; and W E[x]."""
+    """Computes E[x] (B, T, n), the state, the inputs from ``start`` on and a one, as far as the part has coefficients; and W
+    E[x].
+    """
     B, T, _ = mean.shape
     x = [mean]
     if part.input_weights is not None and inputs is not None:
@@ -152,14 +158,16 @@ def _regressors(part: Any, mean: jax.Array, inputs: jax.Array | None, start: int
 
 
 def _first(part: Any, mean: jax.Array, cov: jax.Array) -> Regression:
-    """Of the first states, r = z_1 - m."""
+    """Makes the regression of the first states, r = z_1 - m."""
     D = mean.shape[-1]
     one, nothing = jnp.ones((len(mean), 1, 1), mean.dtype), jnp.zeros((D, D), mean.dtype)
     return Regression(one, mean[:, :1] - part.mean, jnp.eye(D, dtype=mean.dtype)[None], cov[:, 0].sum(0)[None], nothing)
 
 
 def _arrivals(part: Any, mean: jax.Array, cov: jax.Array, cross: Any, inputs: jax.Array | None) -> Regression:
-    """Of the transitions, r = z_{t+1} - F z_t - B u_{t+1} - b; ``cross`` are the covariances of z_t and z_{t+1}."""
+    """Makes the regression of the transitions, r = z_{t+1} - F z_t - B u_{t+1} - b; ``cross`` are the covariances of z_t and
+    z_{t+1}.
+    """
     x, expected = _regressors(part, mean[:, :-1], inputs, 1)
     C, one = cross.sum((0, 1)), jnp.eye(mean.shape[-1], dtype=mean.dtype)
     both = jnp.block([[cov[:, :-1].sum((0, 1)), C], [C.T, cov[:, 1:].sum((0, 1))]])
@@ -170,7 +178,7 @@ def _arrivals(part: Any, mean: jax.Array, cov: jax.Array, cross: Any, inputs: ja
 def _emitted(
     part: Any, mean: jax.Array, cov: jax.Array, y: jax.Array, inputs: jax.Array | None, missing: bool | None
 ) -> Regression:
-    """Of the emissions, r = y - H z - D u - d.
+    """Makes the regression of the emissions, r = y - H z - D u - d.
 
     Given the state, with gaps it is N(K (y - W x), (I - K) R), where K looks at what is seen only, which it keeps.
     """
@@ -205,7 +213,7 @@ def _present(part: Any) -> tuple[str, ...]:
 
 
 def _coefficients(part: Any, names: tuple[str, ...]) -> jax.Array:
-    """W, of what the part has of these."""
+    """Returns W, made of those of these coefficients that the part has."""
     columns = [getattr(part, name).astype(part.cov.dtype) for name in names if getattr(part, name) is not None]
     return jnp.concatenate([x if x.ndim == 2 else x[:, None] for x in columns], 1)
 
@@ -213,7 +221,7 @@ def _coefficients(part: Any, names: tuple[str, ...]) -> jax.Array:
 def _regress(
     name: str, part: Any, of: Regression, constraints: Any, given: Any, least: Floor | None
 ) -> tuple[Any, dict[str, Any]]:
-    """The part with its most likely coefficients and covariance, given those that are frozen."""
+    """Returns the part with its most likely coefficients and covariance, given those that are frozen."""
     names = _present(part)
     widths = [getattr(part, x).shape[1] if getattr(part, x).ndim == 2 else 1 for x in names]
     free = np.flatnonzero(np.repeat([getattr(constraints, x) is not FROZEN for x in names], widths))

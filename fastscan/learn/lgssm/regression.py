@@ -15,7 +15,7 @@ diagonal, with eps that of the dtype. Rounding of their sums is as large."""
 
 
 class Regression(NamedTuple):
-    """What is expected of B T residuals r = y - W x, given all data.
+    """Expectations of B T residuals r = y - W x, given all data.
 
     Sums are left undone. Squares of residuals about new weights are a covariance, whatever is rounded; differences of sums
     about old ones would not be.

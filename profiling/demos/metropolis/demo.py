@@ -1,4 +1,4 @@
-"""The seed's article on vectorised Markov chains as a benchmark: more and more samples, more and more chains."""
+"""Rémi Louf's article on vectorised Markov chains as a benchmark: more and more samples, more and more chains."""
 
 import csv
 import statistics
@@ -23,11 +23,11 @@ from fastscan.profiling.measure.timing import in_subprocess
 
 OURS = "fastscan"
 CHAINS, SAMPLES = 1_000, 1_000
-"""What stays the same while the other grows."""
+"""The number that stays the same while the other grows."""
 MORE_SAMPLES = (10, 100, 1_000, 10_000, 100_000)
 MORE_CHAINS = (10, 100, 1_000, 10_000, 100_000, 1_000_000)
 MANY_STEPS = 1_000_000
-"""Of `CHAINS` chains: the article's headline is of a thousand million."""
+"""The steps of `CHAINS` chains: the article's headline is of a thousand million in all."""
 MOST_SECONDS, MOST_KEPT = 30.0, 10**8
 """Nothing runs that would take longer, by what it took before; nor do those that keep them keep more samples."""
 REPEATED_SECONDS = 2.0
@@ -46,7 +46,9 @@ class Timing(NamedTuple):
 
 
 class Quality(NamedTuple):
-    """Of samples of all chains: the largest ratio of scales, independent samples they are worth, and these a second."""
+    """The quality of all chains' samples: the largest ratio of scales, independent samples they are worth, and these a
+    second.
+    """
 
     step: float
     rhat: float
@@ -133,7 +135,7 @@ def _peak(samples: int) -> float:
 
 
 def _diagnose(console: Console) -> tuple[np.ndarray, list[Quality]]:
-    """Of the article's step and of one that a warm-up finds; and the samples of the second (samples, chains)."""
+    """Judges the article's step and one that a warm-up finds; returns also the samples of the second (samples, chains)."""
     table = Table(
         "step", "acceptance", "R-hat", "effective samples", "of them a second", title=f"{CHAINS:,} chains of {SAMPLES:,}"
     )

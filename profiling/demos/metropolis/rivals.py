@@ -1,4 +1,4 @@
-"""The seed's article on vectorised Markov chains: its target, and random-walk Metropolis in it as others write it.
+"""The target of Rémi Louf's article "Massively parallel MCMC with JAX", and random-walk Metropolis in it as others write it.
 
 The article's log density has a slip: it takes logarithms of densities from logarithms of weights, where a mixture adds them.
 Here is the mixture that its numbers describe. Its JAX sampler draws proposals and decisions, in every step, with one and the
@@ -25,7 +25,7 @@ STEP = 0.1
 
 Position = jax.Array
 Rival = Callable[[int, int], Callable[[jax.Array], Any]]
-"""Of chains and samples, to a function of a key that draws them."""
+"""A function of chains and samples, which returns a function of a key that draws them."""
 
 
 def mixture(x: Position) -> jax.Array:

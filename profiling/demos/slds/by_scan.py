@@ -13,7 +13,7 @@ from fastscan.slds import SLDSParams, hmm_to_lds_mf, lds_to_hmm_mf
 
 
 def lds(node: NodePotential, init: InitialPotential, pair: PairPotential) -> tuple[LDSStatistics, jax.Array]:
-    """What `fastscan.lds.lds_inference` returns."""
+    """Computes the results of `fastscan.lds.lds_inference`."""
     T, D = node.r.shape
 
     def form(h: jax.Array, J: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -43,7 +43,7 @@ def lds(node: NodePotential, init: InitialPotential, pair: PairPotential) -> tup
 
 
 def hmm(log_initial: jax.Array, log_transition: jax.Array, log_likelihoods: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Probabilities (T, K) of the states, and the log normaliser."""
+    """Computes probabilities (T, K) of the states, and the log normaliser."""
 
     def forward(alpha: jax.Array, ll: jax.Array) -> tuple[jax.Array, jax.Array]:
         alpha = logsumexp(alpha[:, None] + log_transition, 0) + ll
@@ -62,7 +62,9 @@ def hmm(log_initial: jax.Array, log_transition: jax.Array, log_likelihoods: jax.
 
 
 def slds(node: NodePotential, params: SLDSParams, probs: jax.Array, turns: int) -> tuple[Any, jax.Array, jax.Array]:
-    """Statistics, probabilities and objective after so many turns and one more, as `fastscan.slds.slds_inference` has them."""
+    """Computes statistics, probabilities and objective after so many turns and one more, as `fastscan.slds.slds_inference` has
+    them.
+    """
 
     def turn(probs: jax.Array) -> tuple[jax.Array, LDSStatistics, jax.Array]:
         statistics, log_normalizer = lds(node, params.init, hmm_to_lds_mf(probs, params))

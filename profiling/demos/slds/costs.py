@@ -1,7 +1,8 @@
-"""What mean field of the notebook's problem costs: gradients over the number of turns, and a long series against other ways.
+"""Costs of mean field in the notebook's problem: gradients over the number of turns, and a long series against other ways.
 
-The problem has the sizes of the seed's notebook on implicit gradients, T = 100, D = 5, K = 4 and 20 emissions, and is
-simulated: slow rotations that take turns, so much alike that noisy emissions leave in doubt which one it is.
+The problem has the sizes of the notebook on implicit gradients that belongs to Bendekgey, Hope & Sudderth (NeurIPS 2023, arXiv
+2306.08230), T = 100, D = 5, K = 4 and 20 emissions, and is simulated: slow rotations that take turns, so much alike that noisy
+emissions leave in doubt which one it is.
 """
 
 import functools
@@ -35,14 +36,14 @@ class Dynamics(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """Of a gradient after some turns: seconds, and bytes that XLA allocates."""
+    """The cost of a gradient after some turns: seconds, and bytes that XLA allocates."""
 
     seconds: float
     bytes: int
 
 
 class GradientCosts(NamedTuple):
-    """Of each of `GRADIENTS` a cost for every number of turns; and how far the two are apart, relative to the unrolled one.
+    """A cost of each of `GRADIENTS` for every number of turns; and how far the two are apart, relative to the unrolled one.
 
     That is the largest norm of a difference over blocks of parameters.
     """
@@ -71,7 +72,9 @@ def conditional(dynamics: Dynamics) -> tuple[PairPotential, jax.Array]:
 
 
 def notebook_problem(T: int = T, seed: int = 0) -> tuple[NodePotential, SLDSParams, jax.Array]:
-    """What emissions of a simulated series say, the parameters, and first probabilities of the discrete states."""
+    """Makes the problem: what emissions of a simulated series say, the parameters, and first probabilities of the discrete
+    states.
+    """
     r = np.random.default_rng(seed)
     skew = r.standard_normal((K, D, D))
     A = (
@@ -101,7 +104,7 @@ def loss(theta: Theta, first: jax.Array, gradient: Any, turns: int) -> jax.Array
 
 
 def gradient_costs(turns: tuple[int, ...] = TURNS, T: int = T) -> GradientCosts:
-    """Of loss and gradient after so many turns."""
+    """Measures loss and gradient after so many turns."""
     node, params, first = notebook_problem(T)
     found = GradientCosts({name: [] for name in GRADIENTS}, [])
     for n in turns:
@@ -114,7 +117,9 @@ def gradient_costs(turns: tuple[int, ...] = TURNS, T: int = T) -> GradientCosts:
 
 
 def speeds(T: int = LONG, turns: int = LONG_TURNS) -> dict[str, Speed]:
-    """Of a long series: inference against the same with `lax.scan` over time, and implicit gradients against unrolled ones."""
+    """Times a long series: inference against the same with `lax.scan` over time, and implicit gradients against unrolled
+    ones.
+    """
     node, params, first = notebook_problem(T)
     theta = node, params
 

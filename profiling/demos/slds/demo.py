@@ -1,4 +1,6 @@
-"""Switching linear dynamical systems at work: the seed's notebook on implicit gradients, and the American economy's regimes."""
+"""Switching linear dynamical systems at work: implicit gradients at the sizes of a notebook, and the American economy's
+regimes.
+"""
 
 import csv
 from pathlib import Path
@@ -35,15 +37,15 @@ from fastscan.profiling.measure.machine import stamp
 from fastscan.slds import SLDSParams, SLDSPosterior, slds_inference
 
 TOLERANCE = 1e-10
-"""Of the objective's relative change."""
+"""The relative change of the objective that ends the turns."""
 REGIMES = 2
 """Calm and volatile: what a fit begins with has as many."""
 STEPS, SETTLING = 400, 200
-"""Of gradient ascent; turns at most after it."""
+"""The steps of gradient ascent; turns at most after it."""
 
 
 class Regimes(NamedTuple):
-    """Of a series: smoothed means and standard deviations (T, m), probabilities of the regimes (T - 1, `REGIMES`).
+    """The regimes of a series: smoothed means and standard deviations (T, m), probabilities of the regimes (T - 1, `REGIMES`).
 
     And whether the turns that found them had converged.
     """

@@ -34,7 +34,7 @@ ENVIRONMENT = {
     "JAX_COMPILATION_CACHE_DIR": str(Path(tempfile.gettempdir()) / "fastscan-compiled"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
 }
-"""Of the process: another profiler's need not compile what one had compiled."""
+"""The environment of the process: another profiler's need not compile what one had compiled."""
 
 CODE = "from fastscan.profiling.gpu.profile.calls import main; main()"
 

@@ -1,4 +1,4 @@
-"""What Nsight Compute's counters say of kernels: how it is asked, and what is read of its answer."""
+"""Nsight Compute's counters of kernels: how it is asked for them, and how its answer is read."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ from fastscan.profiling.gpu.limited import run_limited
 from fastscan.profiling.gpu.profile.calls import CODE, ENVIRONMENT
 
 SECTIONS = "SpeedOfLight", "MemoryWorkloadAnalysis", "SchedulerStats", "WarpStateStats", "Occupancy", "LaunchStats"
-"""Of Nsight Compute's; it knows which counters they need."""
+"""Sections of Nsight Compute's; it knows which counters they need."""
 
 KERNELS = "regex:sweep|summarise|begin|metropolis"
 """Those that go through time, by their names."""
@@ -86,7 +86,7 @@ def count(scratch: Path, seconds: float, *, toy: bool = False) -> list[Counted] 
 
 
 def read_counters(text: str) -> list[Counted]:
-    """The kernels of Nsight Compute's raw page as CSV: names of columns, their units, then a line a launch."""
+    """Reads the kernels of Nsight Compute's raw page as CSV: names of columns, their units, then a line a launch."""
     start = text.find('"ID"')
     if start < 0:
         return []

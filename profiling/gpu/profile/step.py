@@ -1,4 +1,4 @@
-"""What profilers say of a few public calls: JAX's, kernel by kernel, and Nsight Compute's counters where it is there."""
+"""Profiles of a few public calls: JAX's, kernel by kernel, and Nsight Compute's counters where it is there."""
 
 import csv
 import json
@@ -17,10 +17,10 @@ from fastscan.profiling.gpu.profile.counters import Counted, count
 from fastscan.profiling.gpu.run import Run
 
 MOST_BYTES = 15 << 20
-"""Of all traces together, packed: more would not come back from a machine that is lent."""
+"""The most bytes of all traces together, packed: more would not come back from a machine that is lent."""
 
 SHARE = 0.55
-"""Of the time left that a trace may take, as counters come after it."""
+"""The share of the time left that a trace may take, as counters come after it."""
 
 KEPT, LONGEST = 30, 8
 """Kernels of every call that are written down, and printed: the longest ones."""
@@ -90,7 +90,7 @@ def read_trace(call: str, path: Path) -> list[Traced]:
 
 
 def table(run: Run) -> list[str]:
-    """Lines of what is known: of every call its longest kernels, of every kernel its counters."""
+    """Writes lines of what is known: of every call its longest kernels, of every kernel its counters."""
     lines = [f"{'JAX profiler: call, kernel':72}{'launches':>10}{'us a call':>12}"]
     rows = _read(run.out / _RECORD)
     calls: dict[str, int] = {}

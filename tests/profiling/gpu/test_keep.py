@@ -39,7 +39,7 @@ def rows(**more):
 @pytest.fixture
 def place(tmp_path):
     """A run's folder, and copies of what it changes."""
-    out, kept, readme, table = (tmp_path / name for name in ("out", "records", "README.md", "crossover.json"))
+    out, kept, table = (tmp_path / name for name in ("out", "records", "crossover.json"))
     out.mkdir()
     records.append(out / "measured.csv", rows())
     (out / "gpu.json").write_text(json.dumps(FACTS))
@@ -48,19 +48,30 @@ def place(tmp_path):
     for path in tables.RECORDS.glob("*"):  # as if no GPU had been measured
         if not path.name.startswith(("gpu-", "measured-nvidia-")):
             (kept / path.name).write_bytes(path.read_bytes())
-    readme.write_text(tables.rewritten(tables.README.read_text(), tables.generated(kept)))
+    readmes = [tmp_path / f"{number}.md" for number in range(len(tables.READMES))]
+    for readme, path in zip(readmes, tables.READMES, strict=True):
+        readme.write_text(path.read_text())
+    tables.write_tables(readmes, kept)
     table.write_text(json.dumps({"devices": {"cpu": crossovers.committed_table()["devices"]["cpu"]}}))
-    return out, kept, table, readme
+    return out, kept, table, readmes
 
 
-def test_a_run_becomes_records_crossovers_and_the_readme(place):
-    _, kept, table, readme = place
-    assert readme.read_text().count("No GPU has been measured yet") == 3
+def together(readmes):
+    return "\n".join(readme.read_text() for readme in readmes)
+
+
+def test_a_run_becomes_records_crossovers_and_the_readmes(place):
+    _, kept, table, readmes = place
+    assert together(readmes).count("No GPU has been measured yet") == 3
     cpu = crossovers.read_table(table)["devices"]["cpu"]
     lines = keep(*place)
     assert any(line.startswith(f"{DEVICE} lgssm float32 D=4 B=1: chunked wins") for line in lines)
-    text = readme.read_text()
+    text = together(readmes)
     assert "No GPU" not in text
+    first = readmes[0].read_text()
+    assert f"The kernels were measured on {DEVICE}" in first
+    assert f"| {DEVICE} | lgssm_smoother D=4 m=2 T=1,000,000 | 1.02 ms | 102 ms | 100 |" in first
+    assert len(first.splitlines()) <= 120
     assert f"- Of GPUs, only {DEVICE} was measured." in text
     assert "copies 2.50 TB/s and starts a kernel in 2.0 us." in text
     assert "| lgssm_smoother D=4 m=2 T=100,000 | 120 us | 60 us | 12 ms | 100 | 48 ms | 2e-06 |" in text
@@ -77,7 +88,7 @@ def test_a_run_becomes_records_crossovers_and_the_readme(place):
     assert f"takes {DEVICE} longer than moving its bytes at 2.5 TB/s" in page
     assert DEVICE in page
     assert crossovers.given_table() is None
-    before = {path: path.read_bytes() for path in (*kept.iterdir(), table, readme)}
+    before = {path: path.read_bytes() for path in (*kept.iterdir(), table, *readmes)}
     keep(*place)
     assert {path: path.read_bytes() for path in before} == before
 
@@ -96,8 +107,8 @@ def test_the_first_minutes_count_where_nothing_else_was_measured(place):
 
 
 def test_what_is_not_kept(place):
-    out, kept, table, readme = place
-    before = {path: path.read_bytes() for path in (*kept.iterdir(), table, readme)}
+    out, kept, table, readmes = place
+    before = {path: path.read_bytes() for path in (*kept.iterdir(), table, *readmes)}
     for facts, wanted in (
         (FACTS | {"dry_run": True}, "dry run"),
         (FACTS | {"device": "cpu"}, "no NVIDIA GPU"),
@@ -109,7 +120,7 @@ def test_what_is_not_kept(place):
     (out / "gpu.json").unlink()
     with pytest.raises(ValueError, match=r"no gpu\.json"):
         keep(*place)
-    assert {path: path.read_bytes() for path in (*kept.iterdir(), table, readme)} == before
+    assert {path: path.read_bytes() for path in (*kept.iterdir(), table, *readmes)} == before
 
 
 def test_the_newest_run_of_every_gpu_is_told(tmp_path):
