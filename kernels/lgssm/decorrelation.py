@@ -4,6 +4,7 @@ XLA differentiates the elimination itself. A kernel is a program that JAX does n
 """
 
 import functools
+import operator
 from typing import Any
 
 import jax
@@ -32,7 +33,8 @@ def change_coordinates(plan: Plan, change: jax.Array, y: jax.Array) -> jax.Array
     """
     if driver.phases(plan) is chunked:
         return jnp.matmul(change, y, precision="highest")
-    return sum(change[..., j : j + 1] * y[..., j : j + 1, :] for j in range(y.shape[-2]))
+    terms = (change[..., j : j + 1] * y[..., j : j + 1, :] for j in range(y.shape[-2]))
+    return functools.reduce(operator.add, terms)
 
 
 def decorrelate_back(apart: Decorrelated, change: Decorrelated) -> tuple[Any, Any]:
