@@ -115,11 +115,11 @@ def prepare(
             wanted = " or ".join(str((*shape, "U")) for shape in allowed)
             raise ShapeError(f"inputs: shape {inputs.shape} given, wanted {wanted}.")
         inputs = jnp.broadcast_to(inputs, (B, T, inputs.shape[-1])) if inputs.shape[-1] else None
-    for path, x in jax.tree_util.tree_leaves_with_path(params):
+    for path, x in jax.tree_util.tree_leaves_with_path(params, is_leaf=_is_list):
         if callable(x):
             raise TypeError(f"{dotted(path)}: a function given, wanted an array: its values at all time steps.")
         array(dotted(path), x)
-    params = jax.tree.map(jnp.asarray, params)
+    params = jax.tree.map(jnp.asarray, params, is_leaf=_is_list)
     model.check(params, emissions, inputs)
     known = jnp.issubdtype(emissions.dtype, jnp.floating) and not isinstance(emissions, jax.core.Tracer)
     missing = bool(jnp.isnan(emissions).any()) if known else None
@@ -151,3 +151,8 @@ def check_priors(model: Learnable, params: Any, priors: Any) -> dict[str, Any]:
             )
     jax.eval_shape(model.log_prior, params, found)  # which checks shapes
     return found
+
+
+def _is_list(x: Any) -> bool:
+    """Tells an array that is written as a list from a container of arrays."""
+    return isinstance(x, list)

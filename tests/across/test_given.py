@@ -91,6 +91,22 @@ def test_parameters_are_promoted():
         assert pad_sequences([Y])[0].dtype == np.float32
 
 
+def test_fits_take_parameters_as_lists():
+    """A list is an array here, never a container of arrays."""
+    as_lists = jax.tree.map(lambda x: np.asarray(x).tolist(), PARAMS)
+    model = ParamsHMM(np.ones(K) / K, np.eye(K) / 2 + 0.25, GaussianEmissions(np.eye(K, M), np.stack([np.eye(M)] * K)))
+    for family, params in ((LGSSM, as_lists), (HMM(GAUSSIAN), jax.tree.map(lambda x: x.tolist(), model))):
+        arrays = jax.tree.map(np.asarray, params, is_leaf=lambda x: isinstance(x, list))
+        for given, wanted in zip(
+            jax.tree.leaves(fit_em(family, params, Y, num_iters=2, progress=False).params),
+            jax.tree.leaves(fit_em(family, arrays, Y, num_iters=2, progress=False).params),
+            strict=True,
+        ):
+            close(given, wanted, 1e-12)
+        fitted, _ = fit_sgd(family, params, Y, num_epochs=1, progress=False)
+        assert jax.tree.structure(fitted) == jax.tree.structure(arrays)
+
+
 def test_log_likelihoods_are_promoted():
     initial, A, ll = STATES
     whole = np.round(ll)
