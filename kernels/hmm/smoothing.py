@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastscan.kernels.algebra import eye, product, zeros
+from fastscan.kernels.algebra.stages import hadamard
 from fastscan.kernels.hmm import paths as maps
 from fastscan.kernels.hmm import scaled
 from fastscan.kernels.hmm.filtering import HMM_FILTER, HMMInputs, filter_append, likelihood_step, prepare, weights
-from fastscan.kernels.hmm.probability import distribution, draw, product_distribution, ratio, times
+from fastscan.kernels.hmm.probability import distribution, draw, product_distribution, ratio
 from fastscan.kernels.hmm.scaled import Scaled
 from fastscan.kernels.scan.recurrence import Recurrence
 
@@ -26,7 +27,7 @@ class BackwardInputs(NamedTuple):
 
 def smoother_append(params: HMMInputs, summary, x: BackwardInputs):
     """The distribution of the state at the beginning of a stretch given that at its end, one row earlier."""
-    return product(ratio(times(weights(params, x), x.filtered), x.predicted.T), summary)
+    return product(ratio(hadamard(weights(params, x), x.filtered), x.predicted.T), summary)
 
 
 def smoother_step(params: HMMInputs, state, x: BackwardInputs):
@@ -74,7 +75,7 @@ class SamplerRow(NamedTuple):
 
 def sampler_step(params: HMMInputs, state, x: SamplerRow) -> tuple[Any, tuple[Any, Any]]:
     """The filter, reporting the map to the state at t that follows from every state at t+1, and the log density."""
-    states = draw(times(weights(params, x.model), state), x.uniform)
+    states = draw(hadamard(weights(params, x.model), state), x.uniform)
     after, density = likelihood_step(params, state, x.model)
     return after, (maps.pack(states.T), density)
 
@@ -94,7 +95,7 @@ def _reporting_filtered(params: HMMInputs, state, x: SamplerRow) -> tuple[Any, t
 
 def _draw_previous(params: HMMInputs, state, x: DrawnRow) -> Any:
     """The state at t that follows from one at t+1 (1, 1)."""
-    return draw(times(weights(params, x).column(state), x.filtered), x.uniform)
+    return draw(hadamard(weights(params, x).column(state), x.filtered), x.uniform)
 
 
 HMM_SAMPLER = HMM_FILTER._replace(
