@@ -4,8 +4,9 @@ Two attributes of a call are set here with `set_xla_metadata`, for which neither
 
 * ``inlineable="false"``: the call stays a call (`own_unit`). XLA:CPU otherwise fuses what it computes into all that is made of
   it, and computes it anew for each. JAX tests the mark on a CPU (tests/xla_metadata_test.py of jax-ml/jax, "inlineable").
-* ``xla_cpu_small_call="true"``: the call becomes one native function, with every loop in it (`compiled`), and not a list of
-  operations that a runtime starts one by one (`ThunkEmitter::EmitCallThunk`, xla/service/cpu/thunk_emitter.cc of openxla/xla).
+* ``xla_cpu_small_call="true"``: the call becomes one native function, with every loop in it (`as_one_function`), and not a list
+  of operations that a runtime starts one by one (`ThunkEmitter::EmitCallThunk`, xla/service/cpu/thunk_emitter.cc of
+  openxla/xla).
   XLA's own pass sets it where it finds a small loop without custom calls, scatters, sorts, Fourier transforms and collectives
   (xla/service/cpu/small_while_loop_hoisting_pass.cc). We set it before, and so must keep to that ourselves.
 
@@ -31,7 +32,6 @@ import jaxlib
 from jax import lax
 
 from fastscan.kernels.arrays import blank, varying
-from fastscan.kernels.plan import Plan
 
 TESTED = ("0.10.2", "0.11.2", "0.12.0")
 """The jaxlibs that were seen to do as the marks say: major, minor and patch. A patch may bring an XLA of its own, and the price
@@ -154,9 +154,9 @@ def own_unit() -> contextlib.AbstractContextManager[Any]:
     return _marked(inlineable="false") if hints_are_on() else contextlib.nullcontext()
 
 
-def compiled(plan: Plan, loop: Callable) -> Callable:
-    """Takes a loop, a function of its state and more arrays, and returns it compiled as the plan says."""
-    if not (plan.one_function and hints_are_on()):
+def as_one_function(loop: Callable) -> Callable:
+    """Compiles a loop, a function of its state and more arrays, to one native function, if hints are on."""
+    if not hints_are_on():
         return loop
 
     def call(state: Any, *args: Any) -> Any:

@@ -262,7 +262,7 @@ def _independent(plan, H, R, y, observed) -> tuple[jax.Array, jax.Array, jax.Arr
 
 def _indefinite(plan: Plan, cov: jax.Array, scale: jax.Array) -> jax.Array:
     """NaN, to be added where a covariance matrix is none, so that no result can look right; else 0."""
-    return driver.phases(plan).each_row(plan, "indefinite", indefinite, lax.stop_gradient((cov, scale)))
+    return driver.phases(plan).each_row("indefinite", indefinite, lax.stop_gradient((cov, scale)))
 
 
 def _with_scale(model: Model) -> tuple[jax.Array, jax.Array]:

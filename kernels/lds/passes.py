@@ -40,10 +40,10 @@ def smooth(plan: Plan, chain: Chain) -> tuple[jax.Array, Smoothed]:
     _, _, ends, out = driver.run_with_futures(plan, PAIR_FILTER, PAIR_HINDSIGHT, *given)
     last = as_rows(driver.last(plan, ends[0]))
     room = Smoothed(mean=True, cov=True, cross=False)
-    _, smoothed = by.sweep(plan, BACKWARD_KERNELS, (), ends, out.kernel, begin=moments, reverse=True, room=room, exits=False)
-    end = as_lanes(by.each_row(plan, "last_moments", moments, (last,)))
-    mean, cov = (by.join(plan, x, e) for x, e in zip(smoothed[:2], end, strict=True))
-    return _total(plan, last, out.log_density), Smoothed(mean, cov, by.join(plan, smoothed.cross))
+    _, smoothed = by.sweep(BACKWARD_KERNELS, (), ends, out.kernel, begin=moments, reverse=True, room=room, exits=False)
+    end = as_lanes(by.each_row("last_moments", moments, (last,)))
+    mean, cov = (by.join(x, e) for x, e in zip(smoothed[:2], end, strict=True))
+    return _total(plan, last, out.log_density), Smoothed(mean, cov, by.join(smoothed.cross))
 
 
 def log_normalizer(plan: Plan, chain: Chain) -> jax.Array:
@@ -57,12 +57,12 @@ def sample(plan: Plan, chain: Chain, noise: jax.Array) -> jax.Array:
     by = driver.phases(plan)
     rows = SamplerRow(chain.rows, noise[:, :-1])
     last, maps = driver.run(plan, PAIR_SAMPLER, chain.params, as_lanes(chain.first), rows)
-    end = as_lanes(by.each_row(plan, "draw_last", draw, (as_rows(last), noise[:, -1:])))
-    maps = jax.tree.map(lambda x: by.join(plan, x), maps)
+    end = as_lanes(by.each_row("draw_last", draw, (as_rows(last), noise[:, -1:])))
+    maps = jax.tree.map(lambda x: by.join(x), maps)
     _, states = driver.run(plan, AFFINE_MAPS, AffineMap(), end, maps, reverse=True, room=True)
-    return by.join(plan, states, end)
+    return by.join(states, end)
 
 
 def _total(plan: Plan, last: Potential, densities: jax.Array) -> jax.Array:
     by = driver.phases(plan)
-    return by.each_row(plan, "integral", integral, (last,))[:, 0, 0, 0] + by.total(plan, densities)
+    return by.each_row("integral", integral, (last,))[:, 0, 0, 0] + by.total(densities)

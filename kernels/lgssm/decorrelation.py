@@ -14,13 +14,13 @@ from fastscan.kernels.algebra import eye, select
 from fastscan.kernels.lgssm.gaussian import Decorrelated, decorrelate
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.scan import driver
-from fastscan.kernels.scan import xla as chunked
 
 
 def decorrelate_rows(plan: Plan, H: jax.Array, noise_cov: jax.Array) -> Decorrelated:
     """Decorrelates every row: H (B or 1, rows or 1, m, D), noise_cov (B or 1, rows or 1, m, m)."""
-    if driver.phases(plan) is chunked:
-        return chunked.each_row(plan, "decorrelate", decorrelate, (H, noise_cov))
+    by = driver.phases(plan)
+    if by.differentiable:
+        return by.each_row("decorrelate", decorrelate, (H, noise_cov))
     return _in_kernels(plan, H, noise_cov)
 
 
@@ -47,7 +47,7 @@ def decorrelate_back(apart: Decorrelated, change: Decorrelated) -> tuple[Any, An
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _in_kernels(plan: Plan, H: jax.Array, noise_cov: jax.Array) -> Decorrelated:
-    return driver.phases(plan).each_row(plan, "decorrelate", decorrelate, (H, noise_cov))
+    return driver.phases(plan).each_row("decorrelate", decorrelate, (H, noise_cov))
 
 
 def _forward(plan: Plan, H: jax.Array, noise_cov: jax.Array) -> tuple[Decorrelated, tuple]:
@@ -57,7 +57,7 @@ def _forward(plan: Plan, H: jax.Array, noise_cov: jax.Array) -> tuple[Decorrelat
 
 def _backward(plan: Plan, kept: tuple, change: Decorrelated) -> tuple[jax.Array, ...]:
     apart, *shapes = kept
-    of = driver.phases(plan).each_row(plan, "decorrelate_back", decorrelate_back, (apart, change))
+    of = driver.phases(plan).each_row("decorrelate_back", decorrelate_back, (apart, change))
     return tuple(map(_summed, of, shapes))
 
 

@@ -23,7 +23,7 @@ from fastscan.kernels.mcmc.random_numbers import Draws, drawn, words_of, words_o
 from fastscan.kernels.mcmc.threefry import threefry_2x32
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.ranges import phase
-from fastscan.kernels.xla_hints import compiled
+from fastscan.kernels.xla_hints import as_one_function
 
 Keep = Literal["samples", "moments", "last"]
 
@@ -249,7 +249,7 @@ def in_native_function(walk: Walk, params: Params, chain: Chain, records: int) -
     def run(chain: Chain, params: Params) -> Any:
         return lax.map(lambda group: in_lanes(walk, params, group, records, StagedLanes), chain)
 
-    return compiled(Plan(records, 1, one_function=True), run)(chain, params)
+    return as_one_function(run)(chain, params)
 
 
 @phase("walk")

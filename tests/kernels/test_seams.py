@@ -117,9 +117,9 @@ def test_rounds_end_when_all_chunks_are_right(by, most):
     @jax.jit
     def filtered(y):
         given = series(plan, model, y, False)
-        state, _ = driver.phases(plan).each_row(plan, "first_observation", observe, (given.prior, given.first))
+        state, _ = driver.phases(plan).each_row("first_observation", observe, (given.prior, given.first))
         _, out = driver.run(plan, recurrence, given.params, as_lanes(state), given.rows)
-        return driver.phases(plan).join(plan, out.mean)
+        return driver.phases(plan).join(out.mean)
 
     means = filtered(jnp.asarray(y)[None])
     jax.effects_barrier()
