@@ -23,14 +23,14 @@ ASYMMETRY = 1e-3
 """Of a covariance matrix, relative to its largest entry, from which it can't have been meant as one."""
 
 
-class Verdict(NamedTuple):
+class Objection(NamedTuple):
     """What is wrong with a covariance, if anything is, and whether that is no more than an eigenvalue below zero."""
 
     wrong: str = ""
     negative: bool = False
 
 
-FINE = Verdict()
+NO_OBJECTION = Objection()
 
 
 def check_covariances(params: Any, T: int) -> None:
@@ -103,25 +103,25 @@ def _smallest_of_bytes(data: bytes, dtype: Any) -> float:
     return float(x.min()) if x.size and dtype.kind in "fiub" else 0.0
 
 
-def _of_matrix(x: np.ndarray) -> Verdict:
+def _of_matrix(x: np.ndarray) -> Objection:
     """Of a static matrix that is small; others are fine."""
-    return _of_bytes(x.tobytes(), x.shape, x.dtype) if x.ndim == 2 and x.nbytes <= MOST_BYTES else FINE
+    return _of_bytes(x.tobytes(), x.shape, x.dtype) if x.ndim == 2 and x.nbytes <= MOST_BYTES else NO_OBJECTION
 
 
 @functools.lru_cache(maxsize=512)
-def _of_bytes(data: bytes, shape: tuple[int, ...], dtype: Any) -> Verdict:
+def _of_bytes(data: bytes, shape: tuple[int, ...], dtype: Any) -> Objection:
     if shape[0] != shape[1] or not data or dtype.kind not in "fiub":
-        return FINE
+        return NO_OBJECTION
     x = np.frombuffer(data, dtype).reshape(shape).astype(np.float64)
     if np.isnan(x).any():
-        return Verdict("NaN")
+        return Objection("NaN")
     if not np.isfinite(x).all():
-        return FINE
+        return NO_OBJECTION
     if np.abs(x - x.T).max() > ASYMMETRY * np.abs(x).max():
-        return Verdict("a matrix that is not symmetric")
+        return Objection("a matrix that is not symmetric")
     if _definite(x, np.abs(np.diagonal(x)), dtype):
-        return FINE
-    return Verdict(f"a matrix with eigenvalue {np.linalg.eigvalsh((x + x.T) / 2)[0]:.3g}", negative=True)
+        return NO_OBJECTION
+    return Objection(f"a matrix with eigenvalue {np.linalg.eigvalsh((x + x.T) / 2)[0]:.3g}", negative=True)
 
 
 def _definite(x: np.ndarray, scale: np.ndarray, dtype: Any) -> bool:

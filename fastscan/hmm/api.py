@@ -27,7 +27,7 @@ import numpy as np
 from fastscan.dispatch.choice import How, Problem
 from fastscan.given import array, check_dtypes, check_key, log_likelihoods_array, promoted, seen
 from fastscan.hmm import inference as hmm_inference
-from fastscan.hmm.check import HMM, check_hmm, check_transitions, tabulated
+from fastscan.hmm.check import CheckedHMM, check_hmm, check_transitions, tabulated
 from fastscan.kernels.ranges import ranged
 from fastscan.types import HMMPosterior, HMMPosteriorFiltered
 from fastscan.values import check_weights
@@ -302,7 +302,7 @@ def _given(
 
 def _prepare(
     initial: Any, matrix: Any, ll: jax.Array, called: bool, implementation: str | None, family: str = "hmm"
-) -> tuple[HMM, bool, How]:
+) -> tuple[CheckedHMM, bool, How]:
     """The checked model, whether it has a batch axis, and how to run it."""
     model, batched = check_hmm(initial, matrix, ll, called)
     B, T, K = model.log_likelihoods.shape

@@ -15,7 +15,7 @@ from fastscan.kernels.hmm.passes import HMMSeries
 from fastscan.lgssm.timing import tabulated as tabulate
 
 
-class HMM(NamedTuple):
+class CheckedHMM(NamedTuple):
     """Checked arrays: initial (B or 1, K), A (B or 1, T - 1 or 1, K, K), log_likelihoods (B, T, K)."""
 
     initial: jax.Array
@@ -38,7 +38,7 @@ def tabulated(matrix: Any, function: Callable | None, series: Any) -> tuple[Any,
     return None if matrix is None else array("transition_matrix", matrix), False
 
 
-def check_hmm(initial: Any, transition_matrix: Any, log_likelihoods: Any, called: bool = False) -> tuple[HMM, bool]:
+def check_hmm(initial: Any, transition_matrix: Any, log_likelihoods: Any, called: bool = False) -> tuple[CheckedHMM, bool]:
     """Arguments in one layout and one dtype, and whether the log-likelihoods had a batch axis.
 
     Args:
@@ -73,7 +73,7 @@ def check_hmm(initial: Any, transition_matrix: Any, log_likelihoods: Any, called
     initial = jnp.ones(K, dtype) if initial is None else initial
     initial = _checked("initial_distribution", initial, dtype, [(K,), *([(B, K)] if batched else [])])
     A = check_transitions(transition_matrix, called, B, T, K, dtype)
-    return HMM(initial.reshape(-1, K), A, ll.astype(dtype).reshape(-1, T, K)), batched
+    return CheckedHMM(initial.reshape(-1, K), A, ll.astype(dtype).reshape(-1, T, K)), batched
 
 
 def check_transitions(matrix: Any, called: bool, B: int | None, T: int, K: int, dtype: Any) -> jax.Array:
@@ -87,7 +87,7 @@ def check_transitions(matrix: Any, called: bool, B: int | None, T: int, K: int, 
     return matrix.reshape((1,) * (4 - matrix.ndim) + matrix.shape)
 
 
-def scaled_series(model: HMM, log_weights: bool) -> tuple[HMMSeries, Scales]:
+def scaled_series(model: CheckedHMM, log_weights: bool) -> tuple[HMMSeries, Scales]:
     """What the passes for probabilities take, with weights in linear scale."""
     ll = model.log_likelihoods
     if log_weights:
@@ -99,7 +99,7 @@ def scaled_series(model: HMM, log_weights: bool) -> tuple[HMMSeries, Scales]:
     return HMMSeries(initial[:, None, :, None], A, ll[..., None]), Scales(largest, matrices)
 
 
-def log_series(model: HMM, log_weights: bool) -> HMMSeries:
+def log_series(model: CheckedHMM, log_weights: bool) -> HMMSeries:
     """What the pass for the most likely states takes, with logarithms of weights."""
     initial, A = (model.initial, model.A) if log_weights else (jnp.log(model.initial), jnp.log(model.A))
     return HMMSeries(initial[:, None, :, None], A, model.log_likelihoods[..., None])

@@ -1,6 +1,6 @@
 """What is compiled of inference in hidden Markov models: checked models in, probabilities, states and samples out.
 
-All have a batch axis: an `HMM`, results (B, T, ...).
+All have a batch axis: a `CheckedHMM`, results (B, T, ...).
 """
 
 import functools
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from fastscan.dispatch.choice import How
-from fastscan.hmm.check import HMM, Scales, log_series, relative_weights, scaled_series, unscaled_loglik
+from fastscan.hmm.check import CheckedHMM, Scales, log_series, relative_weights, scaled_series, unscaled_loglik
 from fastscan.kernels.hmm import passes as hmm_passes
 from fastscan.kernels.hmm.filtering import FilteredStates
 from fastscan.kernels.hmm.passes import HMMSeries
@@ -32,14 +32,14 @@ def _run(how: How, run: Callable[..., Any], series: HMMSeries, *noise: jax.Array
 
 
 @functools.partial(jax.jit, static_argnames=("how", "log_weights"))
-def filter_states(model: HMM, how: How, log_weights: bool) -> HMMPosteriorFiltered:
+def filter_states(model: CheckedHMM, how: How, log_weights: bool) -> HMMPosteriorFiltered:
     """Log-likelihoods, filtered and predicted probabilities."""
     series, scales = scaled_series(model, log_weights)
     return _filtered(how, series, _run(how, hmm_passes.filter_states, series), scales, log_weights)
 
 
 @functools.partial(jax.jit, static_argnames=("how", "log_weights", "counting"))
-def smooth_states(model: HMM, how: How, log_weights: bool, counting: bool) -> HMMPosterior:
+def smooth_states(model: CheckedHMM, how: How, log_weights: bool, counting: bool) -> HMMPosterior:
     """These and smoothed probabilities; if ``counting``, expected transitions, which wants weights that do not vary."""
     series, scales = scaled_series(model, log_weights)
     smooth = functools.partial(hmm_passes.smooth_states, counting=counting)
@@ -50,7 +50,7 @@ def smooth_states(model: HMM, how: How, log_weights: bool, counting: bool) -> HM
 
 
 @functools.partial(jax.jit, static_argnames=("how", "log_weights"))
-def loglik(model: HMM, how: How, log_weights: bool) -> jax.Array:
+def loglik(model: CheckedHMM, how: How, log_weights: bool) -> jax.Array:
     """The log-likelihood (B,) alone."""
     series, scales = scaled_series(model, log_weights)
     density = _run(how, hmm_passes.filter_loglik, jax.lax.stop_gradient(series))
@@ -58,7 +58,7 @@ def loglik(model: HMM, how: How, log_weights: bool) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames=("how", "log_weights"))
-def filter_backward(model: HMM, how: How, log_weights: bool) -> tuple[jax.Array, jax.Array]:
+def filter_backward(model: CheckedHMM, how: How, log_weights: bool) -> tuple[jax.Array, jax.Array]:
     """The sum over all paths without initial weights, as a logarithm (B,), and messages (B, T, K)."""
     series, scales = scaled_series(model, log_weights)
     predicted, density = _run(how, hmm_passes.filter_backward, series)
@@ -70,14 +70,14 @@ def filter_backward(model: HMM, how: How, log_weights: bool) -> tuple[jax.Array,
 
 
 @functools.partial(jax.jit, static_argnames=("how", "log_weights"))
-def most_likely_states(model: HMM, how: How, log_weights: bool) -> jax.Array:
+def most_likely_states(model: CheckedHMM, how: How, log_weights: bool) -> jax.Array:
     """(B, T)."""
     states, score = _run(how, hmm_passes.most_likely_states, log_series(model, log_weights))
     return _unless_impossible(how.plan, states, score[:, 0, 0, 0])
 
 
 @functools.partial(jax.jit, static_argnames=("how", "log_weights"))
-def sample_states(model: HMM, uniform: jax.Array, how: How, log_weights: bool) -> tuple[jax.Array, jax.Array]:
+def sample_states(model: CheckedHMM, uniform: jax.Array, how: How, log_weights: bool) -> tuple[jax.Array, jax.Array]:
     """The log-likelihood (B,), and states (B, T) by uniform numbers (B, T, 1, 1)."""
     series, scales = scaled_series(model, log_weights)
     states, density = _run(how, hmm_passes.sample_states, series, uniform)
@@ -85,7 +85,7 @@ def sample_states(model: HMM, uniform: jax.Array, how: How, log_weights: bool) -
     return loglik, _unless_impossible(how.plan, states, loglik)
 
 
-def counts_on_the_way(plan: Plan, model: HMM) -> bool:
+def counts_on_the_way(plan: Plan, model: CheckedHMM) -> bool:
     """Whether a smoother should add up transitions as it goes, and not from what it leaves."""
     return plan.chunks > 1 or plan.launch is not None or (plan.one_function and len(model.log_likelihoods) == 1)
 

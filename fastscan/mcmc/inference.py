@@ -17,7 +17,7 @@ from jax.custom_batching import custom_vmap
 
 from fastscan.kernels.algebra import Lanes, Stacked, stage
 from fastscan.kernels.mcmc import metropolis
-from fastscan.kernels.mcmc.metropolis import Chain, Moments, Params, Schedule, Walk
+from fastscan.kernels.mcmc.metropolis import ChainState, Moments, Params, Schedule, Walk
 from fastscan.kernels.plan import Launch, Plan
 from fastscan.kernels.xla_hints import BYTE_COST, TASK_COST, VECTOR
 from fastscan.mcmc.target import Form, LogDensity, of_coordinates, of_positions
@@ -117,7 +117,7 @@ def run(task: Task, schedule: Schedule, records: int, words: jax.Array, factor: 
     params = Params(factor, tuple(c.reshape(-1, 1) for c in constants))
     by = _kernels if task.launch else _xla
     chain, moments, samples = by(
-        task, Walk(schedule, stage(log_density) if task.group else log_density), records, params, Chain(*columns)
+        task, Walk(schedule, stage(log_density) if task.group else log_density), records, params, ChainState(*columns)
     )
     after = walkers._replace(
         position=chain.position, log_density=chain.log_density[0], scale=chain.scale[0], step=chain.step[0]
@@ -140,7 +140,7 @@ def groups(chains: int, most: int, parts: int = 1) -> tuple[int, int]:
     return count, -(-chains // (count * VECTOR)) * VECTOR
 
 
-def _xla(task: Task, walk: Walk, records: int, params: Params, chain: Chain) -> tuple[Chain, Moments | None, Any]:
+def _xla(task: Task, walk: Walk, records: int, params: Params, chain: ChainState) -> tuple[ChainState, Moments | None, Any]:
     """Of chains as columns (n, chains); so are the results, and samples are (records, D, chains)."""
     chains = chain.position.shape[-1]
     count, size = groups(chains, task.group) if task.group else (1, chains)
@@ -157,10 +157,10 @@ def _xla(task: Task, walk: Walk, records: int, params: Params, chain: Chain) -> 
     return jax.tree.map(join, out)
 
 
-def _mapped(task: Task, walk: Walk, records: int) -> Callable[[Chain, Params], Any]:
+def _mapped(task: Task, walk: Walk, records: int) -> Callable[[ChainState, Params], Any]:
     """A run of groups of chains, in native functions where they are not mapped over."""
 
-    def plain(chain: Chain, params: Params) -> Any:
+    def plain(chain: ChainState, params: Params) -> Any:
         kind = Lanes if task.group else Stacked
         return lax.map(lambda group: metropolis.in_lanes(walk, params, group, records, kind), chain)
 
@@ -168,7 +168,7 @@ def _mapped(task: Task, walk: Walk, records: int) -> Callable[[Chain, Params], A
         return plain
 
     @custom_vmap
-    def native(chain: Chain, params: Params) -> Any:
+    def native(chain: ChainState, params: Params) -> Any:
         return metropolis.in_native_function(walk, params, chain, records)
 
     @native.def_vmap
@@ -180,12 +180,12 @@ def _mapped(task: Task, walk: Walk, records: int) -> Callable[[Chain, Params], A
     return native
 
 
-def _kernels(task: Task, walk: Walk, records: int, params: Params, chain: Chain) -> tuple[Chain, Moments | None, Any]:
+def _kernels(task: Task, walk: Walk, records: int, params: Params, chain: ChainState) -> tuple[ChainState, Moments | None, Any]:
     """As `_xla`."""
     plan = Plan(records, 1, launch=task.launch)
 
     @custom_vmap
-    def launch(chain: Chain, params: Params) -> Any:
+    def launch(chain: ChainState, params: Params) -> Any:
         rows = jax.tree.map(lambda x: x.T[:, None, :, None], chain)
         chain, moments, samples = metropolis.in_kernels(plan, walk, jax.tree.map(lambda x: x[None, None], params), rows)
         chain, moments = jax.tree.map(lambda x: x[:, 0, :, 0].T, (chain, moments))

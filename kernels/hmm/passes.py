@@ -29,7 +29,7 @@ from fastscan.kernels.hmm.smoothing import (
     HMM_SMOOTHER,
     HMM_SMOOTHER_WITH_COUNTS,
     BackwardInputs,
-    SamplerRow,
+    UniformRow,
     condition_on_future,
 )
 from fastscan.kernels.hmm.viterbi import VITERBI_PATH, ViterbiInputs, best
@@ -143,7 +143,7 @@ def sample_states(plan: Plan, series: HMMSeries, uniform: jax.Array) -> tuple[ja
     by = driver.phases(plan)
     state, density = _first(plan, series.initial, series.log_likelihood[:, :1])
     params, state, inputs = _inputs(series, state)
-    rows = SamplerRow(inputs, uniform[:, :-1])
+    rows = UniformRow(inputs, uniform[:, :-1])
     last, (densities,), follow = _choose(plan, HMM_SAMPLER_PATH, params, state, rows, reverse=False)
     end = as_lanes(by.each_row("last_state", draw, (as_rows(last), uniform[:, -1:])))
     return by.join(follow(end), end.astype(jnp.int32)), _total(plan, density, densities)

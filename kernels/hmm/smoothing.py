@@ -66,14 +66,14 @@ def condition_on_future(state, future: Scaled):
     return distribution(scaled.times_diagonal(prior, future).values.T)
 
 
-class SamplerRow(NamedTuple):
+class UniformRow(NamedTuple):
     """One row of the filter, before or after `prepare`, and the uniform number (1, 1) that the sampler takes for it."""
 
     model: Any
     uniform: Any
 
 
-def sampler_step(params: HMMInputs, state, x: SamplerRow) -> tuple[Any, tuple[Any, Any]]:
+def sampler_step(params: HMMInputs, state, x: UniformRow) -> tuple[Any, tuple[Any, Any]]:
     """The filter, reporting the map to the state at t that follows from every state at t+1, and the log density."""
     states = draw(hadamard(weights(params, x.model), state), x.uniform)
     after, density = likelihood_step(params, state, x.model)
@@ -88,7 +88,7 @@ class DrawnRow(NamedTuple):
     uniform: Any
 
 
-def _reporting_filtered(params: HMMInputs, state, x: SamplerRow) -> tuple[Any, tuple[Any, Any]]:
+def _reporting_filtered(params: HMMInputs, state, x: UniformRow) -> tuple[Any, tuple[Any, Any]]:
     after, density = likelihood_step(params, state, x.model)
     return after, (state, density)
 

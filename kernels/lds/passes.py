@@ -13,9 +13,9 @@ from fastscan.kernels.lds.potentials import (
     PAIR_HINDSIGHT,
     PAIR_LIKELIHOOD,
     PAIR_SAMPLER,
+    NormalRow,
     PairInputs,
     Potential,
-    SamplerRow,
     draw,
     integral,
     moments,
@@ -25,7 +25,7 @@ from fastscan.kernels.plan import Plan
 from fastscan.kernels.scan import driver
 
 
-class Chain(NamedTuple):
+class PotentialChain(NamedTuple):
     """What all say of the first state, a series of one row; and the rows' inputs, those that do not vary in ``params``."""
 
     first: Potential
@@ -33,7 +33,7 @@ class Chain(NamedTuple):
     rows: PairInputs
 
 
-def smooth(plan: Plan, chain: Chain) -> tuple[jax.Array, Smoothed]:
+def smooth(plan: Plan, chain: PotentialChain) -> tuple[jax.Array, Smoothed]:
     """The logarithm of the product's integral, less T D/2 log 2 pi (B,); moments (B, T, ...), cross ones (B, T - 1, ...)."""
     by = driver.phases(plan)
     given = chain.params, as_lanes(chain.first), chain.rows
@@ -46,16 +46,16 @@ def smooth(plan: Plan, chain: Chain) -> tuple[jax.Array, Smoothed]:
     return _total(plan, last, out.log_density), Smoothed(mean, cov, by.join(smoothed.cross))
 
 
-def log_normalizer(plan: Plan, chain: Chain) -> jax.Array:
+def log_normalizer(plan: Plan, chain: PotentialChain) -> jax.Array:
     """The first result of `smooth` alone."""
     last, densities = driver.run(plan, PAIR_LIKELIHOOD, chain.params, as_lanes(chain.first), chain.rows)
     return _total(plan, as_rows(last), densities)
 
 
-def sample(plan: Plan, chain: Chain, noise: jax.Array) -> jax.Array:
+def sample(plan: Plan, chain: PotentialChain, noise: jax.Array) -> jax.Array:
     """States (B, T, D, 1), from standard normal noise of the same shape."""
     by = driver.phases(plan)
-    rows = SamplerRow(chain.rows, noise[:, :-1])
+    rows = NormalRow(chain.rows, noise[:, :-1])
     last, maps = driver.run(plan, PAIR_SAMPLER, chain.params, as_lanes(chain.first), rows)
     end = as_lanes(by.each_row("draw_last", draw, (as_rows(last), noise[:, -1:])))
     maps = jax.tree.map(lambda x: by.join(x), maps)

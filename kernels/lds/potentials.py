@@ -61,7 +61,7 @@ class Eliminated(NamedTuple):
     log_density: Any
 
 
-class SamplerRow(NamedTuple):
+class NormalRow(NamedTuple):
     """A row, and the standard normal ``noise`` (D, 1) that x_t is drawn by."""
 
     pair: PairInputs
@@ -134,7 +134,7 @@ def _likelihood_step(params: PairInputs, state: Potential, x: PairInputs) -> tup
     return after, out.log_density
 
 
-def _sampler_step(params: PairInputs, state: Potential, x: SamplerRow) -> tuple[Potential, AffineMap]:
+def _sampler_step(params: PairInputs, state: Potential, x: NormalRow) -> tuple[Potential, AffineMap]:
     after, (kernel, _), root = _eliminate(params, state, x.pair)
     return after, AffineMap(kernel.G, matmul_add(root, x.noise, kernel.g))
 

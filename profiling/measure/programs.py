@@ -18,7 +18,7 @@ NOT_COMPILED = "not compiled in time"
 _REFERENCE = "reference"
 
 
-class Program(NamedTuple):
+class CompiledCall(NamedTuple):
     """A compiled function of a case's data, the seconds that took, and what it moves and allocates."""
 
     call: Callable[..., Any]
@@ -52,7 +52,7 @@ class Programs:
             return operations.reference(case, dynamax)
         return ahead.result()
 
-    def get(self, case: Case, implementation: str, timeout: float | None = None) -> Program:
+    def get(self, case: Case, implementation: str, timeout: float | None = None) -> CompiledCall:
         """The program, once it is compiled; errors are the compiler's.
 
         Raises:
@@ -87,7 +87,7 @@ def workers() -> int:
     return min(12, max(1, (os.cpu_count() or 1) - 2))
 
 
-def compiled(case: Case, implementation: str) -> Program:
+def compiled(case: Case, implementation: str) -> CompiledCall:
     """Compiles a program for JAX's default device."""
     run = operations.function(case, implementation)
     assert run is not None  # what dynamax does not have is not asked for
@@ -98,5 +98,5 @@ def compiled(case: Case, implementation: str) -> Program:
         seconds = time.perf_counter() - start
     usage = call.memory_analysis()
     if usage is None:
-        return Program(call, seconds, None, None)
-    return Program(call, seconds, usage.argument_size_in_bytes + usage.output_size_in_bytes, usage.temp_size_in_bytes)
+        return CompiledCall(call, seconds, None, None)
+    return CompiledCall(call, seconds, usage.argument_size_in_bytes + usage.output_size_in_bytes, usage.temp_size_in_bytes)

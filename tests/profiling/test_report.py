@@ -111,7 +111,7 @@ TABLE = {
 def write_kernels(folder):
     with (folder / "2001-01-01-kernels.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(kernels.Row._fields)
+        writer.writerow(kernels.KernelRow._fields)
         for D in (1, 2, 4):
             for name, per_step, moved in (("made_up_sweep", 100.0 * D, 12.0 * D**2), ("made_up_begin", 0.0, 0.0)):
                 for sm in (90, 80):
