@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from fastscan.dispatch.choice import How, Problem
 from fastscan.given import array, check_key
-from fastscan.kernels.axes import as_lanes
+from fastscan.kernels.arrays import as_lanes
 from fastscan.kernels.lds import passes
 from fastscan.kernels.lds.passes import PotentialChain
 from fastscan.kernels.lds.potentials import PairInputs, Potential

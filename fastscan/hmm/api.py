@@ -27,10 +27,9 @@ import numpy as np
 from fastscan.dispatch.choice import How, Problem
 from fastscan.given import array, check_dtypes, check_key, log_likelihoods_array, promoted, seen
 from fastscan.hmm import inference as hmm_inference
-from fastscan.hmm.check import CheckedHMM, check_hmm, check_transitions, tabulated
+from fastscan.hmm.check import CheckedHMM, check_hmm, check_transitions, check_weights, transition_weights
 from fastscan.kernels.ranges import ranged
 from fastscan.types import HMMPosterior, HMMPosteriorFiltered
-from fastscan.values import check_weights
 
 ArrayLike = jax.typing.ArrayLike
 TransitionFn = Callable[[Any], Any] | None
@@ -232,7 +231,7 @@ def compute_transition_probs(
     """
     probs = jnp.asarray(hmm_posterior.smoothed_probs)
     batched, (T, K) = probs.ndim == 3, probs.shape[-2:]
-    matrix, called = tabulated(transition_matrix, transition_fn, probs)
+    matrix, called = transition_weights(transition_matrix, transition_fn, probs)
     if seen(probs):
         check_weights(None, matrix, log_weights)
     given = {"hmm_posterior": probs.dtype} | ({} if matrix is None else {"transition_matrix": matrix.dtype})
@@ -293,7 +292,7 @@ def _given(
 ) -> tuple[Any, Any, Any, bool]:
     """What the compiled functions take: arrays, and whether the matrix is the function's values."""
     ll = log_likelihoods_array(log_likelihoods)
-    matrix, called = tabulated(matrix, function, ll)
+    matrix, called = transition_weights(matrix, function, ll)
     initial = None if initial is None else array("initial_distribution", initial)
     if seen(ll):
         check_weights(initial, matrix, log_weights)

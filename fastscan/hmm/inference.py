@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from fastscan.dispatch.choice import How
-from fastscan.hmm.check import CheckedHMM, Scales, log_series, relative_weights, scaled_series, unscaled_loglik
+from fastscan.hmm.check import CheckedHMM
+from fastscan.hmm.layout import Scales, log_series, relative_weights, scaled_series, unscaled_loglik
 from fastscan.kernels.hmm import passes as hmm_passes
 from fastscan.kernels.hmm.filtering import FilteredStates
 from fastscan.kernels.hmm.passes import HMMSeries

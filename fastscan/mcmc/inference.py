@@ -4,9 +4,7 @@ Here coordinates are in one row: positions are (D, chains), samples (num_samples
 """
 
 import functools
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -25,8 +23,6 @@ from fastscan.transforms import alike
 
 GROUP = 256
 """Chains, at most, that go through a run together on a CPU: what a step makes of them stays in the nearest cache."""
-THREAD_STEPS = 1_000_000
-"""From how many steps of all chains together on a CPU's cores share them: some milliseconds."""
 
 
 class Task(NamedTuple):
@@ -198,64 +194,3 @@ def _kernels(task: Task, walk: Walk, records: int, params: Params, chain: ChainS
         return out, jax.tree.map(lambda _: True, out)
 
     return launch(chain, params)
-
-
-def run_on_all_cores(
-    task: Task, schedule: Schedule, records: int, words: jax.Array, factor: jax.Array, walkers: Walkers
-) -> Outcome:
-    """`run`, outside of any trace, with a thread for each core of a CPU; returns when all is done."""
-    chains = walkers.position.shape[-1]
-    most = min(cores(), -(-chains // VECTOR))
-    count, size = groups(chains, task.group, most)
-    parts = min(most, count)
-    shares = _shares(walkers, parts, count // parts * size)
-    program = _program(task, schedule, records, jax.tree.map(_form_of, (words, factor, shares[0])))
-    outs = list(_threads(parts).map(lambda share: jax.block_until_ready(program(words, factor, share)), shares))
-    return _together(outs, chains)
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _shares(walkers: Walkers, parts: int, chains: int) -> list[Walkers]:
-    """So many parts of so many chains; the last one is repeated."""
-
-    def part(x: jax.Array, k: int) -> jax.Array:
-        filled = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, parts * chains - x.shape[-1])], mode="edge")
-        return filled[..., k * chains : (k + 1) * chains]
-
-    return [jax.tree.map(functools.partial(part, k=k), walkers) for k in range(parts)]
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _together(outs: list[Outcome], chains: int) -> Outcome:
-    """The inverse of `_shares`."""
-    return jax.tree.map(lambda *xs: jnp.concatenate(xs, -1)[..., :chains], *outs)
-
-
-@functools.cache
-def _threads(count: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(count, thread_name_prefix="fastscan")
-
-
-@functools.lru_cache(maxsize=32)
-def _program(task: Task, schedule: Schedule, records: int, forms: Any) -> Callable[..., Outcome]:
-    """Compiled here, as a thread would not know of this one's settings of JAX."""
-    shapes = jax.tree.map(lambda form: jax.ShapeDtypeStruct(*form), forms, is_leaf=_is_form)
-    return run.lower(task, schedule, records, *shapes).compile()
-
-
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class _ArrayForm(NamedTuple):
-    shape: tuple[int, ...]
-    dtype: str
-
-
-def _form_of(x: jax.Array) -> _ArrayForm:
-    return _ArrayForm(x.shape, str(x.dtype))
-
-
-def _is_form(x: Any) -> bool:
-    return isinstance(x, _ArrayForm)

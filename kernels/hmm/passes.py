@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fastscan.kernels.axes import as_lanes, as_rows, prepend
+from fastscan.kernels.arrays import as_lanes, as_rows, prepend
 from fastscan.kernels.hmm import paths as maps
 from fastscan.kernels.hmm.filtering import (
     HMM_BACKWARD_FILTER,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 
-from fastscan.kernels.axes import as_lanes, as_rows
+from fastscan.kernels.arrays import as_lanes, as_rows
 from fastscan.kernels.lds.potentials import (
     PAIR_FILTER,
     PAIR_HINDSIGHT,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from fastscan.kernels.axes import as_lanes, as_rows, prepend
+from fastscan.kernels.arrays import as_lanes, as_rows, prepend
 from fastscan.kernels.lgssm.gaussian import Gaussian, Transition, square_root
 from fastscan.kernels.lgssm.kalman import (
     KALMAN_FILTER,

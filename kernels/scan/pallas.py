@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fastscan.kernels.algebra import Lanes
-from fastscan.kernels.axes import as_lanes, as_rows
+from fastscan.kernels.arrays import as_lanes, as_rows
 from fastscan.kernels.gpu.launch import Program, form, launch, matrix_kind
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.ranges import phase

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fastscan.kernels.algebra import ALGEBRAS, blank, in_form_of, stable_carry, vary_over, varying
-from fastscan.kernels.axes import as_lanes, as_rows
+from fastscan.kernels.arrays import as_lanes, as_rows
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.ranges import phase
 from fastscan.kernels.scan.recurrence import Hindsight, Recurrence

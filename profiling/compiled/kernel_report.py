@@ -20,7 +20,8 @@ from fastscan.kernels.lgssm import passes
 from fastscan.kernels.mcmc.metropolis import Schedule
 from fastscan.kernels.plan import Launch, Plan
 from fastscan.lgssm import inference as lgssm_inference
-from fastscan.lgssm.check import Model, check_model, series
+from fastscan.lgssm.check import Model, check_model
+from fastscan.lgssm.layout import series
 from fastscan.mcmc import inference as mcmc_inference
 from fastscan.mcmc.target import Form
 from fastscan.profiling.compiled.machine_code import (

@@ -9,7 +9,8 @@ import pytest
 
 from fastscan.dispatch.choice import How
 from fastscan.hmm import inference as hmm_inference
-from fastscan.hmm.check import check_hmm, log_series, scaled_series
+from fastscan.hmm.check import check_hmm
+from fastscan.hmm.layout import log_series, scaled_series
 from fastscan.kernels.hmm import passes as hmm_passes
 from fastscan.kernels.hmm.filtering import HMM_FILTER
 from fastscan.kernels.hmm.viterbi import VITERBI_PATH, ViterbiInputs

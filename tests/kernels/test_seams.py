@@ -9,13 +9,14 @@ import pytest
 
 from fastscan import lds, lgssm_filter, lgssm_marginal_loglik
 from fastscan.dispatch import choice as dispatch
-from fastscan.kernels.axes import as_lanes
+from fastscan.kernels.arrays import as_lanes
 from fastscan.kernels.lgssm import passes
 from fastscan.kernels.lgssm.gaussian import Gaussian
 from fastscan.kernels.lgssm.kalman import KALMAN_FILTER, observe
 from fastscan.kernels.plan import Launch, Plan
 from fastscan.kernels.scan import driver, seams
-from fastscan.lgssm.check import check_model, series
+from fastscan.lgssm.check import check_model
+from fastscan.lgssm.layout import series
 from oracles.lgssm import TOLERANCE, cast, close, random_params, simulate, textbook
 
 T = 14
