@@ -356,6 +356,6 @@ def _users(name: str, inside: dict[str, HLOInstruction]) -> list[tuple[HLOInstru
     return found
 
 
-def newest_record(folder: Path) -> Path | None:
-    """Finds the last ``*-ahead-of-time.csv``."""
-    return max(folder.glob("*-ahead-of-time.csv"), default=None)
+def newest_record(records: Path) -> Path | None:
+    """Finds the last one of this kind in a folder of records."""
+    return max((records / "ahead-of-time").glob("*.csv"), default=None)

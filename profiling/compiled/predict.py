@@ -268,7 +268,7 @@ def run_predict(folder: Path, records: Path, only: str) -> list[PredictedPart]:
 
     Args:
         folder: for what is written.
-        records: where the newest record of `ahead_of_time` is, if there is one.
+        records: the folder of all kinds, with the newest of `ahead_of_time`, if there is one.
         only: of calls whose name holds this.
     """
     about = describe("python -m fastscan.profiling predict") | {
@@ -302,7 +302,7 @@ def run_predict(folder: Path, records: Path, only: str) -> list[PredictedPart]:
 
 def read_predictions(records: Path, device: str) -> dict[str, tuple[float, float]]:
     """Reads the newest record's predictions for a device: least and most seconds of calls, by their names."""
-    paths = sorted(records.glob("*-predictions.csv"))
+    paths = sorted((records / "predictions").glob("*.csv"))
     found: dict[str, dict[str, float]] = {}
     with paths[-1].open(newline="") if paths else contextlib.nullcontext(()) as file:
         for row in csv.DictReader(file):

@@ -351,4 +351,4 @@ def default_path(records: Path) -> Path:
     on = stamp()
     device = on["device"].lower().replace(" ", "-")
     cores = f"-{on['cores']}-cores" if device == "cpu" else ""
-    return records / f"measured-{device}{cores}-{on['commit']}.csv"
+    return records / "measured" / f"measured-{device}{cores}-{on['commit']}.csv"
