@@ -32,9 +32,8 @@ from fastscan.profiling.compiled.machine_code import (
     pallas_calls,
     triton_kernels,
 )
-from fastscan.profiling.demos.metropolis.rivals import mixture
-from fastscan.profiling.demos.models import random_params
 from fastscan.profiling.measure.machine import describe
+from fastscan.profiling.measure.models import mixture, random_params
 
 STEPS, CHUNKS = 8_192, 512
 """Of the series that the kernels are compiled for, whose sizes are constants in them: chunks of 16 steps."""

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from jax.profiler import ProfileData
 
-from fastscan.profiling.gpu.limited import run_limited
-from fastscan.profiling.gpu.profile.calls import CALLS, CODE, ENVIRONMENT, TOY_CALLS, TRACED
-from fastscan.profiling.gpu.profile.counters import Counted, count
+from fastscan.profiling.gpu.calls import CALLS, CODE, ENVIRONMENT, TOY_CALLS, TRACED
+from fastscan.profiling.gpu.counters import Counted, count
 from fastscan.profiling.gpu.run import Run
+from fastscan.profiling.measure.limited import run_limited
 
 MOST_BYTES = 15 << 20
 """Of all traces together, packed: more would not come back from a machine that is lent."""
