@@ -25,9 +25,9 @@ import jax.numpy as jnp
 
 from fastscan.dispatch.choice import How, Problem
 from fastscan.given import array, check_key
-from fastscan.kernels.axes import as_lanes
+from fastscan.kernels.arrays import as_lanes
 from fastscan.kernels.lds import passes
-from fastscan.kernels.lds.passes import Chain
+from fastscan.kernels.lds.passes import PotentialChain
 from fastscan.kernels.lds.potentials import PairInputs, Potential
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.ranges import ranged
@@ -195,13 +195,13 @@ def _scored(how: How, total: jax.Array, given: Given) -> jax.Array:
     return scored(transformable(how, score), total, given)
 
 
-def _chain(node: NodePotential, init: InitialPotential, pair: PairPotential) -> Chain:
+def _chain(node: NodePotential, init: InitialPotential, pair: PairPotential) -> PotentialChain:
     first = Potential((init.h + node.r[:, 0])[:, None, :, None], (init.J + node.R[:, 0])[:, None])
     columns = pair._replace(h1=pair.h1[..., None], h2=pair.h2[..., None])
     own = PairInputs(r=node.r[:, 1:, :, None], R=node.R[:, 1:])
     if pair.J11.shape[1] == 1:
-        return Chain(first, PairInputs(*as_lanes(tuple(columns))), own)
-    return Chain(first, PairInputs(), PairInputs(*columns, own.r, own.R))
+        return PotentialChain(first, PairInputs(*as_lanes(tuple(columns))), own)
+    return PotentialChain(first, PairInputs(), PairInputs(*columns, own.r, own.R))
 
 
 _PRECISIONS = "NodePotential.R", "InitialPotential.J", "PairPotential.J11", "PairPotential.J22"

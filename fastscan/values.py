@@ -1,97 +1,22 @@
-"""Values that make all results NaN, found where they can be seen: outside of `jax.jit`, in small arrays on CPUs.
+"""Values of what users give, looked at where they can be seen: outside of `jax.jit`, in small arrays on CPUs.
 
-A verdict is a function of the bytes that it is about, and is remembered by these, as most calls have a model that was judged
-before: to look eigenvalues up takes less than inference on ten steps, to find them more.
+What is found is a function of the bytes that it is about, and is remembered by these, as most calls have a model that was
+looked at before.
 """
 
 import functools
-import math
-import warnings
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
-
-from fastscan.given import known
-from fastscan.kernels.lgssm.gaussian import ROUNDINGS
 
 MOST_BYTES = 2048
 """The bytes, at most, of a matrix that is judged: 16 rows of float64."""
 MOST_LOOKED_AT = 65536
 """Bytes of variances or weights, at most; larger ones, which vary in time, are not looked at."""
-ASYMMETRY = 1e-3
-"""The asymmetry, relative to its largest entry, from which a matrix can't have been meant as a covariance."""
 
 
-class Verdict(NamedTuple):
-    """A fault of a covariance, "" if it has none, and whether that fault is no more than an eigenvalue below zero."""
-
-    wrong: str = ""
-    negative: bool = False
-
-
-FINE = Verdict()
-
-
-def check_covariances(params: Any, T: int) -> None:
-    """Refuses static covariances that are none, as far as their values are known.
-
-    Eigenvalues that rounding may have made negative pass: those of Q are compared with F P F' + Q, from whose like Q may have
-    been subtracted.
-
-    Args:
-        params: a `ParamsLGSSM` of arrays.
-        T: time steps.
-
-    Raises:
-        ValueError: negative variances, asymmetric or indefinite matrices, NaN entries.
-    """
-    initial, dynamics, R = params.initial, params.dynamics, params.emissions.cov
-    P, Q = initial.cov, dynamics.cov
-    if known(type(P)) and (verdict := _of_matrix(np.asarray(P))).wrong:
-        _refuse("initial.cov", verdict.wrong)
-    if known(type(Q)):
-        verdict = _of_matrix(np.asarray(Q))
-        if verdict.wrong and not (verdict.negative and _within_rounding(Q, dynamics.weights, P)):
-            _refuse("dynamics.cov", verdict.wrong)
-    if known(type(R)):
-        _check_noise(np.asarray(R), T)
-
-
-def _check_noise(R: np.ndarray, T: int) -> None:
-    if R.ndim == 2 and R.shape[0] == R.shape[1]:
-        m = len(R)
-        if wrong := _of_matrix(R).wrong:
-            told = f" {(m, m)} is one covariance also where T = m; give variances of every step as (T, m, m)."
-            _refuse("emissions.cov", wrong, told if m == T > 1 else "")
-        if m == T > 1 and _all_equal(R):
-            warnings.warn(
-                f"emissions.cov: shape {R.shape} with equal entries given, where T = m = {T}. It is read as one covariance, of "
-                "noise that is the same in all coordinates. Give variances of every step as diagonals of (T, m, m).",
-                stacklevel=2,
-            )
-    elif R.ndim in (1, 2) and not (least := _smallest(R)) >= 0:
-        given = "NaN" if math.isnan(least) else f"variance {least:.3g}"
-        raise ValueError(f"emissions.cov: {given} given, wanted variances that are not negative, for results would be NaN.")
-
-
-def check_weights(initial: Any, matrix: Any, log_weights: bool) -> None:
-    """Refuses weights of paths that are negative or NaN, as far as their values are known.
-
-    Raises:
-        ValueError: such weights.
-    """
-    for name, x in (("initial_distribution", initial), ("transition_matrix", matrix)):
-        if known(type(x)) and not (least := _smallest(np.asarray(x))) >= 0 and (not log_weights or math.isnan(least)):
-            given = "NaN" if math.isnan(least) else f"{least:.3g}"
-            raise ValueError(
-                f"{name}: {given} given, wanted weights that are not negative, for results would be NaN. Logarithms want "
-                "log_weights=True."
-            )
-
-
-def _smallest(x: np.ndarray) -> float:
-    """Returns the smallest entry, NaN if there is one; 0 for arrays that are too large to be looked at."""
+def smallest(x: np.ndarray) -> float:
+    """The smallest entry, NaN if there is one; 0 of arrays that are too large to be looked at."""
     if x.nbytes <= MOST_BYTES:
         return _smallest_of_bytes(x.tobytes(), x.dtype)
     return float(x.min()) if x.nbytes <= MOST_LOOKED_AT and x.dtype.kind in "fiub" else 0.0
@@ -101,60 +26,3 @@ def _smallest(x: np.ndarray) -> float:
 def _smallest_of_bytes(data: bytes, dtype: Any) -> float:
     x = np.frombuffer(data, dtype)
     return float(x.min()) if x.size and dtype.kind in "fiub" else 0.0
-
-
-def _of_matrix(x: np.ndarray) -> Verdict:
-    """Judges a static matrix that is small; others count as fine."""
-    return _of_bytes(x.tobytes(), x.shape, x.dtype) if x.ndim == 2 and x.nbytes <= MOST_BYTES else FINE
-
-
-@functools.lru_cache(maxsize=512)
-def _of_bytes(data: bytes, shape: tuple[int, ...], dtype: Any) -> Verdict:
-    if shape[0] != shape[1] or not data or dtype.kind not in "fiub":
-        return FINE
-    x = np.frombuffer(data, dtype).reshape(shape).astype(np.float64)
-    if np.isnan(x).any():
-        return Verdict("NaN")
-    if not np.isfinite(x).all():
-        return FINE
-    if np.abs(x - x.T).max() > ASYMMETRY * np.abs(x).max():
-        return Verdict("a matrix that is not symmetric")
-    if _definite(x, np.abs(np.diagonal(x)), dtype):
-        return FINE
-    return Verdict(f"a matrix with eigenvalue {np.linalg.eigvalsh((x + x.T) / 2)[0]:.3g}", negative=True)
-
-
-def _definite(x: np.ndarray, scale: np.ndarray, dtype: Any) -> bool:
-    """Tells whether a matrix is no further below zero than inference takes it, in a dtype (see
-    `kernels.gaussian.indefinite`).
-    """
-    dtype = jax.dtypes.canonicalize_dtype(dtype if dtype.kind == "f" else float)  # integers become JAX's default floats
-    n, eps = len(x), float(np.finfo(dtype).eps)
-    left = (x + x.T) / 2 + np.diag(ROUNDINGS * n * eps * scale)
-    diagonal = np.diagonal(left).copy()
-    for k in range(n):
-        pivot = left[k, k]
-        if pivot < -math.sqrt(eps) * diagonal[k]:
-            return False
-        if pivot > n * eps * diagonal[k]:
-            left = left - np.outer(left[:, k], left[k]) / pivot
-    return True
-
-
-def _within_rounding(Q: Any, F: Any, P: Any) -> bool:
-    """Tells whether the part of Q below zero is rounding beside F P F' + Q; if F varies, or is not known, it may be."""
-    if not (known(type(F)) and known(type(P)) and np.shape(F) == np.shape(P) == np.shape(Q)):
-        return True
-    dtype = np.asarray(Q).dtype
-    Q, F, P = (np.asarray(x, np.float64) for x in (Q, F, P))
-    return _definite(Q, np.abs(np.diagonal(F @ P @ F.T)) + np.abs(np.diagonal(Q)), dtype)
-
-
-def _all_equal(x: np.ndarray) -> bool:
-    return bool(x[0, 0] > 0 and (x == x[0, 0]).all())
-
-
-def _refuse(name: str, wrong: str, told: str = "") -> None:
-    raise ValueError(
-        f"{name}: {wrong} given, wanted a covariance, symmetric and without negative eigenvalues; results would be NaN.{told}"
-    )

@@ -1,4 +1,7 @@
-"""Arrays of a kind: those that may differ between the devices of `shard_map`, blank ones, and a choice of two."""
+"""What arrays are and how they lie: axes in two orders, types under `shard_map`, blank ones, and a choice of two.
+
+Matrices lie in series, a row a matrix, and in lanes, whose axes are the last ones.
+"""
 
 from typing import Any
 
@@ -30,3 +33,19 @@ def select(condition: jax.Array, chosen: jax.typing.ArrayLike, other: jax.typing
     shape = jnp.broadcast_shapes(condition.shape, jnp.shape(chosen), jnp.shape(other))
     chosen, other = (jnp.broadcast_to(jnp.asarray(x, dtype), shape) for x in (chosen, other))
     return lax.select(jnp.broadcast_to(condition, shape), chosen, other)
+
+
+def as_rows(tree: Any) -> Any:
+    """Transposes arrays (n, p, C, B) to (B, C, n, p)."""
+    return jax.tree.map(lambda x: x.transpose(3, 2, 0, 1), tree)
+
+
+def as_lanes(tree: Any) -> Any:
+    """Transposes arrays (B, C, n, p) to (n, p, C, B)."""
+    return jax.tree.map(lambda x: x.transpose(2, 3, 1, 0), tree)
+
+
+def prepend(first: jax.Array, rows: jax.Array) -> jax.Array:
+    """Puts rows (B or 1, 1, n, p) before a series (B or 1, T, n, p)."""
+    B = max(first.shape[0], rows.shape[0])
+    return jnp.concatenate([jnp.broadcast_to(x, (B, *x.shape[1:])) for x in (first, rows)], 1)

@@ -2,12 +2,11 @@
 
 Two attributes of a call are set here with `set_xla_metadata`, for which neither JAX nor XLA promises anything.
 
-* ``inlineable="false"``: the call stays a call (`own_unit`). XLA:CPU otherwise fuses an operation into each of those that use
-  its result, and computes it again for each; unless it counts as expensive, which sums, products and selections do not
-  (`CpuInstructionFusion`, xla/service/cpu/cpu_instruction_fusion.cc of openxla/xla, 0725a3a). JAX tests the mark on a CPU
-  (tests/xla_metadata_test.py of jax-ml/jax, "inlineable").
-* ``xla_cpu_small_call="true"``: the call becomes one native function, with every loop in it (`compiled`), and not a list of
-  operations that a runtime starts one by one (`ThunkEmitter::EmitCallThunk`, xla/service/cpu/thunk_emitter.cc of openxla/xla).
+* ``inlineable="false"``: the call stays a call (`own_unit`). XLA:CPU otherwise fuses what it computes into all that is made of
+  it, and computes it anew for each. JAX tests the mark on a CPU (tests/xla_metadata_test.py of jax-ml/jax, "inlineable").
+* ``xla_cpu_small_call="true"``: the call becomes one native function, with every loop in it (`as_one_function`), and not a list
+  of operations that a runtime starts one by one (`ThunkEmitter::EmitCallThunk`, xla/service/cpu/thunk_emitter.cc of
+  openxla/xla).
   XLA's own pass sets it where it finds a small loop without custom calls, scatters, sorts, Fourier transforms and collectives
   (xla/service/cpu/small_while_loop_hoisting_pass.cc). We set it before, and so must keep to that ourselves.
 
@@ -33,7 +32,6 @@ import jaxlib
 from jax import lax
 
 from fastscan.kernels.arrays import blank, varying
-from fastscan.kernels.plan import Plan
 
 TESTED = ("0.10.2", "0.11.2", "0.12.0")
 """The jaxlibs that were seen to do as the marks say: major, minor and patch. A patch may bring an XLA of its own, and the
@@ -160,14 +158,14 @@ def own_unit() -> contextlib.AbstractContextManager[Any]:
     return _marked(inlineable="false") if hints_are_on() else contextlib.nullcontext()
 
 
-def compiled(plan: Plan, loop: Callable) -> Callable:
-    """Takes a loop, a function of its state and more arrays, and returns it compiled as the plan says: to one function, or not.
+def as_one_function(loop: Callable) -> Callable:
+    """Compiles a loop, a function of its state and more arrays, to one native function, if hints are on.
 
-    One function must read all its arguments, or XLA aborts: see `_reading`. The constants that the loop closes over become
+    The function must read all its arguments, or XLA aborts: see `_reading`. The constants that the loop closes over become
     arguments, too, and all of them go through an optimization barrier, as XLA would otherwise move constants among them into
     the function, which then reads them no more.
     """
-    if not (plan.one_function and hints_are_on()):
+    if not hints_are_on():
         return loop
 
     def call(state: Any, *args: Any) -> Any:

@@ -73,7 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     fit.set_defaults(run=_fit)
 
     for command in (ahead, predict):
-        command.add_argument("--record", type=Path, help="folder for it (default: profiling/records; with --only, out)")
+        command.add_argument(
+            "--record", type=Path, help="folder for it (default: its own in profiling/records; with --only, out)"
+        )
     for command in (report, kernels, gpu):
         command.add_argument("--out", type=Path, default=Path("out"), help="folder for what is written (default: out)")
     run(parser, arguments)
@@ -139,7 +141,7 @@ def _ahead_of_time(arguments: Namespace) -> None:
     unknown = [name for name in arguments.devices if name not in DEVICES]
     if unknown:
         raise ValueError(f"--devices: {', '.join(unknown)} given, wanted some of {', '.join(DEVICES)}.")
-    folder = arguments.record or (Path("out") if arguments.only else RECORDS)
+    folder = arguments.record or (Path("out") if arguments.only else RECORDS / "ahead-of-time")
     run_ahead_of_time(folder, arguments.only, arguments.devices, arguments.hlo)
 
 
@@ -147,7 +149,8 @@ def _predict(arguments: Namespace) -> None:
     from fastscan.profiling.compiled.predict import run_predict
     from fastscan.profiling.measure.rows import RECORDS
 
-    run_predict(arguments.record or (Path("out") if arguments.only else RECORDS), RECORDS, arguments.only)
+    folder = arguments.record or (Path("out") if arguments.only else RECORDS / "predictions")
+    run_predict(folder, RECORDS, arguments.only)
 
 
 def _gpu(arguments: Namespace) -> None:

@@ -1,15 +1,49 @@
-"""The plan of the house: which way imports run, and how large a room may be."""
+"""The plan of the house: which way imports run, and how large a file and a room may be."""
 
 import ast
 import subprocess
 import sys
 import tomllib
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = [f for folder in ("fastscan", "kernels", "profiling") for f in (ROOT / folder).rglob("*.py")]
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+MOST_LINES, MOST_MODULES = 400, 12
+PACKAGES = {"fastscan": "fastscan", "kernels": "fastscan.kernels", "profiling": "fastscan.profiling"}
+
+LAYERS = {
+    "kernels": (
+        {"arrays", "plan", "ranges"},
+        {"xla_hints"},
+        {"algebra"},  # small matrices, a matrix per lane
+        {"gpu"},  # what launches kernels
+        {"scan"},  # what runs a recurrence, which it knows by its five functions
+        {"lgssm", "hmm", "mcmc"},  # families, which know nothing of one another
+        {"lds"},  # whose states are Gaussian, too
+    ),
+    "fastscan": (
+        {"types", "given", "values"},
+        {"arrays"},
+        {"dispatch"},
+        {"transforms"},
+        {"lgssm", "hmm", "lds", "mcmc"},
+        {"slds"},
+        {"learn"},
+    ),
+    "profiling": (
+        {"measure"},
+        {"verdicts", "compiled", "demos"},
+        {"report"},
+        {"gpu"},
+        {"command_line"},
+        {"__main__"},
+    ),
+}
+"""From the bottom, the rooms of each package: folders, and modules that lie in none. A room imports itself, and those below."""
 
 
 def imports(path):
@@ -19,6 +53,51 @@ def imports(path):
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
             yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def module_of(path):
+    """Its dotted name, and whether it is a package."""
+    folder, *rest = path.relative_to(ROOT).with_suffix("").parts
+    parts = [PACKAGES[folder], *(part for part in rest if part != "__init__")]
+    return ".".join(parts), path.name == "__init__.py"
+
+
+MODULES = dict(map(module_of, FILES))
+
+
+def imported_modules(path):
+    """The modules of ours that a file imports, and not what it takes of them."""
+    for name in imports(path):
+        while name and name not in MODULES:
+            name = name.rpartition(".")[0]
+        if name:
+            yield name
+
+
+def room_of(module):
+    """Package and room of a module; a package's own `__init__` is in none."""
+    package = max((p for p in PACKAGES.values() if f"{module}.".startswith(f"{p}.")), key=len)
+    folder = next(folder for folder, name in PACKAGES.items() if name == package)
+    inside = module.removeprefix(package).strip(".")
+    return folder, inside.split(".")[0]
+
+
+def cycle(arrows):
+    """A way from a node back to itself, or None."""
+    done, way = set(), []
+
+    def visit(node):
+        if node in way:
+            return [*way[way.index(node) :], node]
+        if node in done:
+            return None
+        way.append(node)
+        found = next((c for other in sorted(arrows.get(node, ())) if (c := visit(other))), None)
+        way.pop()
+        done.add(node)
+        return found
+
+    return next((found for node in sorted(arrows) if (found := visit(node))), None)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -35,9 +114,64 @@ def test_imports_run_one_way(path):
             assert "learn" in path.parts or not name.startswith("fastscan.learn"), name
 
 
-@pytest.mark.parametrize("path", [*FILES, *(ROOT / "tests").rglob("*.py")], ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("path", [*FILES, *TESTS], ids=lambda p: str(p.relative_to(ROOT)))
 def test_no_file_passes_400_lines(path):
-    assert len(path.read_text().splitlines()) <= 400
+    assert len(path.read_text().splitlines()) <= MOST_LINES
+
+
+def test_no_folder_has_more_than_a_dozen_modules():
+    rooms = defaultdict(set)
+    for path in (*FILES, *TESTS):
+        rooms[path.parent].add(path.name)
+    assert not {str(room.relative_to(ROOT)): len(names) for room, names in rooms.items() if len(names) > MOST_MODULES}
+
+
+def test_layers_are_those_that_there_are():
+    """Every room has its place, so that a new one is thought about."""
+    for folder, layers in LAYERS.items():
+        rooms = [room for layer in layers for room in layer]
+        assert len(rooms) == len(set(rooms))
+        found = {room for package, room in map(room_of, MODULES) if package == folder}
+        assert found - {"", *(["kernels", "profiling"] if folder == "fastscan" else [])} == set(rooms), folder
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_import_runs_upward(path):
+    """Within a package, only to lower layers; of a layer's rooms, none imports another."""
+    module, _ = module_of(path)
+    folder, room = room_of(module)
+    height = {name: i for i, layer in enumerate(LAYERS[folder]) for name in layer}
+    for other in imported_modules(path):
+        package, wanted = room_of(other)
+        if package == folder and room and wanted != room:
+            assert wanted, f"{module} imports all of {other}"
+            assert height[wanted] < height[room], f"{module} imports {other}"
+
+
+def test_no_modules_import_one_another():
+    """Also within a room, and between packages. What a package's `__init__` takes from its own modules is there for users."""
+    arrows = {}
+    for path in FILES:
+        module, is_package = module_of(path)
+        inner = f"{module}." if is_package else "/"
+        arrows[module] = {other for other in imported_modules(path) if other != module and not other.startswith(inner)}
+    assert cycle(arrows) is None
+    assert cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+
+
+def test_no_folders_import_one_another():
+    """Modules that lie in a package's own folder count by themselves."""
+    arrows = defaultdict(set)
+
+    def node(module):
+        home = module if MODULES[module] else module.rpartition(".")[0]
+        return module if home in PACKAGES.values() else home
+
+    for path in FILES:
+        module, is_package = module_of(path)
+        if not is_package:
+            arrows[node(module)] |= {node(other) for other in imported_modules(path)} - {node(module)}
+    assert cycle(arrows) is None
 
 
 def docstrings(path):

@@ -27,10 +27,9 @@ import numpy as np
 from fastscan.dispatch.choice import How, Problem
 from fastscan.given import array, check_dtypes, check_key, log_likelihoods_array, promoted, seen
 from fastscan.hmm import inference as hmm_inference
-from fastscan.hmm.check import HMM, check_hmm, check_transitions, tabulated
+from fastscan.hmm.check import CheckedHMM, check_hmm, check_transitions, check_weights, transition_weights
 from fastscan.kernels.ranges import ranged
 from fastscan.types import HMMPosterior, HMMPosteriorFiltered
-from fastscan.values import check_weights
 
 ArrayLike = jax.typing.ArrayLike
 TransitionFn = Callable[[Any], Any] | None
@@ -241,7 +240,7 @@ def compute_transition_probs(
     """
     probs = jnp.asarray(hmm_posterior.smoothed_probs)
     batched, (T, K) = probs.ndim == 3, probs.shape[-2:]
-    matrix, called = tabulated(transition_matrix, transition_fn, probs)
+    matrix, called = transition_weights(transition_matrix, transition_fn, probs)
     if seen(probs):
         check_weights(None, matrix, log_weights)
     given = {"hmm_posterior": probs.dtype} | ({} if matrix is None else {"transition_matrix": matrix.dtype})
@@ -302,7 +301,7 @@ def _given(
 ) -> tuple[Any, Any, Any, bool]:
     """Returns the arguments of the compiled functions: arrays, and whether the matrix is the function's values."""
     ll = log_likelihoods_array(log_likelihoods)
-    matrix, called = tabulated(matrix, function, ll)
+    matrix, called = transition_weights(matrix, function, ll)
     initial = None if initial is None else array("initial_distribution", initial)
     if seen(ll):
         check_weights(initial, matrix, log_weights)
@@ -311,8 +310,8 @@ def _given(
 
 def _prepare(
     initial: Any, matrix: Any, ll: jax.Array, called: bool, implementation: str | None, family: str = "hmm"
-) -> tuple[HMM, bool, How]:
-    """Returns the checked model, whether it has a batch axis, and how to run it."""
+) -> tuple[CheckedHMM, bool, How]:
+    """The checked model, whether it has a batch axis, and how to run it."""
     model, batched = check_hmm(initial, matrix, ll, called)
     B, T, K = model.log_likelihoods.shape
     problem = Problem(implementation, T, K, 0, str(model.A.dtype), family, shared=len(model.A) == 1)

@@ -1,21 +1,19 @@
-"""From what a user of the HMM functions passes to what the kernels take: checks first, then one layout and one scale.
+"""From what a user of the HMM functions passes to checked arrays: shapes, dtypes, and weights that are none."""
 
-Logarithms of weights become weights relative to the largest of a matrix; what was taken away is put back into the
-log-likelihood of the whole.
-"""
-
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from fastscan.given import ShapeError, array, check_dtypes, promoted
-from fastscan.kernels.hmm.passes import HMMSeries
-from fastscan.lgssm.timing import tabulated as tabulate
+from fastscan.arrays import tabulated
+from fastscan.given import ShapeError, array, check_dtypes, known, promoted
+from fastscan.values import smallest
 
 
-class HMM(NamedTuple):
+class CheckedHMM(NamedTuple):
     """Checked arrays: initial (B or 1, K), A (B or 1, T - 1 or 1, K, K), log_likelihoods (B, T, K)."""
 
     initial: jax.Array
@@ -23,24 +21,15 @@ class HMM(NamedTuple):
     log_likelihoods: jax.Array
 
 
-class Scales(NamedTuple):
-    """Logarithms of the factors that weights were divided by: of the initial weights (B or 1,), of A (B or 1, T - 1 or 1)."""
-
-    initial: jax.Array
-    A: jax.Array
-
-
-def tabulated(matrix: Any, function: Callable | None, series: Any) -> tuple[Any, bool]:
-    """Returns transition weights as an array or None for the steps of a series (..., T, K), and whether they are the function's
-    values.
-    """
+def transition_weights(matrix: Any, function: Callable | None, series: Any) -> tuple[Any, bool]:
+    """Transition weights as an array or None, and whether they are the function's, for the steps of a series (..., T, K)."""
     if function is not None:
         steps = jnp.shape(series)[-2] - 1 if jnp.ndim(series) > 1 else 0
-        return tabulate("transition_fn", function, steps, "Entry t is of the transition from t to t + 1."), True
+        return tabulated("transition_fn", function, steps, "Entry t is of the transition from t to t + 1."), True
     return None if matrix is None else array("transition_matrix", matrix), False
 
 
-def check_hmm(initial: Any, transition_matrix: Any, log_likelihoods: Any, called: bool = False) -> tuple[HMM, bool]:
+def check_hmm(initial: Any, transition_matrix: Any, log_likelihoods: Any, called: bool = False) -> tuple[CheckedHMM, bool]:
     """Checks the arguments, and returns them in one layout and one dtype, and whether the log-likelihoods had a batch axis.
 
     Args:
@@ -75,7 +64,7 @@ def check_hmm(initial: Any, transition_matrix: Any, log_likelihoods: Any, called
     initial = jnp.ones(K, dtype) if initial is None else initial
     initial = _checked("initial_distribution", initial, dtype, [(K,), *([(B, K)] if batched else [])])
     A = check_transitions(transition_matrix, called, B, T, K, dtype)
-    return HMM(initial.reshape(-1, K), A, ll.astype(dtype).reshape(-1, T, K)), batched
+    return CheckedHMM(initial.reshape(-1, K), A, ll.astype(dtype).reshape(-1, T, K)), batched
 
 
 def check_transitions(matrix: Any, called: bool, B: int | None, T: int, K: int, dtype: Any) -> jax.Array:
@@ -91,28 +80,19 @@ def check_transitions(matrix: Any, called: bool, B: int | None, T: int, K: int, 
     return matrix.reshape((1,) * (4 - matrix.ndim) + matrix.shape)
 
 
-def scaled_series(model: HMM, log_weights: bool) -> tuple[HMMSeries, Scales]:
-    """Returns the input of the passes for probabilities, with weights in linear scale."""
-    ll = model.log_likelihoods
-    if log_weights:
-        initial, largest = relative_weights(model.initial, (-1,))
-        A, matrices = relative_weights(model.A, (-2, -1))
-    else:
-        largest, matrices = (jnp.zeros((1,) * n, ll.dtype) for n in (1, 2))
-        initial, A = model.initial, model.A
-    return HMMSeries(initial[:, None, :, None], A, ll[..., None]), Scales(largest, matrices)
+def check_weights(initial: Any, matrix: Any, log_weights: bool) -> None:
+    """Refuses weights of paths that are negative or NaN, as far as their values are known.
 
-
-def log_series(model: HMM, log_weights: bool) -> HMMSeries:
-    """Returns the input of the pass for the most likely states, with logarithms of weights."""
-    initial, A = (model.initial, model.A) if log_weights else (jnp.log(model.initial), jnp.log(model.A))
-    return HMMSeries(initial[:, None, :, None], A, model.log_likelihoods[..., None])
-
-
-def unscaled_loglik(density: jax.Array, scales: Scales, T: int) -> jax.Array:
-    """Computes the log-likelihood (B,) from the log density (B,) of T observations under weights that were scaled."""
-    matrices = scales.A.sum(-1) * ((T - 1) if scales.A.shape[1] == 1 else 1)
-    return density + scales.initial + matrices
+    Raises:
+        ValueError: such weights.
+    """
+    for name, x in (("initial_distribution", initial), ("transition_matrix", matrix)):
+        if known(type(x)) and not (least := smallest(np.asarray(x))) >= 0 and (not log_weights or math.isnan(least)):
+            given = "NaN" if math.isnan(least) else f"{least:.3g}"
+            raise ValueError(
+                f"{name}: {given} given, wanted weights that are not negative, for results would be NaN. Logarithms want "
+                "log_weights=True."
+            )
 
 
 def _checked(name: str, x: Any, dtype: Any, allowed: list[tuple]) -> jax.Array:
@@ -121,10 +101,3 @@ def _checked(name: str, x: Any, dtype: Any, allowed: list[tuple]) -> jax.Array:
         wanted = " or ".join(map(str, dict.fromkeys(allowed)))
         raise ShapeError(f"{name}: shape {x.shape} given, wanted {wanted}.")
     return x.astype(dtype)
-
-
-def relative_weights(log_weights: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-    """Weights over the largest one along some axes, and that one's logarithm, without these axes."""
-    largest = jax.lax.stop_gradient(log_weights.max(axes, keepdims=True))
-    largest = jnp.where(jnp.isfinite(largest), largest, 0)
-    return jnp.exp(log_weights - largest), largest.squeeze(axes)

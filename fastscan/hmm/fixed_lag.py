@@ -10,11 +10,10 @@ from jax import lax
 
 from fastscan.given import ShapeError, array, count, log_likelihoods_array, seen
 from fastscan.hmm import hmm_filter
-from fastscan.hmm.check import check_hmm, tabulated
+from fastscan.hmm.check import check_hmm, check_weights, transition_weights
 from fastscan.kernels.hmm.probability import quotient
 from fastscan.kernels.ranges import ranged
 from fastscan.types import HMMPosterior
-from fastscan.values import check_weights
 
 
 @ranged
@@ -52,7 +51,7 @@ def hmm_fixed_lag_smoother(
     ll = log_likelihoods_array(log_likelihoods)
     if ll.ndim == 3:
         raise ShapeError(f"log_likelihoods: shape {ll.shape} given, wanted (T, K); take `jax.vmap` for a batch.")
-    matrix, called = tabulated(transition_matrix, transition_fn, ll)
+    matrix, called = transition_weights(transition_matrix, transition_fn, ll)
     initial = array("initial_distribution", initial_distribution)
     if seen(ll):
         check_weights(initial, matrix, False)

@@ -1,6 +1,6 @@
 """The compiled part of inference in hidden Markov models: checked models in, probabilities, states and samples out.
 
-All have a batch axis: an `HMM`, results (B, T, ...).
+All have a batch axis: a `CheckedHMM`, results (B, T, ...).
 """
 
 import functools
@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from fastscan.dispatch.choice import How
-from fastscan.hmm.check import HMM, Scales, log_series, relative_weights, scaled_series, unscaled_loglik
+from fastscan.hmm.check import CheckedHMM
+from fastscan.hmm.layout import Scales, log_series, relative_weights, scaled_series, unscaled_loglik
 from fastscan.kernels.hmm import passes as hmm_passes
 from fastscan.kernels.hmm.filtering import FilteredStates
 from fastscan.kernels.hmm.passes import HMMSeries
@@ -32,17 +33,15 @@ def _run(how: How, run: Callable[..., Any], series: HMMSeries, *noise: jax.Array
 
 
 @functools.partial(jax.jit, static_argnames=("how", "log_weights"))
-def filter_states(model: HMM, how: How, log_weights: bool) -> HMMPosteriorFiltered:
-    """Computes log-likelihoods, filtered and predicted probabilities."""
+def filter_states(model: CheckedHMM, how: How, log_weights: bool) -> HMMPosteriorFiltered:
+    """Log-likelihoods, filtered and predicted probabilities."""
     series, scales = scaled_series(model, log_weights)
     return _filtered(how, series, _run(how, hmm_passes.filter_states, series), scales, log_weights)
 
 
 @functools.partial(jax.jit, static_argnames=("how", "log_weights", "counting"))
-def smooth_states(model: HMM, how: How, log_weights: bool, counting: bool) -> HMMPosterior:
-    """Computes these and smoothed probabilities; with ``counting``, which needs weights that do not vary, also expected
-    transitions.
-    """
+def smooth_states(model: CheckedHMM, how: How, log_weights: bool, counting: bool) -> HMMPosterior:
+    """These and smoothed probabilities; if ``counting``, expected transitions, which wants weights that do not vary."""
     series, scales = scaled_series(model, log_weights)
     smooth = functools.partial(hmm_passes.smooth_states, counting=counting)
     states, smoothed, counts = _run(how, smooth, series)
@@ -52,16 +51,16 @@ def smooth_states(model: HMM, how: How, log_weights: bool, counting: bool) -> HM
 
 
 @functools.partial(jax.jit, static_argnames=("how", "log_weights"))
-def loglik(model: HMM, how: How, log_weights: bool) -> jax.Array:
-    """Computes the log-likelihood (B,) alone."""
+def loglik(model: CheckedHMM, how: How, log_weights: bool) -> jax.Array:
+    """The log-likelihood (B,) alone."""
     series, scales = scaled_series(model, log_weights)
     density = _run(how, hmm_passes.filter_loglik, jax.lax.stop_gradient(series))
     return unscaled_loglik(_scored(how, series, density), scales, how.plan.steps + 1)
 
 
 @functools.partial(jax.jit, static_argnames=("how", "log_weights"))
-def filter_backward(model: HMM, how: How, log_weights: bool) -> tuple[jax.Array, jax.Array]:
-    """Computes the sum over all paths without initial weights, as a logarithm (B,), and messages (B, T, K)."""
+def filter_backward(model: CheckedHMM, how: How, log_weights: bool) -> tuple[jax.Array, jax.Array]:
+    """The sum over all paths without initial weights, as a logarithm (B,), and messages (B, T, K)."""
     series, scales = scaled_series(model, log_weights)
     predicted, density = _run(how, hmm_passes.filter_backward, series)
     messages = predicted[..., 0]
@@ -72,22 +71,22 @@ def filter_backward(model: HMM, how: How, log_weights: bool) -> tuple[jax.Array,
 
 
 @functools.partial(jax.jit, static_argnames=("how", "log_weights"))
-def most_likely_states(model: HMM, how: How, log_weights: bool) -> jax.Array:
-    """Finds the most likely states (B, T)."""
+def most_likely_states(model: CheckedHMM, how: How, log_weights: bool) -> jax.Array:
+    """(B, T)."""
     states, score = _run(how, hmm_passes.most_likely_states, log_series(model, log_weights))
     return _unless_impossible(how.plan, states, score[:, 0, 0, 0])
 
 
 @functools.partial(jax.jit, static_argnames=("how", "log_weights"))
-def sample_states(model: HMM, uniform: jax.Array, how: How, log_weights: bool) -> tuple[jax.Array, jax.Array]:
-    """Draws states (B, T) by uniform numbers (B, T, 1, 1), and computes the log-likelihood (B,)."""
+def sample_states(model: CheckedHMM, uniform: jax.Array, how: How, log_weights: bool) -> tuple[jax.Array, jax.Array]:
+    """The log-likelihood (B,), and states (B, T) by uniform numbers (B, T, 1, 1)."""
     series, scales = scaled_series(model, log_weights)
     states, density = _run(how, hmm_passes.sample_states, series, uniform)
     loglik = unscaled_loglik(density, scales, how.plan.steps + 1)
     return loglik, _unless_impossible(how.plan, states, loglik)
 
 
-def counts_on_the_way(plan: Plan, model: HMM) -> bool:
+def counts_on_the_way(plan: Plan, model: CheckedHMM) -> bool:
     """Tells whether a smoother should add up transitions as it goes, and not from its results."""
     return plan.chunks > 1 or plan.launch is not None or (plan.one_function and len(model.log_likelihoods) == 1)
 

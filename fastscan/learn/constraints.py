@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastscan.lgssm.check import product
+from fastscan.arrays import matmul
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ def _from_log_cholesky(y: jax.Array) -> jax.Array:
     L = jnp.zeros((*y.shape[:-1], n, n), y.dtype).at[..., *jnp.tril_indices(n)].set(y)
     diagonal = jnp.arange(n)
     L = L.at[..., diagonal, diagonal].set(jnp.exp(L[..., diagonal, diagonal]))
-    return product(L, L.mT)
+    return matmul(L, L.mT)
 
 
 def _to_log_cholesky(S: jax.Array) -> jax.Array:

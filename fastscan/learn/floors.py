@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fastscan.lgssm.check import product
+from fastscan.arrays import matmul
 
 FLOOR = {jnp.dtype("float32"): 1e-6, jnp.dtype("float64"): 1e-12}
 """The least variance of noise, over the data's own: in every direction, with every channel measured in its standard deviation.
@@ -75,7 +75,7 @@ def _lifted(cov: jax.Array, scale: jax.Array, least: jax.Array) -> tuple[jax.Arr
     values, vectors = jnp.linalg.eigh(_in_units(cov, scale))
     lift = jnp.maximum(least - values, 0)
     scaled = scale[:, None] * vectors
-    return cov + product(scaled * lift, scaled.T), leaning(vectors, lift > 0)
+    return cov + matmul(scaled * lift, scaled.T), leaning(vectors, lift > 0)
 
 
 def leaning(vectors: jax.Array, chosen: jax.Array) -> jax.Array:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import gammaln, multigammaln, xlogy
 
-from fastscan.lgssm.check import product
+from fastscan.arrays import matmul
 
 
 def inverse_wishart(cov: jax.Array, df: float | jax.Array, scale: jax.Array) -> jax.Array:
@@ -34,7 +34,7 @@ def matrix_normal(weights: jax.Array, loc: jax.Array, cov: jax.Array, precision:
         given = f"{jnp.shape(cov)}, {jnp.shape(precision)}"
         raise ValueError(f"cov, precision: shapes {given} given with weights {(n, p)}, wanted {(n, n)} and {(p, p)}.")
     L, P = jnp.linalg.cholesky(cov), jnp.linalg.cholesky(precision)
-    root = jax.scipy.linalg.solve_triangular(L, product(weights - loc, P), lower=True)
+    root = jax.scipy.linalg.solve_triangular(L, matmul(weights - loc, P), lower=True)
     return n * _half_log_det(P) - p * _half_log_det(L) - (root**2).sum() / 2 - n * p / 2 * math.log(2 * math.pi)
 
 

@@ -48,9 +48,9 @@ from fastscan.given import (
 from fastscan.kernels.ranges import ranged
 from fastscan.lgssm import inference as lgssm_inference
 from fastscan.lgssm.check import Model, Sizes, check_emission_dim, check_emissions, check_model
+from fastscan.lgssm.covariances import check_covariances
 from fastscan.lgssm.timing import plain_params
 from fastscan.types import ParamsLGSSM, PosteriorGSSMFiltered, PosteriorGSSMSmoothed
-from fastscan.values import check_covariances
 
 
 @ranged

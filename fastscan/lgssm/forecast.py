@@ -6,12 +6,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fastscan.arrays import deviation, matmul
 from fastscan.given import ShapeError, array, count, emissions_array, promoted, seen
 from fastscan.kernels.ranges import ranged
 from fastscan.lgssm import lgssm_filter, lgssm_smoother
-from fastscan.lgssm.check import check_emissions, check_model, deviation, known_terms, product
+from fastscan.lgssm.check import check_emissions, check_model
+from fastscan.lgssm.covariances import check_covariances
+from fastscan.lgssm.layout import known_terms
 from fastscan.lgssm.timing import plain_params
-from fastscan.values import check_covariances
 
 
 @ranged
@@ -145,6 +147,6 @@ def _emitted(params: Any, emissions: jax.Array, inputs: Any, mean: Any, cov: Any
     _, offset = known_terms(model)
     H, R = model.H, model.R
     R = R * jnp.eye(sizes.m, dtype=R.dtype) if R.shape[-1] == 1 else R
-    emitted = product(H, mean[..., None]) + offset
-    signal = product(product(H, cov), H.mT)
+    emitted = matmul(H, mean[..., None]) + offset
+    signal = matmul(matmul(H, cov), H.mT)
     return emitted.reshape(emissions.shape), signal, jnp.broadcast_to(R, signal.shape)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fastscan.arrays import deviation, matmul
 from fastscan.dispatch.choice import KERNEL_SIZES, How
 from fastscan.kernels.algebra import Stacked
 from fastscan.kernels.lgssm import passes
@@ -18,7 +19,8 @@ from fastscan.kernels.lgssm.gaussian import square_root
 from fastscan.kernels.lgssm.kalman import Filtered
 from fastscan.kernels.lgssm.smoothing import AffineMap, Smoothed
 from fastscan.kernels.plan import Plan
-from fastscan.lgssm.check import Model, deviation, known_terms, product, series
+from fastscan.lgssm.check import Model
+from fastscan.lgssm.layout import known_terms, series
 from fastscan.transforms import any_nan, batch_size, scored, transformable, under_xla
 
 
@@ -119,14 +121,14 @@ def joint_sample(model: Model, state_noise: jax.Array, emission_noise: jax.Array
 
 def _sample_prior(plan: Plan, model: Model, state_noise: jax.Array, emission_noise: jax.Array):
     drift, offset = known_terms(model)
-    initial = model.initial_mean + product(_root(model.initial_cov), state_noise[:, :1])
-    maps = AffineMap(model.F, drift + product(_root(model.Q), state_noise))
+    initial = model.initial_mean + matmul(_root(model.initial_cov), state_noise[:, :1])
+    maps = AffineMap(model.F, drift + matmul(_root(model.Q), state_noise))
     static = AffineMap(model.F.transpose(2, 3, 1, 0)) if model.F.shape[1] == 1 else AffineMap()
     rows = AffineMap(None if static.E is not None else maps.E[:, 1:], maps.e[:, 1:])
     states = passes.affine_states(plan, initial.transpose(2, 3, 1, 0), static, rows)
     root = deviation(model.R) if model.R.shape[-1] == 1 else _root(model.R)
-    noise = root * emission_noise if model.R.shape[-1] == 1 else product(root, emission_noise)
-    emissions = product(model.H, states) + offset + noise
+    noise = root * emission_noise if model.R.shape[-1] == 1 else matmul(root, emission_noise)
+    emissions = matmul(model.H, states) + offset + noise
     return jnp.broadcast_to(states, (len(emissions), *states.shape[1:]))[..., 0], emissions[..., 0]
 
 

@@ -1,15 +1,12 @@
 """Parameters as arrays: of functions of time, and of models whose entry t belongs to another transition."""
 
-import warnings
-from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import checkify
 
-from fastscan.given import ShapeError, array, plain, seen
+from fastscan.arrays import tabulated
+from fastscan.given import ShapeError, array, plain
 from fastscan.types import ParamsLGSSM, ParamsLGSSMDynamics, ParamsLGSSMEmissions, ParamsLGSSMInitial
 
 TIMINGS = ("arrival", "departure")
@@ -91,30 +88,6 @@ def check_timing(timing: str) -> None:
             f"timing: {timing!r} given, wanted 'arrival' (entry t is of the transition from t - 1 to t, as in dynamax 1.0.3) "
             "or 'departure' (from t to t + 1, as before)."
         )
-
-
-def tabulated(name: str, function: Callable[[Any], Any], steps: int, remedy: str) -> Any:
-    """Returns the values of a function of time at 0 to ``steps`` - 1; warns, with a remedy, if it indexes a table out of
-    bounds.
-
-    JAX reads the last entry then, and the values end with two equal ones: only those functions are run with checks. Nothing is
-    known of what is being traced.
-    """
-    table = jax.vmap(function)(jnp.arange(steps))
-    if steps > 1 and seen(table) and _ends_twice(np.asarray(table)):
-        error, _ = checkify.checkify(jax.vmap(function), errors=checkify.index_checks)(jnp.arange(steps))
-        if error.get() is not None:
-            warnings.warn(
-                f"{name}: a function of t given that indexes a table out of bounds for some t in 0 to {steps - 1}, where JAX "
-                f"reads the nearest entry. {remedy}",
-                stacklevel=2,
-            )
-    return table
-
-
-def _ends_twice(table: np.ndarray) -> bool:
-    last = table[-1]
-    return bool((last == table[-2]).all()) and not bool((last == table).all())
 
 
 def arriving(x: Any, ndim: int, T: int) -> Any:

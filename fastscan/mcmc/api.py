@@ -10,11 +10,10 @@ in a loop of XLA's: one with a loop, a sort of coordinates, or more than 16 of t
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from fastscan.dispatch.choice import check_gpu, compiled_implementations, device_kind
 from fastscan.given import check_key
@@ -22,7 +21,8 @@ from fastscan.kernels.mcmc.metropolis import Keep, Schedule
 from fastscan.kernels.plan import Launch
 from fastscan.kernels.ranges import ranged
 from fastscan.kernels.xla_hints import hints_are_on
-from fastscan.mcmc import inference
+from fastscan.mcmc import inference, threads
+from fastscan.mcmc.check import check_settings, check_start, checked_form, proposal_factor
 from fastscan.mcmc.inference import Outcome, Task, Walkers
 from fastscan.mcmc.target import MOST_COORDINATES, Form, analysis
 
@@ -131,20 +131,20 @@ def rw_metropolis(
         NotImplementedError: kernels, for a log density that can't be taken apart.
     """
     check_key(key, " The order is (key, log_density, initial_position, num_samples).")
-    _check_settings(num_samples, thin, warmup, keep, target_acceptance)
+    check_settings(num_samples, thin, warmup, keep, target_acceptance)
     num_samples, thin, warmup = int(num_samples), int(thin), int(warmup)
     going_on = isinstance(initial_position, MetropolisState)
     if going_on and warmup:
         raise ValueError(f"warmup: {warmup} given with a state to go on from, whose scale is as it is to be; wanted 0.")
     position = jax.tree.map(jnp.asarray, initial_position.position if going_on else initial_position)
-    form = _checked_form(position)
-    factor = _proposal_factor(step_size, form)
+    form = checked_form(position)
+    factor = proposal_factor(step_size, form)
     task = _task(implementation, log_density, form)
     before = (jnp.asarray(initial_position.log_density), *initial_position[2:]) if going_on else (None, 0, 1)
     words, walkers = inference.begin(task, key, position, *before)
     start = walkers.log_density
     if not going_on:
-        _check_start(start)
+        check_start(start)
     if warmup:
         target = target_acceptance or (0.44 if form.size == 1 else 0.234)
         walkers = _run(task, Schedule(target=target), warmup, words, factor, walkers).walkers
@@ -166,8 +166,8 @@ def _result(form: Form, steps: int, start: jax.Array, outcome: Outcome) -> Metro
 
 def _run(task: Task, schedule: Schedule, records: int, words: jax.Array, factor: jax.Array, walkers: Walkers) -> Outcome:
     steps = records * schedule.thin * walkers.position.shape[-1]
-    alone = not task.group or steps < inference.THREAD_STEPS or not _lie_here(task, words, factor, walkers)
-    by = inference.run if alone else inference.run_on_all_cores
+    alone = not task.group or steps < threads.THREAD_STEPS or not _lie_here(task, words, factor, walkers)
+    by = inference.run if alone else threads.run_on_all_cores
     return by(task, schedule, records, words, factor, walkers)
 
 
@@ -177,68 +177,6 @@ def _lie_here(task: Task, *arrays: Any) -> bool:
     if any(isinstance(x, jax.core.Tracer) for x in leaves) or not analysis(task.log_density, task.form).known:
         return False
     return set().union(*(x.devices() for x in leaves)) == jnp.zeros(()).devices()
-
-
-def _check_settings(num_samples: int, thin: int, warmup: int, keep: str, target: float | None) -> None:
-    for name, given, least in (("num_samples", num_samples, 1), ("thin", thin, 1), ("warmup", warmup, 0)):
-        if not isinstance(given, int | np.integer) or given < least:
-            raise ValueError(f"{name}: {given!r} given, wanted a whole number of at least {least}.")
-    if keep not in get_args(Keep):
-        raise ValueError(f"keep: {keep!r} given, wanted one of {', '.join(get_args(Keep))}.")
-    if target is not None and not 0 < target < 1:
-        raise ValueError(f"target_acceptance: {target} given, wanted a rate between 0 and 1.")
-
-
-def _checked_form(position: Any) -> Form:
-    """Checks a position, and returns its form."""
-    leaves, tree = jax.tree.flatten(position)
-    types = sorted({str(x.dtype) for x in leaves})
-    if types not in (["float32"], ["float64"]):
-        raise TypeError(f"initial_position: {', '.join(types) or 'nothing'} given, wanted arrays of float32 or of float64.")
-    if any(x.ndim == 0 for x in leaves):
-        raise ValueError("initial_position: a scalar given, wanted arrays (..., chains).")
-    chains = {x.shape[-1] for x in leaves}
-    if len(chains) != 1 or 0 in chains:
-        shapes = ", ".join(str(x.shape) for x in leaves)
-        raise ValueError(
-            f"initial_position: shapes {shapes} given, wanted the same number of chains, one or more, on last axes."
-        )
-    form = Form(tree, tuple(x.shape[:-1] for x in leaves), types[0])
-    if form.size == 0:
-        raise ValueError("initial_position: no coordinates given.")
-    return form
-
-
-def _proposal_factor(step_size: Any, form: Form) -> jax.Array:
-    """Returns the factor of proposals: (1, 1), (D, 1), or a lower triangular matrix (D, D)."""
-    D = form.size
-    if isinstance(step_size, list | tuple) and jax.tree.structure(step_size) != form.tree:
-        step_size = jnp.asarray(step_size)
-    shapes = tuple(map(jnp.shape, jax.tree.leaves(step_size)))
-    if jax.tree.structure(step_size) == form.tree and shapes == form.shapes:
-        factor = jnp.concatenate([jnp.ravel(jnp.asarray(x, form.dtype)) for x in jax.tree.leaves(step_size)])[:, None]
-    else:
-        given = shapes[0] if len(shapes) == 1 else shapes
-        if given not in ((), (D,), (D, D)) or isinstance(step_size, dict):
-            raise ValueError(
-                f"step_size: shape {given} given; wanted a number, ({D},), ({D}, {D}) or a position's form without chains, "
-                f"{', '.join(map(str, form.shapes))}."
-            )
-        factor = jnp.asarray(step_size, form.dtype)
-        factor = factor if factor.ndim == 2 else factor.reshape(-1, 1)
-    if not isinstance(factor, jax.core.Tracer):
-        _check_factor(np.asarray(factor))
-    return jnp.tril(factor) if factor.shape[1] > 1 else factor
-
-
-def _check_factor(factor: np.ndarray) -> None:
-    sizes = np.diagonal(factor) if factor.shape[1] > 1 else factor
-    if not (np.isfinite(factor).all() and (sizes > 0).all()):
-        raise ValueError(f"step_size: {sizes.ravel().tolist()} given, wanted finite numbers above zero.")
-    if np.triu(factor, 1).any():
-        raise ValueError(
-            "step_size: a matrix with numbers above its diagonal given, wanted a lower triangular Cholesky factor."
-        )
 
 
 def _task(implementation: str | None, log_density: Callable, form: Form) -> Task:
@@ -272,14 +210,3 @@ def _task(implementation: str | None, log_density: Callable, form: Form) -> Task
         )
     check_gpu(implementation, device_kind())
     return Task(log_density, form, Launch(interpret=implementation == "pallas_interpret"))
-
-
-def _check_start(log_density: jax.Array) -> None:
-    if isinstance(log_density, jax.core.Tracer):
-        return
-    wrong = np.flatnonzero(~np.isfinite(log_density))
-    if len(wrong):
-        raise ValueError(
-            f"initial_position: the log density of {len(wrong)} of {len(log_density)} chains is not finite there (chain "
-            f"{wrong[0]}: {float(log_density[wrong[0]])}); begin where it is."
-        )

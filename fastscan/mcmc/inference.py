@@ -4,9 +4,7 @@ Here coordinates are in one row: positions are (D, chains), samples (num_samples
 """
 
 import functools
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +15,7 @@ from jax.custom_batching import custom_vmap
 
 from fastscan.kernels.algebra import Lanes, Stacked, stage
 from fastscan.kernels.mcmc import metropolis
-from fastscan.kernels.mcmc.metropolis import Chain, Moments, Params, Schedule, Walk
+from fastscan.kernels.mcmc.metropolis import ChainState, Moments, Params, Schedule, Walk
 from fastscan.kernels.plan import Launch, Plan
 from fastscan.kernels.xla_hints import BYTE_COST, TASK_COST, VECTOR
 from fastscan.mcmc.target import Form, LogDensity, of_coordinates, of_positions
@@ -25,8 +23,6 @@ from fastscan.transforms import alike
 
 GROUP = 256
 """Chains, at most, that go through a run together on a CPU: what a step makes of them stays in the nearest cache."""
-THREAD_STEPS = 1_000_000
-"""From how many steps of all chains together on a CPU's cores share them: some milliseconds."""
 
 
 class Task(NamedTuple):
@@ -117,7 +113,7 @@ def run(task: Task, schedule: Schedule, records: int, words: jax.Array, factor: 
     params = Params(factor, tuple(c.reshape(-1, 1) for c in constants))
     by = _kernels if task.launch else _xla
     chain, moments, samples = by(
-        task, Walk(schedule, stage(log_density) if task.group else log_density), records, params, Chain(*columns)
+        task, Walk(schedule, stage(log_density) if task.group else log_density), records, params, ChainState(*columns)
     )
     after = walkers._replace(
         position=chain.position, log_density=chain.log_density[0], scale=chain.scale[0], step=chain.step[0]
@@ -140,7 +136,7 @@ def groups(chains: int, most: int, parts: int = 1) -> tuple[int, int]:
     return count, -(-chains // (count * VECTOR)) * VECTOR
 
 
-def _xla(task: Task, walk: Walk, records: int, params: Params, chain: Chain) -> tuple[Chain, Moments | None, Any]:
+def _xla(task: Task, walk: Walk, records: int, params: Params, chain: ChainState) -> tuple[ChainState, Moments | None, Any]:
     """Runs chains, given as columns (n, chains), under XLA. Results are columns, too; samples are (records, D, chains)."""
     chains = chain.position.shape[-1]
     count, size = groups(chains, task.group) if task.group else (1, chains)
@@ -157,10 +153,10 @@ def _xla(task: Task, walk: Walk, records: int, params: Params, chain: Chain) -> 
     return jax.tree.map(join, out)
 
 
-def _mapped(task: Task, walk: Walk, records: int) -> Callable[[Chain, Params], Any]:
+def _mapped(task: Task, walk: Walk, records: int) -> Callable[[ChainState, Params], Any]:
     """Makes a run of groups of chains, in native functions where they are not mapped over."""
 
-    def plain(chain: Chain, params: Params) -> Any:
+    def plain(chain: ChainState, params: Params) -> Any:
         kind = Lanes if task.group else Stacked
         return lax.map(lambda group: metropolis.in_lanes(walk, params, group, records, kind), chain)
 
@@ -168,7 +164,7 @@ def _mapped(task: Task, walk: Walk, records: int) -> Callable[[Chain, Params], A
         return plain
 
     @custom_vmap
-    def native(chain: Chain, params: Params) -> Any:
+    def native(chain: ChainState, params: Params) -> Any:
         return metropolis.in_native_function(walk, params, chain, records)
 
     @native.def_vmap
@@ -180,12 +176,12 @@ def _mapped(task: Task, walk: Walk, records: int) -> Callable[[Chain, Params], A
     return native
 
 
-def _kernels(task: Task, walk: Walk, records: int, params: Params, chain: Chain) -> tuple[Chain, Moments | None, Any]:
-    """Runs chains as kernels; arguments and results are those of `_xla`."""
+def _kernels(task: Task, walk: Walk, records: int, params: Params, chain: ChainState) -> tuple[ChainState, Moments | None, Any]:
+    """As `_xla`."""
     plan = Plan(records, 1, launch=task.launch)
 
     @custom_vmap
-    def launch(chain: Chain, params: Params) -> Any:
+    def launch(chain: ChainState, params: Params) -> Any:
         rows = jax.tree.map(lambda x: x.T[:, None, :, None], chain)
         chain, moments, samples = metropolis.in_kernels(plan, walk, jax.tree.map(lambda x: x[None, None], params), rows)
         chain, moments = jax.tree.map(lambda x: x[:, 0, :, 0].T, (chain, moments))
@@ -198,64 +194,3 @@ def _kernels(task: Task, walk: Walk, records: int, params: Params, chain: Chain)
         return out, jax.tree.map(lambda _: True, out)
 
     return launch(chain, params)
-
-
-def run_on_all_cores(
-    task: Task, schedule: Schedule, records: int, words: jax.Array, factor: jax.Array, walkers: Walkers
-) -> Outcome:
-    """Calls `run` outside of any trace, with a thread for each core of a CPU, and waits until all is done."""
-    chains = walkers.position.shape[-1]
-    most = min(cores(), -(-chains // VECTOR))
-    count, size = groups(chains, task.group, most)
-    parts = min(most, count)
-    shares = _shares(walkers, parts, count // parts * size)
-    program = _program(task, schedule, records, jax.tree.map(_form_of, (words, factor, shares[0])))
-    outs = list(_threads(parts).map(lambda share: jax.block_until_ready(program(words, factor, share)), shares))
-    return _together(outs, chains)
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _shares(walkers: Walkers, parts: int, chains: int) -> list[Walkers]:
-    """Cuts walkers into parts of so many chains; the last part is repeated."""
-
-    def part(x: jax.Array, k: int) -> jax.Array:
-        filled = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, parts * chains - x.shape[-1])], mode="edge")
-        return filled[..., k * chains : (k + 1) * chains]
-
-    return [jax.tree.map(functools.partial(part, k=k), walkers) for k in range(parts)]
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _together(outs: list[Outcome], chains: int) -> Outcome:
-    """Puts together the outcomes of `_shares`."""
-    return jax.tree.map(lambda *xs: jnp.concatenate(xs, -1)[..., :chains], *outs)
-
-
-@functools.cache
-def _threads(count: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(count, thread_name_prefix="fastscan")
-
-
-@functools.lru_cache(maxsize=32)
-def _program(task: Task, schedule: Schedule, records: int, forms: Any) -> Callable[..., Outcome]:
-    """Compiles the program in this thread, as another would not know of this one's settings of JAX."""
-    shapes = jax.tree.map(lambda form: jax.ShapeDtypeStruct(*form), forms, is_leaf=_is_form)
-    return run.lower(task, schedule, records, *shapes).compile()
-
-
-def cores() -> int:
-    """Counts the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class _ArrayForm(NamedTuple):
-    shape: tuple[int, ...]
-    dtype: str
-
-
-def _form_of(x: jax.Array) -> _ArrayForm:
-    return _ArrayForm(x.shape, str(x.dtype))
-
-
-def _is_form(x: Any) -> bool:
-    return isinstance(x, _ArrayForm)

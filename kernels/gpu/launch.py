@@ -30,7 +30,7 @@ Kind = Literal["once", "chunk", "step"]
 """Which rows of an array a lane reads or writes: the only one, its chunk's, or one for every step."""
 
 
-class Table(NamedTuple):
+class MatrixArray(NamedTuple):
     """An array of matrices, (batch, rows, n, p), as lanes see it."""
 
     kind: Kind
@@ -41,8 +41,8 @@ class Table(NamedTuple):
     dtype: Any
 
     @classmethod
-    def of(cls, kind: Kind, x: Any) -> "Table":
-        """Describes an array."""
+    def of(cls, kind: Kind, x: Any) -> "MatrixArray":
+        """That of an array."""
         batch, rows, n, p = x.shape
         return cls(kind, batch, rows, n, p, x.dtype)
 
@@ -78,7 +78,7 @@ def launch(
     arrays = jax.tree.leaves([tree for _, tree in inputs])
     B = max((x.shape[0] for x in arrays), default=1)
     layout = _LAYOUTS[plan.launch.lowering](plan, B)
-    sources = [jax.tree.map(functools.partial(Table.of, kind), tree) for kind, tree in inputs]
+    sources = [jax.tree.map(functools.partial(MatrixArray.of, kind), tree) for kind, tree in inputs]
     targets = [_tables(plan, B, *output) for output in outputs]
     own = layout.inputs()
     reads, writes = (jax.tree.leaves(trees, is_leaf=_is_table) for trees in (sources, targets))
@@ -98,7 +98,7 @@ def launch(
     return jax.tree.unflatten(jax.tree.structure(targets, is_leaf=_is_table), results)
 
 
-def _check_rows(B: int, tables: Sequence[Table]) -> None:
+def _check_rows(B: int, tables: Sequence[MatrixArray]) -> None:
     rows = max((table.rows for table in tables), default=0)
     if B * rows > MOST_ROWS:
         raise ValueError(
@@ -109,7 +109,7 @@ def _check_rows(B: int, tables: Sequence[Table]) -> None:
 
 def form(plan: Plan, tree: Any) -> Any:
     """Returns the form of what a lane reads of a tree of arrays (batch, rows, n, p), without the numbers."""
-    return jax.tree.map(lambda x: Table.of("once", x).matrix(plan.launch), tree)
+    return jax.tree.map(lambda x: MatrixArray.of("once", x).matrix(plan.launch), tree)
 
 
 def matrix_kind(how: Launch) -> type[Lanes]:
@@ -149,7 +149,7 @@ class Program:
     def read(self, number: int, t: Any = None) -> Any:
         """Reads a tree of `Lanes`; ``t`` is the step within the chunk."""
 
-        def one(pair: tuple[Table, Any]) -> Lanes:
+        def one(pair: tuple[MatrixArray, Any]) -> Lanes:
             table, values = pair[0], [self.layout.spread(x) for x in self.layout.read(*pair, t)]
             return matrix_kind(self.plan.launch)([values[i * table.p : (i + 1) * table.p] for i in range(table.n)])
 
@@ -158,7 +158,7 @@ class Program:
     def write(self, number: int, tree: Any, t: Any = None) -> None:
         """Writes a tree of `Lanes`, as `read` reads it."""
 
-        def one(matrix: Lanes, pair: tuple[Table, Any]) -> None:
+        def one(matrix: Lanes, pair: tuple[MatrixArray, Any]) -> None:
             values = [self.layout.spread(x) for row in matrix.rows for x in row]
             self.layout.write(*pair, t, values)
 
@@ -199,13 +199,13 @@ class _Records(_Layout):
     def inputs(self) -> list[jax.Array]:
         return []
 
-    def shape(self, table: Table) -> tuple[int, ...]:
+    def shape(self, table: MatrixArray) -> tuple[int, ...]:
         return table.batch * table.rows, table.entries
 
-    def pack(self, table: Table, x: jax.Array) -> jax.Array:
+    def pack(self, table: MatrixArray, x: jax.Array) -> jax.Array:
         return x.reshape(self.shape(table))
 
-    def unpack(self, table: Table, x: jax.Array) -> jax.Array:
+    def unpack(self, table: MatrixArray, x: jax.Array) -> jax.Array:
         return x.reshape(table.batch, table.rows, table.n, table.p)
 
     def enter(self, _: list[Any]) -> None:
@@ -225,11 +225,11 @@ class _Records(_Layout):
     def _row(self, t: Any) -> Any:
         return self.chunk * np.int32(self.plan.length) + t
 
-    def _index(self, table: Table, t: Any) -> Any:
+    def _index(self, table: MatrixArray, t: Any) -> Any:
         row = self._row(t) if table.kind == "step" else self.chunk if table.kind == "chunk" else np.int32(0)
         return row if table.batch == 1 else self.sequence * np.int32(table.rows) + row
 
-    def read(self, table: Table, ref: Any, t: Any) -> list[Any]:
+    def read(self, table: MatrixArray, ref: Any, t: Any) -> list[Any]:
         index = self._index(table, t)
         if jnp.ndim(index) == 0:
             return [ref[index, k] for k in range(table.entries)]
@@ -237,7 +237,7 @@ class _Records(_Layout):
             index = lax.min(index, jnp.full_like(index, table.batch * table.rows - 1))
         return [x for tile in tiles(table.entries, table.dtype) for x in columns(ref[indices(index, *tile)])]
 
-    def write(self, table: Table, ref: Any, t: Any, values: list[jax.Array]) -> None:
+    def write(self, table: MatrixArray, ref: Any, t: Any, values: list[jax.Array]) -> None:
         lanes = values[0].shape
         index, present = jnp.broadcast_to(self._index(table, t), lanes), None
         if table.kind == "step" and self.plan.padded:
@@ -275,13 +275,13 @@ class _Columns(_Layout):
             return []
         rows = jnp.clip(self.plan.steps - jnp.arange(self.plan.chunks) * self.plan.length, 0, self.plan.length)
         rows = jnp.broadcast_to(rows.astype(jnp.int32)[None, :, None, None], (self.B, self.plan.chunks, 1, 1))
-        return [self.pack(Table.of("chunk", rows), rows)]
+        return [self.pack(MatrixArray.of("chunk", rows), rows)]
 
-    def shape(self, table: Table) -> tuple[int, ...]:
+    def shape(self, table: MatrixArray) -> tuple[int, ...]:
         steps = self.plan.length if table.kind == "step" else 1
         return steps, table.entries, self.programs * self.plan.launch.lanes
 
-    def pack(self, table: Table, x: jax.Array) -> jax.Array:
+    def pack(self, table: MatrixArray, x: jax.Array) -> jax.Array:
         C, L, e = self.plan.chunks, self.plan.length, table.entries
         if table.kind == "once" and table.batch == 1:
             return x.reshape(1, e, 1)
@@ -292,7 +292,7 @@ class _Columns(_Layout):
         x = jnp.broadcast_to(x, (*x.shape[:2], self.B, C)).reshape(*x.shape[:2], self.B * C)
         return jnp.pad(x, ((0, 0), (0, 0), (0, self.shape(table)[2] - self.B * C)))
 
-    def unpack(self, table: Table, x: jax.Array) -> jax.Array:
+    def unpack(self, table: MatrixArray, x: jax.Array) -> jax.Array:
         steps, e, _ = x.shape
         x = x[..., : self.B * self.plan.chunks].reshape(steps, e, self.B, self.plan.chunks).transpose(2, 3, 0, 1)
         x = x.reshape(self.B, -1, table.n, table.p)[:, : table.rows]
@@ -315,12 +315,12 @@ class _Columns(_Layout):
     def present(self, t: Any) -> Any:
         return jnp.full_like(self.present_rows, t) < self.present_rows
 
-    def read(self, table: Table, ref: Any, t: Any) -> list[Any]:
+    def read(self, table: MatrixArray, ref: Any, t: Any) -> list[Any]:
         if table.kind == "once" and table.batch == 1:
             return [ref[0, k, 0] for k in range(table.entries)]
         return [ref[t if table.kind == "step" else 0, k, self.lanes] for k in range(table.entries)]
 
-    def write(self, table: Table, ref: Any, t: Any, values: list[jax.Array]) -> None:
+    def write(self, table: MatrixArray, ref: Any, t: Any, values: list[jax.Array]) -> None:
         for k, x in enumerate(values):
             ref[t if table.kind == "step" else 0, k, self.lanes] = x
 
@@ -362,7 +362,9 @@ def _tables(plan: Plan, B: int, kind: Kind, forms: Any, room: Any) -> Any:
     rows = plan.chunks if kind == "chunk" else plan.steps
     matrices, tree = jax.tree.flatten(forms, is_leaf=_is_lanes)
     rooms = jax.tree.leaves(jax.tree.broadcast(room, jax.tree.unflatten(tree, [0] * len(matrices))))
-    tables = [Table(kind, B, rows + free, m.shape[0], m.shape[1], m.dtype) for m, free in zip(matrices, rooms, strict=True)]
+    tables = [
+        MatrixArray(kind, B, rows + free, m.shape[0], m.shape[1], m.dtype) for m, free in zip(matrices, rooms, strict=True)
+    ]
     return jax.tree.unflatten(tree, tables)
 
 
@@ -371,7 +373,7 @@ def _is_lanes(x: Any) -> bool:
 
 
 def _is_table(x: Any) -> bool:
-    return isinstance(x, Table)
+    return isinstance(x, MatrixArray)
 
 
 def _is_pair(x: Any) -> bool:

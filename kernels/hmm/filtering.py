@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastscan.kernels.algebra import product
+from fastscan.kernels.algebra.stages import hadamard
 from fastscan.kernels.hmm import scaled
-from fastscan.kernels.hmm.probability import distribution, known, likelihoods, observe, ratio, times
+from fastscan.kernels.hmm.probability import distribution, known, likelihoods, observe, ratio
 from fastscan.kernels.hmm.scaled import Scaled
 from fastscan.kernels.scan.recurrence import Forgetting, Hindsight, Recurrence
 
@@ -143,7 +144,7 @@ class Backward(NamedTuple):
 
 def backward_append(params: HMMInputs, summary: Scaled, x: Prepared) -> Scaled:
     """Adds one observation and transition at the stretch's beginning."""
-    return scaled.multiply(Scaled(times(weights(params, x), x.likelihood.values), x.likelihood.scale), summary)
+    return scaled.multiply(Scaled(hadamard(weights(params, x), x.likelihood.values), x.likelihood.scale), summary)
 
 
 def backward_enter(state, summary: Scaled):

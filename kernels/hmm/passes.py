@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fastscan.kernels.axes import as_lanes, as_rows, prepend
+from fastscan.kernels.arrays import as_lanes, as_rows, prepend
 from fastscan.kernels.hmm import paths as maps
 from fastscan.kernels.hmm.filtering import (
     HMM_BACKWARD_FILTER,
@@ -29,13 +29,12 @@ from fastscan.kernels.hmm.smoothing import (
     HMM_SMOOTHER,
     HMM_SMOOTHER_WITH_COUNTS,
     BackwardInputs,
-    SamplerRow,
+    UniformRow,
     condition_on_future,
 )
 from fastscan.kernels.hmm.viterbi import VITERBI_PATH, ViterbiInputs, best
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.scan import driver
-from fastscan.kernels.scan import xla as chunked
 
 
 class HMMSeries(NamedTuple):
@@ -57,7 +56,7 @@ def filter_states(plan: Plan, series: HMMSeries) -> FilteredStates:
     join = driver.phases(plan).join
     state, density = _first(plan, series.initial, series.log_likelihood[:, :1])
     last, out = driver.run(plan, HMM_FILTER, *_inputs(series, state), room=_FILTERED_ROOM)
-    return _states(plan, series, density, out, join(plan, out.filtered, last))
+    return _states(plan, series, density, out, join(out.filtered, last))
 
 
 def filter_loglik(plan: Plan, series: HMMSeries) -> jax.Array:
@@ -79,10 +78,10 @@ def smooth_states(plan: Plan, series: HMMSeries, counting: bool) -> tuple[Filter
     params, rows, ends, out = driver.run_with_futures(plan, HMM_FILTER, HMM_HINDSIGHT, *inputs, room=_FILTERED_ROOM)
     backward = BackwardInputs(out.filtered, out.predicted, rows.A)
     begin, recurrence = condition_on_future if len(ends) > 1 else None, HMM_SMOOTHER_WITH_COUNTS if counting else HMM_SMOOTHER
-    after, smoothed = by.sweep(plan, recurrence, params, ends, backward, begin=begin, reverse=True, room=True, exits=counting)
+    after, smoothed = by.sweep(recurrence, params, ends, backward, begin=begin, reverse=True, room=True, exits=counting)
     last = driver.last(plan, ends[0])
-    filtered, smoothed = (by.join(plan, x, last) for x in (out.filtered, smoothed))
-    counts = by.arrays(plan, after[1]).sum(-2).transpose(2, 0, 1) if counting else None
+    filtered, smoothed = (by.join(x, last) for x in (out.filtered, smoothed))
+    counts = by.arrays(after[1]).sum(-2).transpose(2, 0, 1) if counting else None
     return _states(plan, series, density, out, filtered), smoothed, counts
 
 
@@ -114,7 +113,7 @@ def filter_backward(plan: Plan, series: HMMSeries) -> Backward:
     params, rows = HMMInputs(same), HMMInputs(varying, series.log_likelihood[:, :-1])
     room = Backward(predicted=True, log_density=False)
     _, out = driver.run(plan, HMM_BACKWARD_FILTER, params, state, rows, reverse=True, room=room)
-    messages = driver.phases(plan).join(plan, out.predicted, as_lanes(ones))
+    messages = driver.phases(plan).join(out.predicted, as_lanes(ones))
     return Backward(messages, _total(plan, density, out.log_density))
 
 
@@ -130,8 +129,8 @@ def most_likely_states(plan: Plan, series: HMMSeries) -> tuple[jax.Array, jax.Ar
     end = as_lanes(jnp.zeros_like(series.log_likelihood[:, -1:]))
     scores, _, follow = _choose(plan, VITERBI_PATH, params, end, rows, reverse=True)
     args = (series.initial, series.log_likelihood[:, :1], as_rows(scores))
-    score, first = by.each_row(plan, "first_state", _best_first_state, args)
-    return prepend(first.astype(jnp.int32), by.join(plan, follow(as_lanes(first)))), score
+    score, first = by.each_row("first_state", _best_first_state, args)
+    return prepend(first.astype(jnp.int32), by.join(follow(as_lanes(first)))), score
 
 
 def sample_states(plan: Plan, series: HMMSeries, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -145,10 +144,10 @@ def sample_states(plan: Plan, series: HMMSeries, uniform: jax.Array) -> tuple[ja
     by = driver.phases(plan)
     state, density = _first(plan, series.initial, series.log_likelihood[:, :1])
     params, state, inputs = _inputs(series, state)
-    rows = SamplerRow(inputs, uniform[:, :-1])
+    rows = UniformRow(inputs, uniform[:, :-1])
     last, (densities,), follow = _choose(plan, HMM_SAMPLER_PATH, params, state, rows, reverse=False)
-    end = as_lanes(by.each_row(plan, "last_state", draw, (as_rows(last), uniform[:, -1:])))
-    return by.join(plan, follow(end), end.astype(jnp.int32)), _total(plan, density, densities)
+    end = as_lanes(by.each_row("last_state", draw, (as_rows(last), uniform[:, -1:])))
+    return by.join(follow(end), end.astype(jnp.int32)), _total(plan, density, densities)
 
 
 def _choose(
@@ -170,23 +169,23 @@ def _choose(
     """
     by = driver.phases(plan)
     back, back_params = maps.paths(state.shape[0]), None
-    params, entries, rows = by.matrices(plan, params), by.matrices(plan, state), by.split(plan, series)
+    params, entries, rows = by.matrices(params), by.matrices(state), by.split(series)
     if plan.chunks > 1:
         summaries, swept = driver.summarise(plan, model.recurrence, model.in_chunks, params, entries, rows, reverse=reverse)
-        entries = by.entries(plan, model.recurrence, entries, summaries, reverse=reverse)
+        entries = by.entries(model.recurrence, entries, summaries, reverse=reverse)
         (exits, composed), out = driver.sweep(plan, model.in_chunks, params, entries, rows, swept, reverse=reverse)
         choices, *more = out
     else:
-        composed, recurrence = None, model.ahead if by is chunked else model.recurrence
-        exits, (choices, *more) = by.sweep(plan, recurrence, params, (entries,), rows, reverse=reverse)
-        if by is chunked:
+        composed, recurrence = None, model.ahead if by.addressable else model.recurrence
+        exits, (choices, *more) = by.sweep(recurrence, params, (entries,), rows, reverse=reverse)
+        if by.addressable:
             back, back_params, choices = model.back, params, model.rows(rows, choices)
 
     def follow(state: jax.Array) -> Any:
-        entries = by.matrices(plan, state)
+        entries = by.matrices(state)
         if composed is not None:
-            entries = by.entries(plan, back, entries, composed, reverse=not reverse)
-        return by.sweep(plan, back, back_params, (entries,), choices, reverse=not reverse, room=not reverse, exits=False)[1]
+            entries = by.entries(back, entries, composed, reverse=not reverse)
+        return by.sweep(back, back_params, (entries,), choices, reverse=not reverse, room=not reverse, exits=False)[1]
 
     return driver.last(plan, exits, reverse=reverse), more, follow
 
@@ -198,7 +197,7 @@ def _first(plan: Plan, predicted: jax.Array, log_likelihood: jax.Array) -> tuple
     """Computes the probabilities after one observation (K, 1, 1, B), and its log density (B, 1, 1, 1)."""
     B = log_likelihood.shape[0]
     predicted = jnp.broadcast_to(predicted, (B, *predicted.shape[1:]))
-    state, density = driver.phases(plan).each_row(plan, "hmm_first_observation", first_observation, (predicted, log_likelihood))
+    state, density = driver.phases(plan).each_row("hmm_first_observation", first_observation, (predicted, log_likelihood))
     return as_lanes(state), density
 
 
@@ -215,13 +214,13 @@ def _divided(A: jax.Array) -> tuple[Any, Any]:
 
 def _states(plan: Plan, series: HMMSeries, density: jax.Array, out: FilteredStates, filtered: jax.Array) -> FilteredStates:
     join = driver.phases(plan).join
-    predicted = prepend(series.initial, join(plan, out.predicted))
+    predicted = prepend(series.initial, join(out.predicted))
     return FilteredStates(filtered, predicted, _total(plan, density, out.log_density))
 
 
 def _total(plan: Plan, first: jax.Array, densities: jax.Array) -> jax.Array:
     """Sums log densities (B,): that of the first observation (B, 1, 1, 1) and those of the rows."""
-    return first[:, 0, 0, 0] + driver.phases(plan).total(plan, densities)
+    return first[:, 0, 0, 0] + driver.phases(plan).total(densities)
 
 
 def _best_first_state(log_initial: Any, log_likelihood: Any, scores: Any) -> tuple[Any, Any]:

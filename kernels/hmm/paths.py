@@ -101,7 +101,8 @@ class Choosing(NamedTuple):
     Attributes:
         recurrence: reports a map (W, 1) of K states in every row, and may report more: a tuple.
         in_chunks: the same, see `composing`.
-        ahead: for one chunk under XLA, where no maps are composed: reports what a choice needs in a map's place.
+        ahead: for one chunk, where no maps are composed, of matrices with addressable columns (see `Phases`): reports what a
+            choice needs in a map's place.
         back: likewise; its state is the path's (1, 1), and so is its output, as `signed` has it.
         rows: ``(rows, needed) -> rows`` of ``back``, from those of ``ahead`` and what it reports.
     """

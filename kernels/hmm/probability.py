@@ -54,12 +54,6 @@ def product_distribution(a, b):
 
 
 @stage
-def times(a, b):
-    """Multiplies ``a b``, entry by entry."""
-    return a * b
-
-
-@stage
 def ratio(a, b):
     """Divides ``a / b``, with 0 / 0 = 0."""
     return type(a).elementwise(quotient, a, b)

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastscan.kernels.algebra import eye, product, zeros
+from fastscan.kernels.algebra.stages import hadamard
 from fastscan.kernels.hmm import paths as maps
 from fastscan.kernels.hmm import scaled
 from fastscan.kernels.hmm.filtering import HMM_FILTER, HMMInputs, filter_append, likelihood_step, prepare, weights
-from fastscan.kernels.hmm.probability import distribution, draw, product_distribution, ratio, times
+from fastscan.kernels.hmm.probability import distribution, draw, product_distribution, ratio
 from fastscan.kernels.hmm.scaled import Scaled
 from fastscan.kernels.scan.recurrence import Recurrence
 
@@ -26,7 +27,7 @@ class BackwardInputs(NamedTuple):
 
 def smoother_append(params: HMMInputs, summary, x: BackwardInputs):
     """Computes the distribution of the state at the beginning of a stretch given that at its end, one row earlier."""
-    return product(ratio(times(weights(params, x), x.filtered), x.predicted.T), summary)
+    return product(ratio(hadamard(weights(params, x), x.filtered), x.predicted.T), summary)
 
 
 def smoother_step(params: HMMInputs, state, x: BackwardInputs):
@@ -67,16 +68,16 @@ def condition_on_future(state, future: Scaled):
     return distribution(scaled.times_diagonal(prior, future).values.T)
 
 
-class SamplerRow(NamedTuple):
+class UniformRow(NamedTuple):
     """One row of the filter, before or after `prepare`, and the uniform number (1, 1) that the sampler takes for it."""
 
     model: Any
     uniform: Any
 
 
-def sampler_step(params: HMMInputs, state, x: SamplerRow) -> tuple[Any, tuple[Any, Any]]:
+def sampler_step(params: HMMInputs, state, x: UniformRow) -> tuple[Any, tuple[Any, Any]]:
     """Takes the filter's step, reporting the map from every state at t+1 to the state at t, and the log density."""
-    states = draw(times(weights(params, x.model), state), x.uniform)
+    states = draw(hadamard(weights(params, x.model), state), x.uniform)
     after, density = likelihood_step(params, state, x.model)
     return after, (maps.pack(states.T), density)
 
@@ -89,14 +90,14 @@ class DrawnRow(NamedTuple):
     uniform: Any
 
 
-def _reporting_filtered(params: HMMInputs, state, x: SamplerRow) -> tuple[Any, tuple[Any, Any]]:
+def _reporting_filtered(params: HMMInputs, state, x: UniformRow) -> tuple[Any, tuple[Any, Any]]:
     after, density = likelihood_step(params, state, x.model)
     return after, (state, density)
 
 
 def _draw_previous(params: HMMInputs, state, x: DrawnRow) -> Any:
     """Draws the state at t from that at t+1 (1, 1)."""
-    return draw(times(weights(params, x).column(state), x.filtered), x.uniform)
+    return draw(hadamard(weights(params, x).column(state), x.filtered), x.uniform)
 
 
 HMM_SAMPLER = HMM_FILTER._replace(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastscan.kernels.algebra import max_plus, select, stage
+from fastscan.kernels.algebra.stages import add, subtract
 from fastscan.kernels.hmm import paths as maps
 from fastscan.kernels.hmm.probability import relative
 from fastscan.kernels.scan.recurrence import Forgetting, Recurrence
@@ -38,7 +39,7 @@ def _identity(state):
 
 
 def _append(params: ViterbiInputs, summary, x: ViterbiInputs):
-    return max_plus(_plus(_log_weights(params, x), _less(x.log_likelihood, _largest(summary)).T), summary)
+    return max_plus(add(_log_weights(params, x), subtract(x.log_likelihood, _largest(summary)).T), summary)
 
 
 def _combine(left, right):
@@ -51,7 +52,7 @@ def _enter(state, summary):
 
 def _step(params: ViterbiInputs, state, x: ViterbiInputs) -> tuple[Any, tuple[Any]]:
     """Computes the score of the best continuation from every state (K, 1), and the map of the states that these go to next."""
-    scores, choices = best(_log_weights(params, x).T, _plus(x.log_likelihood, state))
+    scores, choices = best(_log_weights(params, x).T, add(x.log_likelihood, state))
     return _relative(scores.T), (maps.pack(choices.T),)
 
 
@@ -64,7 +65,7 @@ class Continuation(NamedTuple):
 
 def _scores_step(params: ViterbiInputs, state, x: ViterbiInputs) -> tuple[Any, tuple[Any]]:
     """Computes the same scores, and the scores with their observations (K, 1) of the states that are gone to."""
-    scores = _plus(x.log_likelihood, state)
+    scores = add(x.log_likelihood, state)
     return _relative(_best_sums(_log_weights(params, x), scores)), (scores,)
 
 
@@ -81,7 +82,7 @@ def _prepare(x: ViterbiInputs) -> ViterbiInputs:
 def _settled(summary) -> tuple[Any, Any]:
     """Returns the largest of the columns less their best entries, and how far the others are from it."""
     kind = type(summary)
-    columns = _less(summary, _best_of_columns(summary))
+    columns = subtract(summary, _best_of_columns(summary))
     scores = columns.reduce(jnp.maximum)
     possible = _best_of_columns(kind.elementwise(lambda x: select(x == -jnp.inf, 0, x * 0 + 1), summary))
     apart = kind.elementwise(_apart, columns, scores, summary, possible)
@@ -97,7 +98,7 @@ def _apart(x: jax.Array, y: jax.Array, rounded: jax.Array, possible: jax.Array) 
 
 
 def _extend(summary, scores):
-    return _plus(scores, _best_of_columns(summary))
+    return add(scores, _best_of_columns(summary))
 
 
 def _best_of_columns(summary):
@@ -137,19 +138,9 @@ def best(scores, offset):
     return largest, choice
 
 
-@stage
-def _plus(a, b):
-    return a + b
-
-
 def _relative(scores):
     """Subtracts the largest score."""
-    return _less(scores, _largest(scores))
-
-
-@stage
-def _less(scores, largest):
-    return scores - largest
+    return subtract(scores, _largest(scores))
 
 
 @stage

@@ -7,15 +7,15 @@ from typing import NamedTuple
 
 import jax
 
-from fastscan.kernels.axes import as_lanes, as_rows
+from fastscan.kernels.arrays import as_lanes, as_rows
 from fastscan.kernels.lds.potentials import (
     PAIR_FILTER,
     PAIR_HINDSIGHT,
     PAIR_LIKELIHOOD,
     PAIR_SAMPLER,
+    NormalRow,
     PairInputs,
     Potential,
-    SamplerRow,
     draw,
     integral,
     moments,
@@ -25,48 +25,44 @@ from fastscan.kernels.plan import Plan
 from fastscan.kernels.scan import driver
 
 
-class Chain(NamedTuple):
-    """A chain of potentials: what all say of the first state, a series of one row; and the rows' inputs, those that do not vary
-    in ``params``.
-    """
+class PotentialChain(NamedTuple):
+    """What all say of the first state, a series of one row; and the rows' inputs, those that do not vary in ``params``."""
 
     first: Potential
     params: PairInputs
     rows: PairInputs
 
 
-def smooth(plan: Plan, chain: Chain) -> tuple[jax.Array, Smoothed]:
-    """Computes the logarithm of the product's integral, less T D/2 log 2 pi (B,); moments (B, T, ...), cross ones (B, T - 1,
-    ...).
-    """
+def smooth(plan: Plan, chain: PotentialChain) -> tuple[jax.Array, Smoothed]:
+    """The logarithm of the product's integral, less T D/2 log 2 pi (B,); moments (B, T, ...), cross ones (B, T - 1, ...)."""
     by = driver.phases(plan)
     given = chain.params, as_lanes(chain.first), chain.rows
     _, _, ends, out = driver.run_with_futures(plan, PAIR_FILTER, PAIR_HINDSIGHT, *given)
     last = as_rows(driver.last(plan, ends[0]))
     room = Smoothed(mean=True, cov=True, cross=False)
-    _, smoothed = by.sweep(plan, BACKWARD_KERNELS, (), ends, out.kernel, begin=moments, reverse=True, room=room, exits=False)
-    end = as_lanes(by.each_row(plan, "last_moments", moments, (last,)))
-    mean, cov = (by.join(plan, x, e) for x, e in zip(smoothed[:2], end, strict=True))
-    return _total(plan, last, out.log_density), Smoothed(mean, cov, by.join(plan, smoothed.cross))
+    _, smoothed = by.sweep(BACKWARD_KERNELS, (), ends, out.kernel, begin=moments, reverse=True, room=room, exits=False)
+    end = as_lanes(by.each_row("last_moments", moments, (last,)))
+    mean, cov = (by.join(x, e) for x, e in zip(smoothed[:2], end, strict=True))
+    return _total(plan, last, out.log_density), Smoothed(mean, cov, by.join(smoothed.cross))
 
 
-def log_normalizer(plan: Plan, chain: Chain) -> jax.Array:
+def log_normalizer(plan: Plan, chain: PotentialChain) -> jax.Array:
     """Computes the first result of `smooth` alone."""
     last, densities = driver.run(plan, PAIR_LIKELIHOOD, chain.params, as_lanes(chain.first), chain.rows)
     return _total(plan, as_rows(last), densities)
 
 
-def sample(plan: Plan, chain: Chain, noise: jax.Array) -> jax.Array:
-    """Draws states (B, T, D, 1), from standard normal noise of the same shape."""
+def sample(plan: Plan, chain: PotentialChain, noise: jax.Array) -> jax.Array:
+    """States (B, T, D, 1), from standard normal noise of the same shape."""
     by = driver.phases(plan)
-    rows = SamplerRow(chain.rows, noise[:, :-1])
+    rows = NormalRow(chain.rows, noise[:, :-1])
     last, maps = driver.run(plan, PAIR_SAMPLER, chain.params, as_lanes(chain.first), rows)
-    end = as_lanes(by.each_row(plan, "draw_last", draw, (as_rows(last), noise[:, -1:])))
-    maps = jax.tree.map(lambda x: by.join(plan, x), maps)
+    end = as_lanes(by.each_row("draw_last", draw, (as_rows(last), noise[:, -1:])))
+    maps = jax.tree.map(lambda x: by.join(x), maps)
     _, states = driver.run(plan, AFFINE_MAPS, AffineMap(), end, maps, reverse=True, room=True)
-    return by.join(plan, states, end)
+    return by.join(states, end)
 
 
 def _total(plan: Plan, last: Potential, densities: jax.Array) -> jax.Array:
     by = driver.phases(plan)
-    return by.each_row(plan, "integral", integral, (last,))[:, 0, 0, 0] + by.total(plan, densities)
+    return by.each_row("integral", integral, (last,))[:, 0, 0, 0] + by.total(densities)

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fastscan.kernels.algebra import eliminate, eye, mirrored, select, stage, symmetric, zeros
-from fastscan.kernels.lgssm.gaussian import Gaussian, symmetrized, times, times_plus
+from fastscan.kernels.algebra import eliminate, eye, mirrored, stage, symmetric, zeros
+from fastscan.kernels.algebra.stages import add, matmul, matmul_add, maximum, minimum, subtract, symmetrized, where
+from fastscan.kernels.lgssm.gaussian import Gaussian
 from fastscan.kernels.lgssm.smoothing import AffineMap, BackwardKernel
 from fastscan.kernels.scan.recurrence import Hindsight, Recurrence, Seam, merge
 from fastscan.kernels.scan.seams import gaussians_agree
@@ -60,7 +61,7 @@ class Eliminated(NamedTuple):
     log_density: Any
 
 
-class SamplerRow(NamedTuple):
+class NormalRow(NamedTuple):
     """A row, and the standard normal ``noise`` (D, 1) that x_t is drawn by."""
 
     pair: PairInputs
@@ -86,43 +87,41 @@ def _append(params: PairInputs, summary: PairSummary, x: PairInputs) -> PairSumm
 
 
 def _summary(x: PairInputs) -> PairSummary:
-    return PairSummary(
-        x.h1, mirrored(x.J11), x.J12, mirrored(_plus(x.J22, x.R)), _plus(x.h2, x.r), x.h1.constant(np.zeros((1, 1)))
-    )
+    return PairSummary(x.h1, mirrored(x.J11), x.J12, mirrored(add(x.J22, x.R)), add(x.h2, x.r), x.h1.constant(np.zeros((1, 1))))
 
 
 def _combine(left: PairSummary, right: PairSummary) -> PairSummary:
     """Integrates out the state in the middle."""
-    one_is_empty = _larger(left.empty, right.empty)
-    cov = invert(_regular(_plus(left.J22, right.J11), one_is_empty)).cov
-    d = _minus(left.h2, right.h1)
-    to_left, to_right = times(cov, left.J12.T), times(cov, right.J12)
+    one_is_empty = maximum(left.empty, right.empty)
+    cov = invert(_regular(add(left.J22, right.J11), one_is_empty)).cov
+    d = subtract(left.h2, right.h1)
+    to_left, to_right = matmul(cov, left.J12.T), matmul(cov, right.J12)
     both = PairSummary(
-        _minus(left.h1, times(to_left.T, d)),
-        _less(left.J11, times(left.J12, to_left)),
-        times(left.J12, to_right),
-        _less(right.J22, times(right.J12.T, to_right)),
-        times_plus(to_right.T, d, right.h2),
-        _smaller(left.empty, right.empty),
+        subtract(left.h1, matmul(to_left.T, d)),
+        _subtract_symmetric(left.J11, matmul(left.J12, to_left)),
+        matmul(left.J12, to_right),
+        _subtract_symmetric(right.J22, matmul(right.J12.T, to_right)),
+        matmul_add(to_right.T, d, right.h2),
+        minimum(left.empty, right.empty),
     )
-    found = PairSummary(*(_or(left.empty, y, _or(right.empty, x, z)) for x, y, z in zip(left, right, both, strict=True)))
+    found = PairSummary(*(where(left.empty, y, where(right.empty, x, z)) for x, y, z in zip(left, right, both, strict=True)))
     return found._replace(J11=mirrored(found.J11), J22=mirrored(found.J22))
 
 
 def _enter(state: Potential, summary: PairSummary) -> Potential:
-    cov = invert(_regular(_plus(state.J, summary.J11), summary.empty)).cov
-    d, gain = _minus(state.h, summary.h1), times(cov, summary.J12)
-    after = Potential(times_plus(gain.T, d, summary.h2), _less(summary.J22, times(summary.J12.T, gain)))
+    cov = invert(_regular(add(state.J, summary.J11), summary.empty)).cov
+    d, gain = subtract(state.h, summary.h1), matmul(cov, summary.J12)
+    after = Potential(matmul_add(gain.T, d, summary.h2), _subtract_symmetric(summary.J22, matmul(summary.J12.T, gain)))
     return _unless_empty(summary, state, after)
 
 
 def _eliminate(params: PairInputs, state: Potential, x: PairInputs) -> tuple[Potential, Eliminated, Any]:
     """Eliminates a state: returns the state after a row, what is reported, and the root of x_t's conditional covariance."""
     pair = merge(params, x)
-    cov, root, log_det = invert(_plus(state.J, pair.J11))
-    d, gain = _minus(state.h, pair.h1), times(cov, pair.J12)
-    mean = times(cov, d)
-    h, J = times_plus(gain.T, d, _plus(pair.h2, pair.r)), _less(_plus(pair.J22, pair.R), times(pair.J12.T, gain))
+    cov, root, log_det = invert(add(state.J, pair.J11))
+    d, gain = subtract(state.h, pair.h1), matmul(cov, pair.J12)
+    mean = matmul(cov, d)
+    h, J = matmul_add(gain.T, d, add(pair.h2, pair.r)), _subtract_symmetric(add(pair.J22, pair.R), matmul(pair.J12.T, gain))
     return Potential(h, J), Eliminated(BackwardKernel(gain, mean, cov), _log_normalizer(d, mean, log_det)), root
 
 
@@ -135,24 +134,26 @@ def _likelihood_step(params: PairInputs, state: Potential, x: PairInputs) -> tup
     return after, out.log_density
 
 
-def _sampler_step(params: PairInputs, state: Potential, x: SamplerRow) -> tuple[Potential, AffineMap]:
+def _sampler_step(params: PairInputs, state: Potential, x: NormalRow) -> tuple[Potential, AffineMap]:
     after, (kernel, _), root = _eliminate(params, state, x.pair)
-    return after, AffineMap(kernel.G, times_plus(root, x.noise, kernel.g))
+    return after, AffineMap(kernel.G, matmul_add(root, x.noise, kernel.g))
 
 
 def _read(summary: PairSummary) -> Potential:
     cov = invert(_regular(summary.J22, summary.empty)).cov
-    gain = times(cov, summary.J12.T)
-    return Potential(_minus(times(gain.T, summary.h2), summary.h1), _less(summary.J11, times(summary.J12, gain)))
+    gain = matmul(cov, summary.J12.T)
+    return Potential(
+        subtract(matmul(gain.T, summary.h2), summary.h1), _subtract_symmetric(summary.J11, matmul(summary.J12, gain))
+    )
 
 
 def _retreat(future: Potential, summary: PairSummary) -> Potential:
-    known = _read(summary._replace(J22=_plus(summary.J22, future.J), h2=_plus(summary.h2, future.h)))
+    known = _read(summary._replace(J22=add(summary.J22, future.J), h2=add(summary.h2, future.h)))
     return _unless_empty(summary, future, known)
 
 
 def _unless_empty(summary: PairSummary, same: Potential, other: Potential) -> Potential:
-    return Potential(_or(summary.empty, same.h, other.h), mirrored(_or(summary.empty, same.J, other.J)))
+    return Potential(where(summary.empty, same.h, other.h), mirrored(where(summary.empty, same.J, other.J)))
 
 
 PAIR_FILTER = Recurrence("pair_filter", _identity, _append, _combine, _enter, _step, seam=Seam(gaussians_agree))
@@ -165,21 +166,21 @@ PAIR_SAMPLER = PAIR_FILTER._replace(
 
 def moments(state: Potential, future: Potential | None = None) -> Gaussian:
     """Computes the state's distribution, given also what the ``future`` says of it."""
-    h, J = state if future is None else (_plus(state.h, future.h), _plus(state.J, future.J))
+    h, J = state if future is None else (add(state.h, future.h), add(state.J, future.J))
     cov = invert(J).cov
-    return Gaussian(times(cov, h), cov)
+    return Gaussian(matmul(cov, h), cov)
 
 
 def integral(state: Potential) -> Any:
     """Computes the logarithm of the potential's integral, less D/2 log 2 pi, (1, 1)."""
     cov, _, log_det = invert(state.J)
-    return _log_normalizer(state.h, times(cov, state.h), log_det)
+    return _log_normalizer(state.h, matmul(cov, state.h), log_det)
 
 
 def draw(state: Potential, noise: Any) -> Any:
     """Draws a state from standard normal ``noise`` (D, 1)."""
     cov, root, _ = invert(state.J)
-    return times_plus(root, noise, times(cov, state.h))
+    return matmul_add(root, noise, matmul(cov, state.h))
 
 
 def invert(P: Any) -> Inverse:
@@ -209,37 +210,11 @@ def _log_normalizer(d, mean, log_det):
     return (d.T @ mean - log_det) * 0.5
 
 
-@stage
-def _plus(a, b):
-    return a + b
-
-
-@stage
-def _minus(a, b):
-    return a - b
-
-
-def _less(a, b):
-    """Subtracts symmetric matrices."""
-    return mirrored(symmetrized(_minus(a, b)))
+def _subtract_symmetric(a, b):
+    """The difference of symmetric matrices."""
+    return mirrored(symmetrized(subtract(a, b)))
 
 
 def _regular(P, empty):
     """Returns the identity where there is nothing to invert: what is not taken must have a derivative, too."""
-    return mirrored(_or(empty, mirrored(eye(P, P.shape[0])), P))
-
-
-@stage
-def _larger(a, b):
-    return type(a).elementwise(jnp.maximum, a, b)
-
-
-@stage
-def _smaller(a, b):
-    return type(a).elementwise(jnp.minimum, a, b)
-
-
-@stage
-def _or(flag, x, y):
-    """Returns x where the flag is 1, else y."""
-    return type(x).elementwise(lambda x, y, flag: select(flag == 1, x, y), x, y, flag)
+    return mirrored(where(empty, mirrored(eye(P, P.shape[0])), P))

@@ -15,13 +15,13 @@ from fastscan.kernels.algebra import eye, select
 from fastscan.kernels.lgssm.gaussian import Decorrelated, decorrelate
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.scan import driver
-from fastscan.kernels.scan import xla as chunked
 
 
 def decorrelate_rows(plan: Plan, H: jax.Array, noise_cov: jax.Array) -> Decorrelated:
     """Decorrelates every row: H (B or 1, rows or 1, m, D), noise_cov (B or 1, rows or 1, m, m)."""
-    if driver.phases(plan) is chunked:
-        return chunked.each_row(plan, "decorrelate", decorrelate, (H, noise_cov))
+    by = driver.phases(plan)
+    if by.differentiable:
+        return by.each_row("decorrelate", decorrelate, (H, noise_cov))
     return _in_kernels(plan, H, noise_cov)
 
 
@@ -31,7 +31,7 @@ def change_coordinates(plan: Plan, change: jax.Array, y: jax.Array) -> jax.Array
     Beside kernels entry by entry, as XLA's own product of matrices so small takes much longer on a GPU than the bytes that it
     moves: 42 microseconds for a million rows of m = 2 on an H200 (jax 0.11.2), which is a tenth of what memory can do.
     """
-    if driver.phases(plan) is chunked:
+    if driver.phases(plan).differentiable:
         return jnp.matmul(change, y, precision="highest")
     terms = (change[..., j : j + 1] * y[..., j : j + 1, :] for j in range(y.shape[-2]))
     return functools.reduce(operator.add, terms)
@@ -60,7 +60,7 @@ def decorrelate_back(apart: Decorrelated, change: Decorrelated) -> tuple[Any, An
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _in_kernels(plan: Plan, H: jax.Array, noise_cov: jax.Array) -> Decorrelated:
-    return driver.phases(plan).each_row(plan, "decorrelate", decorrelate, (H, noise_cov))
+    return driver.phases(plan).each_row("decorrelate", decorrelate, (H, noise_cov))
 
 
 def _forward(plan: Plan, H: jax.Array, noise_cov: jax.Array) -> tuple[Decorrelated, tuple]:
@@ -70,7 +70,7 @@ def _forward(plan: Plan, H: jax.Array, noise_cov: jax.Array) -> tuple[Decorrelat
 
 def _backward(plan: Plan, kept: tuple, change: Decorrelated) -> tuple[jax.Array, ...]:
     apart, *shapes = kept
-    of = driver.phases(plan).each_row(plan, "decorrelate_back", decorrelate_back, (apart, change))
+    of = driver.phases(plan).each_row("decorrelate_back", decorrelate_back, (apart, change))
     return tuple(map(_summed, of, shapes))
 
 

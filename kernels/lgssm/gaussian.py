@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fastscan.kernels.algebra import downdate, eliminate, eye, mirrored, multiply_add, select, solve, stage, symmetric, zeros
+from fastscan.kernels.algebra import downdate, eliminate, eye, mirrored, multiply_add, select, solve, stage, zeros
+from fastscan.kernels.algebra.stages import hadamard, matmul, matmul_add, symmetrized
 
 ROUNDINGS = 16
 """The roundings of its scale, for every row, that a covariance may be below zero by, and still count as one."""
@@ -68,8 +69,8 @@ def push(transition: Transition, means: tuple, cov) -> tuple[tuple, Any]:
     """
     F, c, Q = transition
     *coefficients, mean = means
-    moved = tuple(times(F, M) for M in coefficients)
-    return (*moved, times_plus(F, mean, c)), symmetrized(times_plus(times(F, mirrored(cov)), F.T, Q))
+    moved = tuple(matmul(F, M) for M in coefficients)
+    return (*moved, matmul_add(F, mean, c)), symmetrized(matmul_add(matmul(F, mirrored(cov)), F.T, Q))
 
 
 def condition(
@@ -107,10 +108,10 @@ def condition(
         values, h, weight, noise, floor = row
         a = _project(cov, h)
         variance, inverse = _innovation_variance(h, a, weight, noise), _inverse(h, a, weight, noise, floor)
-        k = _gain(a, inverse)
-        rows = tuple(times(h, M) for M in means)
+        k = hadamard(a, inverse)
+        rows = tuple(matmul(h, M) for M in means)
         innovations = tuple(_innovation(y, r, weight) for y, r in zip(values, rows, strict=True))
-        means = tuple(times_plus(k, u, M) for M, u in zip(means, innovations, strict=True))
+        means = tuple(matmul_add(k, u, M) for M, u in zip(means, innovations, strict=True))
         cov = _downdate(cov, a, weight, inverse)
         error = _remaining_error(cov, h, k, noise)
         cov = _remove_error(cov, _share_error(error, h, k, weight), k, weight)
@@ -174,8 +175,8 @@ def smoothing_gain(filtered_cov, F, Q) -> tuple[Any, Any]:
         F: the transition to t+1, (D, D).
         Q: the covariance of its noise, (D, D).
     """
-    FP = times(F, mirrored(filtered_cov))
-    S = symmetrized(times_plus(FP, F.T, Q))
+    FP = matmul(F, mirrored(filtered_cov))
+    S = symmetrized(matmul_add(FP, F.T, Q))
     whitened, inverses, gain = solve(S, FP)
     return gain.T, symmetrized(_less_squares(mirrored(filtered_cov), whitened, inverses))
 
@@ -193,24 +194,6 @@ def square_root(cov):
     """Computes a lower triangular S with S S' = cov; cov may be singular."""
     L, d, _ = eliminate(cov, zeros(cov, cov.shape[0], 1))
     return L * type(d).elementwise(lambda x: select(x > 0, x * lax.rsqrt(select(x > 0, x, 1)), 0), d).T
-
-
-@stage
-def times(A, B):
-    """Computes A B."""
-    return A @ B
-
-
-@stage
-def times_plus(A, B, C):
-    """Computes A B + C."""
-    return multiply_add(A, B, C)
-
-
-@stage
-def symmetrized(A):
-    """Does as `algebra.symmetric`, as a stage."""
-    return symmetric(A)
 
 
 @stage
@@ -239,11 +222,6 @@ def _rounding(H, variances, noise):
     """Returns innovation variances that may be nothing but rounding: those of observations without noise; 0 for others."""
     eps = 4 * H.shape[1] * float(np.finfo(noise.dtype).eps)
     return type(noise).elementwise(lambda v, r: select(r > 0, 0, v * eps), (H * H) @ variances, noise)
-
-
-@stage
-def _gain(a, inverse):
-    return a * inverse
 
 
 @stage

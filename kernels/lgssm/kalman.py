@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastscan.kernels.algebra import eye, mirrored, multiply_add, stage, zeros
+from fastscan.kernels.algebra.stages import add, hadamard
 from fastscan.kernels.lgssm.gaussian import Gaussian, Transition, condition, inform, log_density, push
 from fastscan.kernels.scan.recurrence import Hindsight, Recurrence, Seam, merge
 from fastscan.kernels.scan.seams import gaussians_agree
@@ -139,7 +140,7 @@ def observe(predicted: Gaussian, x: FilterInputs) -> tuple[Gaussian, Any]:
     start = zeros(predicted.mean, *predicted.mean.shape)
     cov, (correction,), innovations = condition(predicted.cov, (start,), (innovation,), H, weight, noise)
     size = _size(y, H, predicted.mean)
-    return Gaussian(_add(predicted.mean, correction), cov), log_density(innovations, weight, size)
+    return Gaussian(add(predicted.mean, correction), cov), log_density(innovations, weight, size)
 
 
 def condition_on_future(state: Gaussian, future: Message | FilterSummary) -> Gaussian:
@@ -158,7 +159,7 @@ def _learn(summary: FilterSummary, C, means, innovations, weight) -> FilterSumma
     rows, values, seen = innovations.rows[0], innovations.values[1], innovations.inverse
     A, b = means
     eta = _add_information(summary.eta, rows, values, seen)
-    J = mirrored(_add_information(summary.J, rows, rows, _times_each(weight, seen)))
+    J = mirrored(_add_information(summary.J, rows, rows, hadamard(weight, seen)))
     return FilterSummary(A, b, C, eta, J)
 
 
@@ -171,16 +172,6 @@ def _innovation(y, H, mean, weight):
 def _size(y, H, mean):
     """Adds the squares of what an innovation is made of."""
     return multiply_add(H * H, mean * mean, y * y)
-
-
-@stage
-def _add(a, b):
-    return a + b
-
-
-@stage
-def _times_each(a, b):
-    return a * b
 
 
 @stage

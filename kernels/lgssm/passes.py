@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from fastscan.kernels.axes import as_lanes, as_rows, prepend
+from fastscan.kernels.arrays import as_lanes, as_rows, prepend
 from fastscan.kernels.lgssm.gaussian import Gaussian, Transition, square_root
 from fastscan.kernels.lgssm.kalman import (
     KALMAN_FILTER,
@@ -59,16 +59,14 @@ def filter_moments(plan: Plan, series: Series) -> Filtered:
     join = driver.phases(plan).join
     state, density = _first(plan, series)
     last, out = driver.run(plan, KALMAN_FILTER, series.params, state, series.rows, room=_FILTERED_ROOM)
-    return Filtered(
-        join(plan, out.mean, last.mean), join(plan, out.cov, last.cov), prepend(density, join(plan, out.log_density))
-    )
+    return Filtered(join(out.mean, last.mean), join(out.cov, last.cov), prepend(density, join(out.log_density)))
 
 
 def filter_log_densities(plan: Plan, series: Series) -> jax.Array:
     """Computes log densities (B, T, 1, 1) alone; no moments are kept."""
     state, density = _first(plan, series)
     _, densities = driver.run(plan, KALMAN_LIKELIHOOD, series.params, state, series.rows)
-    return prepend(density, driver.phases(plan).join(plan, densities))
+    return prepend(density, driver.phases(plan).join(densities))
 
 
 def score(plan: Plan, series: Series) -> tuple[jax.Array, Series]:
@@ -82,13 +80,13 @@ def score(plan: Plan, series: Series) -> tuple[jax.Array, Series]:
     given = series.params, state, series.rows
     params, rows, ends, out = driver.run_with_futures(plan, KALMAN_FILTER, KALMAN_HINDSIGHT, *given)
     back = ScoreRow(Gaussian(out.mean, out.cov), rows)
-    before, of_rows = by.sweep(plan, KALMAN_SCORE, params, ends, back, begin=begin_scoring, reverse=True)
-    message, of_params = by.arrays(plan, before)
+    before, of_rows = by.sweep(KALMAN_SCORE, params, ends, back, begin=begin_scoring, reverse=True)
+    message, of_params = by.arrays(before)
     message = as_rows(jax.tree.map(lambda x: x[..., :1, :], message))
-    _, of_prior, of_first = by.each_row(plan, "first_score", observe_back, (series.prior, series.first, message))
-    loglik = density[:, 0, 0, 0] + by.total(plan, out.log_density)
+    _, of_prior, of_first = by.each_row("first_score", observe_back, (series.prior, series.first, message))
+    loglik = density[:, 0, 0, 0] + by.total(out.log_density)
     of_params = jax.tree.map(lambda x: x.sum(-2, keepdims=True), of_params)
-    return loglik, Series(of_prior, of_first, of_params, jax.tree.map(lambda x: by.join(plan, x), of_rows))
+    return loglik, Series(of_prior, of_first, of_params, jax.tree.map(lambda x: by.join(x), of_rows))
 
 
 def smooth(plan: Plan, series: Series, central: bool = False) -> tuple[Filtered, Smoothed]:
@@ -104,11 +102,11 @@ def smooth(plan: Plan, series: Series, central: bool = False) -> tuple[Filtered,
     begin = condition_on_future if len(ends) > 1 else None
     room, smoother = Smoothed(mean=True, cov=True, cross=False), RTS_SMOOTHER_CENTRAL if central else RTS_SMOOTHER
     params = _transition(params)
-    _, smoothed = by.sweep(plan, smoother, params, ends, inputs, begin=begin, reverse=True, room=room, exits=False)
-    moments = [by.join(plan, x, end) for some in (filtered, smoothed) for x, end in zip(some, last, strict=False)]
+    _, smoothed = by.sweep(smoother, params, ends, inputs, begin=begin, reverse=True, room=room, exits=False)
+    moments = [by.join(x, end) for some in (filtered, smoothed) for x, end in zip(some, last, strict=False)]
     return (
-        Filtered(*moments[:2], prepend(density, by.join(plan, filtered.log_density))),
-        Smoothed(*moments[2:], by.join(plan, smoothed.cross)),
+        Filtered(*moments[:2], prepend(density, by.join(filtered.log_density))),
+        Smoothed(*moments[2:], by.join(smoothed.cross)),
     )
 
 
@@ -126,16 +124,16 @@ def sample(plan: Plan, series: Series, noise: jax.Array, jitter: jax.Array) -> j
     params, rows = SamplerParams(series.params, jitter), SamplerInputs(series.rows, noise[:, :-1])
     room = SamplerMap(deviation=False, mean=True)
     last, (maps, means) = driver.run(plan, FILTER_FOR_SAMPLING, params, initial, rows, room=room)
-    end = as_lanes(by.each_row(plan, "draw", _draw, (as_rows(last.cov), noise[:, -1:])))
-    maps = jax.tree.map(lambda x: by.join(plan, x), maps)
+    end = as_lanes(by.each_row("draw", _draw, (as_rows(last.cov), noise[:, -1:])))
+    maps = jax.tree.map(lambda x: by.join(x), maps)
     _, deviations = driver.run(plan, AFFINE_MAPS, AffineMap(), end, maps, reverse=True, room=True)
-    return by.join(plan, means, last.mean) + by.join(plan, deviations, end)
+    return by.join(means, last.mean) + by.join(deviations, end)
 
 
 def affine_states(plan: Plan, initial: jax.Array, params: AffineMap, maps: AffineMap) -> jax.Array:
     """Computes states (B, T, D, 1) under T - 1 affine maps, from the first one (D, 1, 1, B)."""
     _, states = driver.run(plan, AFFINE_MAPS, params, initial, maps)
-    return prepend(as_rows(initial), driver.phases(plan).join(plan, states))
+    return prepend(as_rows(initial), driver.phases(plan).join(states))
 
 
 _FILTERED_ROOM = Filtered(mean=True, cov=True, log_density=False)
@@ -144,7 +142,7 @@ _FILTERED_ROOM = Filtered(mean=True, cov=True, log_density=False)
 def _first(plan: Plan, series: Series) -> tuple[Gaussian, jax.Array]:
     """Computes the first filtered state (n, p, 1, B or 1), and the log densities of the first observations (B, 1, 1, 1)."""
     by = driver.phases(plan)
-    state, density = by.each_row(plan, "first_observation", observe, (series.prior, series.first))
+    state, density = by.each_row("first_observation", observe, (series.prior, series.first))
     return as_lanes(state), density
 
 

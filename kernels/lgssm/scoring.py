@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from fastscan.kernels.algebra import mirrored, stage
-from fastscan.kernels.lgssm.gaussian import Gaussian, Transition, condition, push, symmetrized, times, times_plus
+from fastscan.kernels.algebra.stages import hadamard, matmul, matmul_add, negate, symmetrized
+from fastscan.kernels.lgssm.gaussian import Gaussian, Transition, condition, push
 from fastscan.kernels.lgssm.kalman import KALMAN_FILTER, FilterInputs, Message, complete, identity, read, retreat
 from fastscan.kernels.scan.recurrence import Seam, merge
 from fastscan.kernels.scan.seams import gaussians_agree
@@ -38,17 +39,17 @@ def observe_back(predicted: Gaussian, x: FilterInputs, after: Message) -> tuple[
     """
     *_, H, noise, y, weight = complete(x)
     cov, (mean,), seen = condition(predicted.cov, (predicted.mean,), (y,), H, weight, noise)
-    smoothed = times_plus(cov, after.eta, mean)
+    smoothed = matmul_add(cov, after.eta, mean)
 
     def back(carry, row):
         r, N, cov = carry
         h, k, e, s, inverse, w = row
-        k = _weigh(k, w)
-        b = times(N, k.T)
+        k = hadamard(k, w)
+        b = matmul(N, k.T)
         u, M = _residual(e, inverse, k, r), _information(inverse, w, k, b)
         of_h = _of_h(u, smoothed, k, b, cov)
-        carry = times_plus(h.T, u, r), _informed(N, h, b, M), _undo(cov, k, s)
-        return carry, (of_h, _of_noise(u, M), _minus(u))
+        carry = matmul_add(h.T, u, r), _informed(N, h, b, M), _undo(cov, k, s)
+        return carry, (of_h, _of_noise(u, M), negate(u))
 
     rows = H, seen.gains, seen.values[0], seen.variance, seen.inverse, weight
     (r, N, _), of = type(H).over_rows(back, (after.eta, mirrored(after.J), cov), tuple(_flipped(x) for x in rows))
@@ -74,9 +75,9 @@ def score_step(
     x = merge(params, row.x)
     (mean,), cov = push(Transition(x.F, x.c, x.Q), (row.state.mean,), row.state.cov)
     (r, N), of_predicted, of = observe_back(Gaussian(mean, cov), x, message)
-    of_F = _of_F(r, row.state.mean, of_predicted.cov, times(x.F, row.state.cov))
+    of_F = _of_F(r, row.state.mean, of_predicted.cov, matmul(x.F, row.state.cov))
     of = of._replace(F=of_F, c=r, Q=of_predicted.cov)
-    before = Message(times(x.F.T, r), symmetrized(times(times(x.F.T, N), x.F)))
+    before = Message(matmul(x.F.T, r), symmetrized(matmul(matmul(x.F.T, N), x.F)))
     total = FilterInputs(*(None if total is None else total + d for total, d in zip(shared, of, strict=True)))
     total = total if total.Q is None else total._replace(Q=mirrored(total.Q))
     own = FilterInputs(*(d if total is None else None for total, d in zip(shared, of, strict=True)))
@@ -96,11 +97,6 @@ def _flipped(matrix: Any) -> Any:
     """Returns the rows from the last to the first."""
     n = matrix.shape[0]
     return matrix if n == 1 else type(matrix).vstack([matrix.block(i, i + 1) for i in reversed(range(n))])
-
-
-@stage
-def _weigh(k, weight):
-    return k * weight
 
 
 @stage
@@ -132,11 +128,6 @@ def _undo(cov, k, s):
 @stage
 def _of_noise(u, M):
     return (u * u - M) * 0.5
-
-
-@stage
-def _minus(u):
-    return u * -1.0
 
 
 @stage

@@ -7,15 +7,13 @@ import functools
 from typing import Any, NamedTuple
 
 from fastscan.kernels.algebra import eye, mirrored, multiply_add, stage, zeros
+from fastscan.kernels.algebra.stages import matmul, matmul_add, symmetrized
 from fastscan.kernels.lgssm.gaussian import (
     Gaussian,
     Transition,
     push,
     smoothing_gain,
     square_root,
-    symmetrized,
-    times,
-    times_plus,
 )
 from fastscan.kernels.lgssm.kalman import KALMAN_FILTER, FilterInputs, observe
 from fastscan.kernels.scan.recurrence import Recurrence, Seam, merge
@@ -63,7 +61,7 @@ def _kernel_enter(state: Gaussian, summary: BackwardKernel) -> Gaussian:
 def _gain(params: Transition, x: SmootherInputs) -> tuple[Any, Any, Any]:
     """Computes G, L and the predicted mean."""
     F, c, Q = merge(params, x.transition)
-    return *smoothing_gain(x.filtered.cov, F, Q), times_plus(F, x.filtered.mean, c)
+    return *smoothing_gain(x.filtered.cov, F, Q), matmul_add(F, x.filtered.mean, c)
 
 
 def _smoother_append(params: Transition, summary: BackwardKernel, x: SmootherInputs) -> BackwardKernel:
@@ -74,10 +72,10 @@ def _smoother_append(params: Transition, summary: BackwardKernel, x: SmootherInp
 
 def _smoother_step(params: Transition, state: Gaussian, x: SmootherInputs, central: bool = False) -> tuple[Gaussian, Smoothed]:
     G, L, predicted = _gain(params, x)
-    GP = times(G, mirrored(state.cov))
+    GP = matmul(G, mirrored(state.cov))
     mean = _correct(x.filtered.mean, G, state.mean, predicted)
-    cov = symmetrized(times_plus(GP, G.T, L))
-    return Gaussian(mean, cov), Smoothed(mean, cov, GP if central else times_plus(mean, state.mean.T, GP))
+    cov = symmetrized(matmul_add(GP, G.T, L))
+    return Gaussian(mean, cov), Smoothed(mean, cov, GP if central else matmul_add(mean, state.mean.T, GP))
 
 
 RTS_SMOOTHER = Recurrence(
@@ -97,9 +95,9 @@ RTS_SMOOTHER_CENTRAL = RTS_SMOOTHER._replace(name="rts_smoother_central", step=f
 
 def _moments_step(_: tuple, state: Gaussian, x: BackwardKernel) -> tuple[Gaussian, Smoothed]:
     G, g, L = x
-    GP, mean = times(G, mirrored(state.cov)), times_plus(G, state.mean, g)
-    cov = symmetrized(times_plus(GP, G.T, L))
-    return Gaussian(mean, cov), Smoothed(mean, cov, times_plus(mean, state.mean.T, GP))
+    GP, mean = matmul(G, mirrored(state.cov)), matmul_add(G, state.mean, g)
+    cov = symmetrized(matmul_add(GP, G.T, L))
+    return Gaussian(mean, cov), Smoothed(mean, cov, matmul_add(mean, state.mean.T, GP))
 
 
 BACKWARD_KERNELS = Recurrence(
@@ -150,7 +148,7 @@ def _sampler_step(params: SamplerParams, state: Gaussian, x: SamplerInputs) -> t
     after, _ = observe(Gaussian(mean, cov), row)
     G, L = smoothing_gain(state.cov, row.F, row.Q)
     root = square_root(L + eye(L, L.shape[0]) * params.jitter)
-    shift = _correct(times(root, x.noise), G, after.mean, mean)
+    shift = _correct(matmul(root, x.noise), G, after.mean, mean)
     return after, SamplerMap(AffineMap(G, shift), state.mean)
 
 
@@ -171,12 +169,12 @@ def _map_identity(state):
 
 
 def _map_combine(left: AffineMap, right: AffineMap) -> AffineMap:
-    return AffineMap(times(right.E, left.E), times_plus(right.E, left.e, right.e))
+    return AffineMap(matmul(right.E, left.E), matmul_add(right.E, left.e, right.e))
 
 
 def _map_step(params: AffineMap, state, x: AffineMap):
     E, e = merge(params, x)
-    state = times_plus(E, state, e)
+    state = matmul_add(E, state, e)
     return state, state
 
 
@@ -185,7 +183,7 @@ AFFINE_MAPS = Recurrence(
     identity=_map_identity,
     append=lambda params, summary, x: _map_combine(summary, merge(params, x)),
     combine=_map_combine,
-    enter=lambda state, summary: times_plus(summary.E, state, summary.e),
+    enter=lambda state, summary: matmul_add(summary.E, state, summary.e),
     step=_map_step,
     seam=Seam(vectors_agree),
 )

@@ -19,16 +19,16 @@ from jax import lax
 
 from fastscan.kernels.algebra import Lanes, Matrix, Stacked, StagedLanes
 from fastscan.kernels.gpu.launch import Program, form, launch
-from fastscan.kernels.mcmc.random_numbers import Draws, drawn, words_of, words_of_step
+from fastscan.kernels.mcmc.random_numbers import StepNumbers, drawn, words_of, words_of_step
 from fastscan.kernels.mcmc.threefry import threefry_2x32
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.ranges import phase
-from fastscan.kernels.xla_hints import compiled
+from fastscan.kernels.xla_hints import as_one_function
 
 Keep = Literal["samples", "moments", "last"]
 
 
-class Chain(NamedTuple):
+class ChainState(NamedTuple):
     """A chain's state, of matrices.
 
     Attributes:
@@ -96,7 +96,7 @@ def chain_keys(words: Any, chains: Any) -> tuple[Any, Any]:
     return threefry_2x32((words[0], words[1]), (chains, jnp.zeros_like(chains)))
 
 
-def move(walk: Walk, params: Params, chain: Chain, draws: Draws) -> Chain:
+def move(walk: Walk, params: Params, chain: ChainState, draws: StepNumbers) -> ChainState:
     """Takes one step."""
     factor, kind = params.factor, type(chain.position)
     noise = draws.normal * factor if factor.shape[1] == 1 else _lower(factor) @ draws.normal
@@ -111,7 +111,7 @@ def move(walk: Walk, params: Params, chain: Chain, draws: Draws) -> Chain:
     step = _next(chain.step)
     accepted = kind.elementwise(lambda n, a: n + lax.convert_element_type(a, jnp.uint32), chain.accepted, accept)
     scale = chain.scale if walk.schedule.target is None else _adapted(walk.schedule, chain.scale, change, step)
-    return Chain(position, log_density, scale, chain.key, step, accepted)
+    return ChainState(position, log_density, scale, chain.key, step, accepted)
 
 
 def _next(step: Any) -> Any:
@@ -146,16 +146,16 @@ class _Carry(NamedTuple):
     several of its loops take.
     """
 
-    chain: Chain
+    chain: ChainState
     words: Any
     sums: tuple[Any, ...]
 
 
-def _words(chain: Chain) -> int:
+def _words(chain: ChainState) -> int:
     return words_of(chain.position.dtype) * (chain.position.shape[0] + 1)
 
 
-def _begin(walk: Walk, chain: Chain) -> _Carry:
+def _begin(walk: Walk, chain: ChainState) -> _Carry:
     zero = type(chain.position).elementwise(jnp.zeros_like, chain.position)
     return _Carry(
         chain, words_of_step(chain.key, chain.step, _words(chain)), (zero, zero) if walk.schedule.keep == "moments" else ()
@@ -204,8 +204,8 @@ def blocks(keep: Keep, records: int) -> tuple[int, int, int]:
 
 
 @phase("walk")
-def in_lanes(walk: Walk, params: Params, chain: Chain, records: int, kind: type[Matrix]) -> tuple[Chain, Any, Any]:
-    """Runs under XLA, with chains as lanes.
+def in_lanes(walk: Walk, params: Params, chain: ChainState, records: int, kind: type[Matrix]) -> tuple[ChainState, Any, Any]:
+    """A run under XLA, with chains as lanes.
 
     Args:
         walk: what is done.
@@ -243,17 +243,17 @@ def in_lanes(walk: Walk, params: Params, chain: Chain, records: int, kind: type[
     return after, moments, out if walk.schedule.keep == "samples" else None
 
 
-def in_native_function(walk: Walk, params: Params, chain: Chain, records: int) -> tuple[Chain, Any, Any]:
+def in_native_function(walk: Walk, params: Params, chain: ChainState, records: int) -> tuple[ChainState, Any, Any]:
     """Runs `in_lanes` on one group of chains after the other, in one native function: arrays (groups, n, 1, chains) of each."""
 
-    def run(chain: Chain, params: Params) -> Any:
+    def run(chain: ChainState, params: Params) -> Any:
         return lax.map(lambda group: in_lanes(walk, params, group, records, StagedLanes), chain)
 
-    return compiled(Plan(records, 1, one_function=True), run)(chain, params)
+    return as_one_function(run)(chain, params)
 
 
 @phase("walk")
-def in_kernels(plan: Plan, walk: Walk, params: Params, chain: Chain) -> tuple[Chain, Any, Any]:
+def in_kernels(plan: Plan, walk: Walk, params: Params, chain: ChainState) -> tuple[ChainState, Any, Any]:
     """Runs on a GPU, a chain a lane, with one launch for each block of records.
 
     Args:
@@ -278,7 +278,7 @@ def in_kernels(plan: Plan, walk: Walk, params: Params, chain: Chain) -> tuple[Ch
     return chain, moments, out
 
 
-def _launched(plan: Plan, walk: Walk, params: Params, state: tuple[Chain, Moments | None]) -> tuple[Chain, Any, Any]:
+def _launched(plan: Plan, walk: Walk, params: Params, state: tuple[ChainState, Moments | None]) -> tuple[ChainState, Any, Any]:
     kept = state[1] is not None, walk.schedule.keep == "samples"
 
     def kernel(program: Program) -> None:

@@ -16,7 +16,7 @@ from fastscan.kernels.algebra import Lanes, stage
 from fastscan.kernels.mcmc.threefry import threefry_2x32
 
 
-class Draws(NamedTuple):
+class StepNumbers(NamedTuple):
     """A step's random numbers: normal ones (D, 1), and the logarithm of a uniform one (1, 1)."""
 
     normal: Any
@@ -81,11 +81,11 @@ def words_of_step(key: Any, step: Any, count: int) -> Any:
     return type(key)(pairs.reshape(2 * blocks, 1, *pairs.shape[3:]))
 
 
-def drawn(words: Any, D: int, dtype: Any) -> Draws:
+def drawn(words: Any, D: int, dtype: Any) -> StepNumbers:
     """Turns words into a step's numbers for D coordinates of a type."""
     each, fused = words_of(dtype), getattr(words, "fused", Lanes.fused)
     normals = _each(words.block(0, each * D), dtype, functools.partial(normal, fused=fused))
-    return Draws(normals, _each(words.block(each * D, each * (D + 1)), dtype, log_uniform))
+    return StepNumbers(normals, _each(words.block(each * D, each * (D + 1)), dtype, log_uniform))
 
 
 def _each(words: Any, dtype: Any, transform: Callable[[Sequence[Any], Any], Any]) -> Any:

@@ -6,27 +6,26 @@ All of them cut time into C chunks of L rows, one lane each:
 2. *scan* the C summaries and `enter` each chunk: its entry state;
 3. *sweep*: run `step` over every chunk's rows, from its entry state.
 
-`chunked` does this with XLA, `pallas` with GPU kernels; they have the same functions. `forgetting` sweeps most rows ahead of
-the others, where the plan says so and the recurrence can. Series are pytrees of arrays
-``(B or 1, T, rows, columns)``, everything else arrays ``(rows, columns, C or 1, B or 1)``; in between, each has its own
-layout: `split` and `join` convert series, `matrices` and `arrays` the rest.
+`OnXLA` does this with XLA, `OnGPU` with kernels; both are `Phases`. `forgetting` sweeps most rows ahead of the others, where
+the plan says so and the recurrence can.
 """
 
-from types import ModuleType
 from typing import Any
 
 import jax
 
 from fastscan.kernels.plan import Plan
-from fastscan.kernels.scan import forgetting, pallas
-from fastscan.kernels.scan import xla as chunked
+from fastscan.kernels.scan import forgetting
 from fastscan.kernels.scan.forgetting import Ahead
+from fastscan.kernels.scan.pallas import OnGPU
+from fastscan.kernels.scan.phases import Phases
 from fastscan.kernels.scan.recurrence import Hindsight, InChunks, Recurrence
+from fastscan.kernels.scan.xla import OnXLA
 
 
-def phases(plan: Plan) -> ModuleType:
-    """Returns the module that runs a plan; a series without rows needs no kernel."""
-    return chunked if plan.launch is None or plan.steps == 0 else pallas
+def phases(plan: Plan) -> Phases:
+    """Finds what carries a plan out; a series without rows needs no kernel."""
+    return OnXLA(plan) if plan.launch is None or plan.steps == 0 else OnGPU(plan)
 
 
 def run(
@@ -47,11 +46,11 @@ def run(
         The last state, arrays (rows, columns, 1, B or 1), and the outputs, for `join`.
     """
     by = phases(plan)
-    params, state, rows = by.matrices(plan, params), by.matrices(plan, state), by.split(plan, series)
+    params, state, rows = by.matrices(params), by.matrices(state), by.split(series)
     entries, ahead, in_chunks = state, None, InChunks(recurrence)
     if plan.chunks > 1:
         summaries, ahead = summarise(plan, recurrence, in_chunks, params, state, rows, reverse=reverse)
-        entries = by.entries(plan, recurrence, state, summaries, reverse=reverse)
+        entries = by.entries(recurrence, state, summaries, reverse=reverse)
     exits, outs = sweep(plan, in_chunks, params, entries, rows, ahead, reverse=reverse, room=room)
     return last(plan, exits, reverse=reverse), outs
 
@@ -66,11 +65,11 @@ def run_with_futures(
         chunks than one, what all that follows says of it; and the outputs.
     """
     by = phases(plan)
-    params, state, rows = by.matrices(plan, params), by.matrices(plan, state), by.split(plan, series)
+    params, state, rows = by.matrices(params), by.matrices(state), by.split(series)
     entries, ahead, futures, in_chunks = state, None, (), InChunks(recurrence)
     if plan.chunks > 1:
         summaries, ahead = summarise(plan, recurrence, in_chunks, params, state, rows)
-        entries, *futures = by.entries_and_futures(plan, recurrence, hindsight, state, summaries)
+        entries, *futures = by.entries_and_futures(recurrence, hindsight, state, summaries)
     exits, outputs = sweep(plan, in_chunks, params, entries, rows, ahead, room=room)
     return params, rows, (exits, *futures), outputs
 
@@ -78,10 +77,10 @@ def run_with_futures(
 def summarise(
     plan: Plan, recurrence: Recurrence, in_chunks: InChunks, params: Any, state: Any, rows: Any, *, reverse: bool = False
 ) -> tuple[Any, Ahead | None]:
-    """Summarises every chunk, and returns what was swept on the way; arguments as `chunked.summarise`."""
+    """Finds every chunk's summary, and what was swept on the way; arguments as `Phases.summarise`."""
     if plan.forgetting and plan.launch is None and recurrence.forgetting:
-        return forgetting.look_ahead(plan, recurrence, in_chunks, params, state, rows, reverse=reverse)
-    return phases(plan).summarise(plan, recurrence, params, state, rows, reverse=reverse), None
+        return forgetting.look_ahead(OnXLA(plan), recurrence, in_chunks, params, state, rows, reverse=reverse)
+    return phases(plan).summarise(recurrence, params, state, rows, reverse=reverse), None
 
 
 def sweep(
@@ -95,14 +94,14 @@ def sweep(
     reverse: bool = False,
     room: Any = False,
 ) -> tuple[Any, Any]:
-    """Runs the recursion within every chunk, as far as it was not swept ahead; arguments and results as `chunked.sweep`."""
+    """Runs the recursion within every chunk, as far as it was not swept ahead; arguments and results as `Phases.sweep`."""
     if ahead is not None:
-        return forgetting.catch_up(plan, in_chunks, params, entries, rows, ahead, reverse=reverse)
+        return forgetting.catch_up(OnXLA(plan), in_chunks, params, entries, rows, ahead, reverse=reverse)
     begin = in_chunks.begin
-    return phases(plan).sweep(plan, in_chunks.recurrence, params, (entries,), rows, begin=begin, reverse=reverse, room=room)
+    return phases(plan).sweep(in_chunks.recurrence, params, (entries,), rows, begin=begin, reverse=reverse, room=room)
 
 
 def last(plan: Plan, exits: Any, *, reverse: bool = False) -> Any:
     """Returns the state after all chunks, as arrays, from the states after each."""
     chunk = slice(None, 1) if reverse else slice(-1, None)
-    return jax.tree.map(lambda x: x[..., chunk, :], phases(plan).arrays(plan, exits))
+    return jax.tree.map(lambda x: x[..., chunk, :], phases(plan).arrays(exits))

@@ -8,7 +8,7 @@ before the chunk. So the phases of `driver` become
 2. scan the summaries, `enter` each chunk;
 3. *catch up*: run `step` over the rows that the first phase folded.
 
-How many rows that takes is found out as it runs. A model that never forgets folds all of them, as `chunked` does.
+How many rows that takes is found out as it runs. A model that never forgets folds all of them, as `xla` does.
 """
 
 from typing import Any, NamedTuple
@@ -18,11 +18,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from fastscan.kernels.algebra import blank, stable_carry
-from fastscan.kernels.plan import Plan
 from fastscan.kernels.ranges import phase
-from fastscan.kernels.scan import xla as chunked
 from fastscan.kernels.scan.recurrence import InChunks, Recurrence
-from fastscan.kernels.xla_hints import compiled
+from fastscan.kernels.scan.xla import OnXLA, where
 
 BLOCK = 16
 """Rows from one look at the summaries to the next."""
@@ -48,86 +46,86 @@ class Ahead(NamedTuple):
 
 
 @phase("summarise")
-def look_ahead(plan: Plan, recurrence: Recurrence, sweep: InChunks, params: Any, state: Any, rows: Any, *, reverse: bool):
-    """Summarises every chunk, and returns `Ahead`. Arguments are as `chunked.summarise` and `chunked.sweep` have them."""
+def look_ahead(
+    xla: OnXLA, recurrence: Recurrence, sweep: InChunks, params: Any, state: Any, rows: Any, *, reverse: bool
+) -> tuple[Any, Ahead]:
+    """Finds every chunk's summary, and sweeps what needs no entry state. Arguments as `Phases.summarise` and `sweep`."""
     forgetting = recurrence.forgetting
 
     def append(t, summary):
-        x, present = _row(plan, recurrence, rows, t, reverse)
-        return chunked.where(present, recurrence.append(params, summary, x), summary)
+        x, present = _row(xla, recurrence, rows, t, reverse)
+        return where(present, recurrence.append(params, summary, x), summary)
 
     def block(carry):
         start, summary, _ = carry
-        stop = jnp.minimum(start + BLOCK, plan.length)
+        stop = jnp.minimum(start + BLOCK, xla.plan.length)
         summary = lax.fori_loop(start, stop, append, summary)
         _, difference = forgetting.settled(summary)
         tolerance = TOLERANCE * jnp.finfo(difference.dtype).eps
-        same = chunked.arrays(plan, difference)[0, 0] <= tolerance
-        return stop, summary, (same | ~_further(plan, stop, reverse)).all()
+        same = xla.arrays(difference)[0, 0] <= tolerance
+        return stop, summary, (same | ~_further(xla, stop, reverse)).all()
 
     summary = stable_carry(lambda s, t: (append(t, s), None), recurrence.identity(state), jnp.int32(0))
     start = stable_carry(lambda carry, _: (block(carry), None), (jnp.int32(0), summary, jnp.bool_(False)), None)
 
     def until_forgotten(start):
-        return lax.while_loop(lambda carry: (carry[0] < plan.length) & ~carry[2], block, start)
+        return lax.while_loop(lambda carry: (carry[0] < xla.plan.length) & ~carry[2], block, start)
 
-    W, summary, _ = compiled(plan, until_forgotten)(start)
-    further = _further(plan, W, reverse)
+    W, summary, _ = xla.compiled(until_forgotten)(start)
+    further = _further(xla, W, reverse)
     settled, _ = forgetting.settled(summary)
     begun = sweep.begin(settled) if sweep.begin else settled
-    exits, outputs = _sweep(plan, sweep.recurrence, params, begun, rows, None, W, plan.length, reverse)
+    exits, outputs = _sweep(xla, sweep.recurrence, params, begun, rows, None, W, xla.plan.length, reverse)
     after = exits[0] if sweep.begin else exits
-    summary = chunked.where(further, forgetting.extend(summary, after), summary)
+    summary = where(further, forgetting.extend(summary, after), summary)
     return summary, Ahead(W, further, exits, outputs)
 
 
 @phase("sweep", directed=True)
 def catch_up(
-    plan: Plan, sweep: InChunks, params: Any, entries: Any, rows: Any, ahead: Ahead, *, reverse: bool
+    xla: OnXLA, sweep: InChunks, params: Any, entries: Any, rows: Any, ahead: Ahead, *, reverse: bool
 ) -> tuple[Any, Any]:
-    """Sweeps the rows that are left: the states after every chunk, and the outputs of all rows, as `chunked.sweep` returns
-    them.
-    """
+    """Sweeps the rows that are left: the states after every chunk, and the outputs of all rows, as `Phases.sweep`."""
     begun = sweep.begin(entries) if sweep.begin else entries
-    exits, outputs = _sweep(plan, sweep.recurrence, params, begun, rows, ahead.outputs, 0, ahead.rows, reverse)
-    return chunked.where(ahead.further, sweep.merge(exits, ahead.exits), exits), outputs
+    exits, outputs = _sweep(xla, sweep.recurrence, params, begun, rows, ahead.outputs, 0, ahead.rows, reverse)
+    return where(ahead.further, sweep.merge(exits, ahead.exits), exits), outputs
 
 
-def _sweep(plan: Plan, recurrence: Recurrence, params, state, rows, outputs, start, stop, reverse) -> tuple[Any, Any]:
+def _sweep(xla: OnXLA, recurrence: Recurrence, params, state, rows, outputs, start, stop, reverse) -> tuple[Any, Any]:
     """Sweeps some rows of every chunk, in the order of the recurrence, and puts their outputs among the others."""
 
     def step(t, state):
-        x, present = _row(plan, recurrence, rows, t, reverse)
+        x, present = _row(xla, recurrence, rows, t, reverse)
         after, out = recurrence.step(params, state, x)
-        return chunked.where(present, after, state), chunked.arrays(plan, out)
+        return where(present, after, state), xla.arrays(out)
 
     def body(t, carry):
         state, outputs = carry
         state, out = step(t, state)
-        row = plan.length - 1 - t if reverse else t
+        row = xla.plan.length - 1 - t if reverse else t
         return state, jax.tree.map(lambda all, one: lax.dynamic_update_index_in_dim(all, one, row, 0), outputs, out)
 
     state = stable_carry(lambda s, t: step(t, s), state, jnp.int32(0))
     if outputs is None:
         shapes = jax.eval_shape(step, 0, state)[1]
-        outputs = jax.tree.map(lambda x: blank(x, (plan.length, *x.shape)), shapes)
+        outputs = jax.tree.map(lambda x: blank(x, (xla.plan.length, *x.shape)), shapes)
 
     def loop(state, outputs, start, stop):
         return lax.fori_loop(start, stop, body, (state, outputs))
 
-    return compiled(plan, loop)(state, outputs, start, stop)
+    return xla.compiled(loop)(state, outputs, start, stop)
 
 
-def _row(plan: Plan, recurrence: Recurrence, rows: Any, t: Any, reverse: bool) -> tuple[Any, jax.Array | None]:
+def _row(xla: OnXLA, recurrence: Recurrence, rows: Any, t: Any, reverse: bool) -> tuple[Any, jax.Array | None]:
     """Returns the t-th row of every chunk in the order of the recurrence, prepared, and whether there is one."""
-    row = plan.length - 1 - t if reverse else t
+    row = xla.plan.length - 1 - t if reverse else t
     x = jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, row, keepdims=False), rows)
-    x = recurrence.prepare(chunked.matrices(plan, x))
-    return x, chunked.present(plan, row)
+    x = recurrence.prepare(xla.matrices(x))
+    return x, xla.present(row)
 
 
-def _further(plan: Plan, t: Any, reverse: bool) -> jax.Array:
+def _further(xla: OnXLA, t: Any, reverse: bool) -> jax.Array:
     """Tells whether chunks have rows after the first t (C, 1)."""
-    more = t < plan.length
-    some = chunked.present(plan, 0 if reverse else t)
-    return jnp.broadcast_to(more, (plan.chunks, 1)) if some is None else more & some
+    more = t < xla.plan.length
+    some = xla.present(0 if reverse else t)
+    return jnp.broadcast_to(more, (xla.plan.chunks, 1)) if some is None else more & some

@@ -7,6 +7,7 @@ one lane can go through the rest; then back down, every level's states from the 
 A kernel is named after its recurrence and its phase, as in ``kalman_filter_sweep``.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fastscan.kernels.algebra import Lanes
-from fastscan.kernels.axes import as_lanes, as_rows
+from fastscan.kernels.arrays import as_lanes, as_rows
 from fastscan.kernels.gpu.launch import Program, form, launch, matrix_kind
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.ranges import phase
@@ -24,122 +25,158 @@ from fastscan.kernels.scan.recurrence import Hindsight, Recurrence, of_hindsight
 from fastscan.kernels.scan.seams import facing, neighbours
 
 
-def matrices(plan: Plan, tree: Any) -> Any:
-    """Transposes arrays (n, p, C or 1, B or 1) to (B or 1, C or 1, n, p)."""
-    del plan
-    return as_rows(tree)
+@dataclasses.dataclass(frozen=True)
+class OnGPU:
+    """A plan as GPU kernels carry it out: `Phases`."""
+
+    plan: Plan
+    differentiable = False
+    addressable = False
+
+    def matrices(self, tree: Any) -> Any:
+        """Takes arrays (n, p, C or 1, B or 1) into (B or 1, C or 1, n, p)."""
+        return as_rows(tree)
+
+    def arrays(self, tree: Any) -> Any:
+        """Inverts `matrices`."""
+        return as_lanes(tree)
+
+    def split(self, series: Any) -> Any:
+        """Returns the series itself: lanes find their rows."""
+        return series
+
+    def join(self, rows: Any, last: Any = None) -> Any:
+        """Returns rows (B, T, n, p) as they are. With ``last``, they were left ``room`` in, which it fills, in place."""
+        return rows if last is None else rows.at[:, -1:].set(as_rows(last))
+
+    def total(self, rows: jax.Array) -> jax.Array:
+        """Sums numbers (B, T, 1, 1) over time to (B,)."""
+        return rows[:, :, 0, 0].sum(1)
+
+    @phase("summarise")
+    @functools.partial(jax.jit, static_argnames=("self", "recurrence", "reverse"))
+    def summarise(self, recurrence: Recurrence, params: Any, state: Any, rows: Any, *, reverse: bool = False) -> Any:
+        """Folds every chunk's rows into its summary, (B, C, n, p) (see `Phases`)."""
+        empty, append = _empty_summary(matrix_kind(self.plan.launch), recurrence, state), _of_row(recurrence, "append")
+
+        def kernel(program: Program) -> None:
+            params = program.read(0)
+            summary = program.loop(lambda s, x: (append(params, s, x), None), empty, 1, None, reverse)
+            program.write(0, summary)
+
+        after = jax.eval_shape(append, form(self.plan, params), empty, form(self.plan, rows))
+        inputs = (("once", params), ("step", rows))
+        return launch(self.plan, f"{recurrence.name}_summarise", kernel, inputs, [("chunk", after, False)])[0]
+
+    @phase("scan_summaries")
+    def entries(self, recurrence: Recurrence, state: Any, summaries: Any, *, reverse: bool = False) -> Any:
+        """Finds the state before every chunk, (B, C, n, p); with ``reverse``, after it."""
+        ladder = _ladder(self.plan, recurrence, state, summaries, reverse)
+        return _descend(ladder, of_summaries(recurrence), state, reverse)
+
+    @phase("scan_summaries")
+    def entries_and_futures(self, recurrence: Recurrence, hindsight: Hindsight, state: Any, summaries: Any) -> tuple[Any, Any]:
+        """Finds the state before every chunk, and what all that follows says of the state after it."""
+        ladder = _ladder(self.plan, recurrence, state, summaries, False)
+        back = of_hindsight(recurrence, hindsight)
+        empty = hindsight.read(_empty_summary(Lanes, recurrence, state))  # by XLA, which knows no kernel's own instructions
+        nothing = jax.tree.map(lambda m: jnp.asarray(m.rows)[None, None], empty, is_leaf=lambda m: isinstance(m, Lanes))
+        return _descend(ladder, of_summaries(recurrence), state, False), _descend(ladder, back, nothing, True)
+
+    @phase("sweep", directed=True)
+    @functools.partial(jax.jit, static_argnames=("self", "recurrence", "begin", "reverse", "room", "exits"))
+    def sweep(
+        self,
+        recurrence: Recurrence,
+        params: Any,
+        entries: tuple,
+        rows: Any,
+        *,
+        begin: Callable | None = None,
+        reverse: bool = False,
+        room: Any = False,
+        exits: bool = True,
+    ) -> tuple[Any, Any]:
+        """Runs the sequential recursion within every chunk (see `Phases`).
+
+        Returns:
+            The states after every chunk (B, C, n, p), with its sums if there are any, or None without ``exits``; and the
+            outputs (B, T, n, p), or (B, T + 1, n, p) with ``room``.
+        """
+        # a kernel of its own: how long one takes to compile grows much faster than its text
+        state = entries[0] if begin is None else self.each_row(f"{recurrence.name}_begin", begin, entries)
+        step, sums = _of_row(recurrence, "step"), recurrence.sums
+        checked = self.plan.checked and self.plan.chunks > 1 and recurrence.seam is not None
+        exits = exits or checked
+
+        def with_sums(params: Any, state: Any) -> Any:
+            return (state, sums(params, state)) if sums else state
+
+        def kernel(program: Program) -> None:
+            params, state = program.read(0), program.read(2)
+            after = program.loop(lambda s, x: step(params, s, x), with_sums(params, state), 1, 0, reverse)
+            if exits:
+                program.write(1, after)
+
+        def one_row(params: Any, state: Any, row: Any) -> Any:
+            return step(params, with_sums(params, state), row)
+
+        forms = jax.eval_shape(one_row, *form(self.plan, (params, state, rows)))
+        outputs = [("step", forms[1], room), *([("chunk", forms[0], False)] if exits else [])]
+
+        @jax.jit  # is traced and lowered once, though called twice
+        def sweep_from(state: Any) -> Any:
+            inputs = (("once", params), ("step", rows), ("chunk", state))
+            return launch(self.plan, f"{recurrence.name}_sweep", kernel, inputs, outputs)
+
+        if not checked:
+            outs, *after = sweep_from(state)
+            return (after[0] if exits else None), outs
+        # the first time outside of the loop, which then needs no arrays to begin with: they would be written in vain
+        return _until_seams_hold(recurrence, sweep_from, state, reverse)
+
+    @functools.partial(jax.jit, static_argnames=("self", "name", "function"))
+    def each_row(self, name: str, function: Callable, series: Any) -> Any:
+        """Applies a function of matrices to every row by itself: (B or 1, rows, n, p) in and out."""
+        rows = max(x.shape[1] for x in jax.tree.leaves(series))
+        plan = self.plan._replace(steps=rows, chunks=rows)
+        series = jax.tree.map(lambda x: jnp.broadcast_to(x, (x.shape[0], rows, *x.shape[2:])), series)
+        out = jax.eval_shape(function, *form(plan, series))
+
+        def kernel(program: Program) -> None:
+            program.write(0, function(*program.read(0)))
+
+        return launch(plan, name, kernel, [("chunk", series)], [("chunk", out, False)])[0]
 
 
-def arrays(plan: Plan, tree: Any) -> Any:
-    """Inverts `matrices`."""
-    del plan
-    return as_lanes(tree)
+@functools.cache
+def _of_row(recurrence: Recurrence, name: str) -> Callable:
+    """Returns one of the functions of a row as it is read; kernels share its trace."""
+    function, prepare = getattr(recurrence, name), recurrence.prepare
+    return jax.jit(function if prepare is None else lambda params, state, x: function(params, state, prepare(x)))
 
 
-def split(plan: Plan, series: Any) -> Any:
-    """Returns the series itself: lanes find their rows."""
-    del plan
-    return series
+def _ladder(plan: Plan, recurrence: Recurrence, state: Any, summaries: Any, reverse: bool) -> list[tuple[Plan, Any]]:
+    """Summarises chunks, groups of chunks, groups of groups..., each with the plan that goes through them."""
+    group, steps, ladder = plan.launch.group, plan.chunks, []
+    while steps > group:
+        level = plan._replace(steps=steps, chunks=-(-steps // group))
+        ladder.append((level, summaries))
+        summaries = OnGPU(level).summarise(of_summaries(recurrence), (), state, summaries, reverse=reverse)
+        steps = level.chunks
+    return [*ladder, (plan._replace(steps=steps, chunks=1), summaries)]
 
 
-def join(plan: Plan, rows: Any, last: Any = None) -> Any:
-    """Returns rows (B, T, n, p) as they are. With ``last``, they were left ``room`` in, which it fills, in place."""
-    del plan
-    return rows if last is None else rows.at[:, -1:].set(as_rows(last))
+def _descend(ladder: list, recurrence: Recurrence, state: Any, reverse: bool) -> Any:
+    """Computes the states before all the summaries of the first level, from the one before everything."""
+    for level, summaries in reversed(ladder):
+        _, state = OnGPU(level).sweep(recurrence, (), (state,), summaries, reverse=reverse, exits=False)
+    return state
 
 
-def total(plan: Plan, rows: jax.Array) -> jax.Array:
-    """Sums numbers (B, T, 1, 1) over time: (B,)."""
-    del plan
-    return rows[:, :, 0, 0].sum(1)
-
-
-@phase("summarise")
-@functools.partial(jax.jit, static_argnames=("plan", "recurrence", "reverse"))
-def summarise(plan: Plan, recurrence: Recurrence, params: Any, state: Any, rows: Any, *, reverse: bool = False) -> Any:
-    """Summarises every chunk, (B, C, n, p); arguments as `chunked.summarise` has them."""
-    empty, append = _empty_summary(matrix_kind(plan.launch), recurrence, state), _of_row(recurrence, "append")
-
-    def kernel(program: Program) -> None:
-        params = program.read(0)
-        summary = program.loop(lambda s, x: (append(params, s, x), None), empty, 1, None, reverse)
-        program.write(0, summary)
-
-    after = jax.eval_shape(append, form(plan, params), empty, form(plan, rows))
-    inputs = (("once", params), ("step", rows))
-    return launch(plan, f"{recurrence.name}_summarise", kernel, inputs, [("chunk", after, False)])[0]
-
-
-@phase("scan_summaries")
-def entries(plan: Plan, recurrence: Recurrence, state: Any, summaries: Any, *, reverse: bool = False) -> Any:
-    """Returns the state before every chunk, (B, C, n, p); with ``reverse``, after it."""
-    ladder = _ladder(plan, recurrence, state, summaries, reverse)
-    return _descend(ladder, of_summaries(recurrence), state, reverse)
-
-
-@phase("scan_summaries")
-def entries_and_futures(
-    plan: Plan, recurrence: Recurrence, hindsight: Hindsight, state: Any, summaries: Any
-) -> tuple[Any, Any]:
-    """Returns the state before every chunk, and its future: what all that follows says of the state after it."""
-    ladder = _ladder(plan, recurrence, state, summaries, False)
-    back = of_hindsight(recurrence, hindsight)
-    empty = hindsight.read(_empty_summary(Lanes, recurrence, state))  # by XLA, which knows no kernel's own instructions
-    nothing = jax.tree.map(lambda m: jnp.asarray(m.rows)[None, None], empty, is_leaf=lambda m: isinstance(m, Lanes))
-    return _descend(ladder, of_summaries(recurrence), state, False), _descend(ladder, back, nothing, True)
-
-
-@phase("sweep", directed=True)
-@functools.partial(jax.jit, static_argnames=("plan", "recurrence", "begin", "reverse", "room", "exits"))
-def sweep(
-    plan: Plan,
-    recurrence: Recurrence,
-    params: Any,
-    entries: tuple,
-    rows: Any,
-    *,
-    begin: Callable | None = None,
-    reverse: bool = False,
-    room: Any = False,
-    exits: bool = True,
-) -> tuple[Any, Any]:
-    """Runs the sequential recursion within every chunk; arguments as `chunked.sweep` has them.
-
-    Returns:
-        The states after every chunk (B, C, n, p), with its sums if there are any, or None without ``exits``; and the outputs
-        (B, T, n, p), or (B, T + 1, n, p) with ``room``.
-    """
-    # a kernel of its own: how long one takes to compile grows much faster than its text
-    state = entries[0] if begin is None else each_row(plan, f"{recurrence.name}_begin", begin, entries)
-    step, sums = _of_row(recurrence, "step"), recurrence.sums
-    checked = plan.checked and plan.chunks > 1 and recurrence.seam is not None
-    exits = exits or checked
-
-    def with_sums(params: Any, state: Any) -> Any:
-        return (state, sums(params, state)) if sums else state
-
-    def kernel(program: Program) -> None:
-        params, state = program.read(0), program.read(2)
-        after = program.loop(lambda s, x: step(params, s, x), with_sums(params, state), 1, 0, reverse)
-        if exits:
-            program.write(1, after)
-
-    def one_row(params: Any, state: Any, row: Any) -> Any:
-        return step(params, with_sums(params, state), row)
-
-    forms = jax.eval_shape(one_row, *form(plan, (params, state, rows)))
-    outputs = [("step", forms[1], room), *([("chunk", forms[0], False)] if exits else [])]
-
-    @jax.jit  # is traced and lowered once, though called twice
-    def sweep_from(state: Any) -> Any:
-        inputs = (("once", params), ("step", rows), ("chunk", state))
-        return launch(plan, f"{recurrence.name}_sweep", kernel, inputs, outputs)
-
-    if not checked:
-        outs, *after = sweep_from(state)
-        return (after[0] if exits else None), outs
-    # the first time outside of the loop, which then needs no arrays to begin with: they would be written in vain
-    return _until_seams_hold(recurrence, sweep_from, state, reverse)
+def _empty_summary(kind: type[Lanes], recurrence: Recurrence, state: Any) -> Any:
+    """Makes the summary of an empty stretch, of matrices of a kind."""
+    return recurrence.identity(jax.tree.map(lambda x: kind([[x.dtype.type(0)] * x.shape[3]] * x.shape[2]), state))
 
 
 def _until_seams_hold(recurrence: Recurrence, sweep: Callable, state: Any, reverse: bool) -> tuple[Any, Any]:
@@ -158,47 +195,3 @@ def _until_seams_hold(recurrence: Recurrence, sweep: Callable, state: Any, rever
 
     _, (outs, after), _ = lax.while_loop(lambda carry: carry[2], again, looked_at(state))
     return after, outs
-
-
-@functools.partial(jax.jit, static_argnames=("plan", "name", "function"))
-def each_row(plan: Plan, name: str, function: Callable, series: Any) -> Any:
-    """Applies a function of matrices to every row by itself: (B or 1, rows, n, p) in and out."""
-    rows = max(x.shape[1] for x in jax.tree.leaves(series))
-    plan = plan._replace(steps=rows, chunks=rows)
-    series = jax.tree.map(lambda x: jnp.broadcast_to(x, (x.shape[0], rows, *x.shape[2:])), series)
-    out = jax.eval_shape(function, *form(plan, series))
-
-    def kernel(program: Program) -> None:
-        program.write(0, function(*program.read(0)))
-
-    return launch(plan, name, kernel, [("chunk", series)], [("chunk", out, False)])[0]
-
-
-@functools.cache
-def _of_row(recurrence: Recurrence, name: str) -> Callable:
-    """Returns one of the functions of a row as it is read; kernels share its trace."""
-    function, prepare = getattr(recurrence, name), recurrence.prepare
-    return jax.jit(function if prepare is None else lambda params, state, x: function(params, state, prepare(x)))
-
-
-def _ladder(plan: Plan, recurrence: Recurrence, state: Any, summaries: Any, reverse: bool) -> list[tuple[Plan, Any]]:
-    """Summarises chunks, groups of chunks, groups of groups..., each with the plan that goes through them."""
-    group, steps, ladder = plan.launch.group, plan.chunks, []
-    while steps > group:
-        level = plan._replace(steps=steps, chunks=-(-steps // group))
-        ladder.append((level, summaries))
-        summaries = summarise(level, of_summaries(recurrence), (), state, summaries, reverse=reverse)
-        steps = level.chunks
-    return [*ladder, (plan._replace(steps=steps, chunks=1), summaries)]
-
-
-def _descend(ladder: list, recurrence: Recurrence, state: Any, reverse: bool) -> Any:
-    """Computes the states before all the summaries of the first level, from the one before everything."""
-    for level, summaries in reversed(ladder):
-        _, state = sweep(level, recurrence, (), (state,), summaries, reverse=reverse, exits=False)
-    return state
-
-
-def _empty_summary(kind: type[Lanes], recurrence: Recurrence, state: Any) -> Any:
-    """Makes the summary of an empty stretch, of matrices of a kind."""
-    return recurrence.identity(jax.tree.map(lambda x: kind([[x.dtype.type(0)] * x.shape[3]] * x.shape[2]), state))

@@ -7,6 +7,7 @@ In this module's own layout, a series' rows are (L, rows, columns, C, B or 1); s
 are (C or 1, B or 1). Lane axes broadcast: what does not differ between chunks or sequences is computed once.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, Literal
@@ -16,46 +17,252 @@ import jax.numpy as jnp
 from jax import lax
 
 from fastscan.kernels.algebra import ALGEBRAS, blank, in_form_of, stable_carry, vary_over, varying
-from fastscan.kernels.axes import as_lanes, as_rows
+from fastscan.kernels.arrays import as_lanes, as_rows
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.ranges import phase
 from fastscan.kernels.scan.recurrence import Hindsight, Recurrence
 from fastscan.kernels.scan.seams import CHUNK_AXIS, neighbours
-from fastscan.kernels.xla_hints import SUM_BLOCK, compiled, own_unit
+from fastscan.kernels.xla_hints import SUM_BLOCK, as_one_function, own_unit
 
 Side = Literal["before", "after"]
 
 
-def matrices(plan: Plan, arrays: Any) -> Any:
-    """Makes matrices of the plan's algebra of arrays (rows, columns, chunk lanes, sequence lanes)."""
-    return jax.tree.map(ALGEBRAS[plan.algebra].from_array, arrays)
+@dataclasses.dataclass(frozen=True)
+class OnXLA:
+    """A plan as XLA carries it out: `Phases`, and what sweeping ahead takes beside them."""
+
+    plan: Plan
+    differentiable = True
+    addressable = True
+
+    def matrices(self, tree: Any) -> Any:
+        """Takes arrays (rows, columns, C or 1, B or 1) into matrices of the plan's algebra."""
+        return jax.tree.map(ALGEBRAS[self.plan.algebra].from_array, tree)
+
+    def arrays(self, tree: Any) -> Any:
+        """Inverts `matrices`."""
+        kind = ALGEBRAS[self.plan.algebra]
+        return jax.tree.map(lambda m: m.to_array(), tree, is_leaf=lambda m: isinstance(m, kind))
+
+    def split(self, series: Any) -> Any:
+        """Takes arrays (B, T, n, p) into (L, n, p, C, B). Rows past T are zero."""
+
+        def one(x: jax.Array) -> jax.Array:
+            B, T, n, p = x.shape
+            x = jnp.pad(x, ((0, 0), (0, self.plan.length * self.plan.chunks - T), (0, 0), (0, 0)))
+            return x.reshape(B, self.plan.chunks, self.plan.length, n, p).transpose(2, 3, 4, 1, 0)
+
+        return jax.tree.map(one, series)
+
+    def join(self, rows: Any, last: jax.Array | None = None) -> jax.Array:
+        """Takes an array (L, n, p, C, B or 1) into (B or 1, T, n, p), and puts ``last`` (n, p, 1, B or 1) at its end."""
+        if self.plan.algebra != "staged":
+            return _joined(self.plan, rows, last)
+        with own_unit():  # or XLA:CPU puts them together anew for all that is made of them
+            return jax.jit(_joined, static_argnums=0)(self.plan, rows, last)
+
+    def total(self, rows: jax.Array) -> jax.Array:
+        """Sums numbers (L, 1, 1, C, B or 1) over time to (B or 1,), without putting them into the order of time."""
+        L, _, _, _, B = rows.shape
+        if self.plan.chunks * B == 1:
+            return _sum_in_blocks(rows.reshape(L))[None]
+        rows = jnp.broadcast_to(rows, (L, 1, 1, self.plan.chunks, B))[:, 0, 0]
+        return where(self.present(jnp.arange(L)[:, None, None]), rows, jnp.zeros_like(rows)).sum(0).sum(0)
+
+    @phase("summarise")
+    def summarise(self, recurrence: Recurrence, params: Any, state: Any, rows: Any, *, reverse: bool = False) -> Any:
+        """Folds every chunk's rows into its summary (see `Phases`)."""
+
+        def fold(summary, row):
+            x, present = row
+            return where(present, recurrence.append(params, summary, self.matrices(x)), summary), None
+
+        return self.scan_rows(fold, recurrence.identity(state), self.prepared(recurrence, rows), reverse)[0]
+
+    def entries(self, recurrence: Recurrence, state: Any, summaries: Any, *, reverse: bool = False) -> Any:
+        """Finds the state before every chunk; with ``reverse``, after it."""
+        in_series_order = recurrence
+        if reverse:
+            in_series_order = recurrence._replace(combine=lambda left, right: recurrence.combine(right, left))
+        (met,) = self.scan_summaries(in_series_order, state, summaries, "after" if reverse else "before")
+        return recurrence.enter(state, met)
+
+    def entries_and_futures(self, recurrence: Recurrence, hindsight: Hindsight, state: Any, summaries: Any) -> tuple[Any, Any]:
+        """Finds the state before every chunk, and what all that follows says of the state after it."""
+        past, future = self.scan_summaries(recurrence, state, summaries, "before", "after")
+        return recurrence.enter(state, past), hindsight.read(future)
+
+    @phase("scan_summaries")
+    def scan_summaries(self, recurrence: Recurrence, state: Any, summaries: Any, *sides: Side) -> tuple[Any, ...]:
+        """Finds, for each side asked for, every chunk's summary of all the chunks on that side of it.
+
+        The recurrence's own time must run with the series'. One whose time runs backward has its chunks met in the other
+        order: pass it with `combine`'s arguments exchanged.
+        """
+        C = self.plan.chunks
+        summaries = jax.tree.map(lambda s: jnp.broadcast_to(s, (*s.shape[:-2], C, s.shape[-1])), summaries)
+
+        def exclusive(side: Side, empty: jax.Array, covered: jax.Array) -> jax.Array:
+            empty = jnp.broadcast_to(empty, (*covered.shape[:-2], 1, covered.shape[-1]))
+            parts = (empty, covered[..., :-1, :]) if side == "before" else (covered[..., 1:, :], empty)
+            return jnp.concatenate(parts, CHUNK_AXIS)
+
+        scan = self._doubling if self.plan.scan == "doubling" else _associative
+        inclusive = scan(recurrence.combine, summaries, sides)
+        return tuple(
+            jax.tree.map(functools.partial(exclusive, side), recurrence.identity(state), covered)
+            for side, covered in zip(sides, inclusive, strict=True)
+        )
+
+    @phase("sweep", directed=True)
+    def sweep(
+        self,
+        recurrence: Recurrence,
+        params: Any,
+        entries: tuple,
+        rows: Any,
+        *,
+        begin: Callable | None = None,
+        reverse: bool = False,
+        room: Any = False,
+        exits: bool = True,
+    ) -> tuple[Any, Any]:
+        """Runs the sequential recursion within every chunk (see `Phases`).
+
+        Rows of one lane, or of a loop that is one function, are prepared as they come. A program whose work lies all in loops
+        is run at once by XLA on a CPU, which counts a loop's work once; others are handed to a thread, for longer than a short
+        series takes.
+        """
+        del room, exits
+        prepare = None
+        if self.plan.chunks == 1 and (self.plan.one_function or all(x.shape[-1] == 1 for x in jax.tree.leaves(rows))):
+            prepare = recurrence.prepare
+        else:
+            rows = self.prepared(recurrence, rows)
+
+        def step(state, row):
+            x, present = row
+            x = self.matrices(x)
+            after, out = recurrence.step(params, state, prepare(x) if prepare else x)
+            return where(present, after, state), self.arrays(out)
+
+        state = begin(*entries) if begin else entries[0]
+        if recurrence.sums:
+            state = state, recurrence.sums(params, state)
+        if self.plan.checked and self.plan.chunks > 1 and recurrence.seam:
+            return self._until_seams_hold(recurrence, step, state, rows, reverse)
+        return self.scan_rows(step, state, rows, reverse)
+
+    def _until_seams_hold(
+        self, recurrence: Recurrence, step: Callable, state: Any, rows: Any, reverse: bool
+    ) -> tuple[Any, Any]:
+        """Sweeps as often as it takes until chunks fit together: one loop in another, which share what they write into."""
+
+        def own(state: Any) -> Any:
+            return state[0] if recurrence.sums else state
+
+        def resume(left: Any) -> Any:
+            return (left[0], jax.tree.map(jnp.zeros_like, left[1])) if recurrence.sums else left
+
+        def row(rows: Any, t: Any) -> Any:
+            return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, t, keepdims=False), rows), self.present(t)
+
+        def sweep(state: Any, rows: Any, outputs: Any) -> tuple[Any, Any]:
+            def body(i: Any, carry: Any) -> Any:
+                state, outputs = carry
+                t = self.plan.length - 1 - i if reverse else i
+                state, out = step(state, row(rows, t))
+                return state, jax.tree.map(lambda all, one: lax.dynamic_update_index_in_dim(all, one, t, 0), outputs, out)
+
+            def again(carry: Any) -> Any:
+                entered, _, outputs, _ = carry
+                left, outputs = lax.fori_loop(0, self.plan.length, body, (entered, outputs))
+                resumed = neighbours(entered, resume(left), reverse=reverse)
+                apart = ~recurrence.seam.agree(*(self.arrays(own(x)) for x in (entered, resumed)))
+                return in_form_of(resumed, entered), left, outputs, apart
+
+            unknown = vary_over(frozenset().union(*map(varying, jax.tree.leaves(state))), jnp.bool_(True))
+            _, left, outputs, _ = lax.while_loop(lambda carry: carry[3], again, (state, state, outputs, unknown))
+            return left, outputs
+
+        state = stable_carry(lambda s, t: step(s, row(rows, t)), state, jnp.int32(0))
+        shapes = jax.eval_shape(lambda s: step(s, row(rows, 0))[1], state)
+        outputs = jax.tree.map(lambda x: blank(x, (self.plan.length, *x.shape)), shapes)
+        return self.compiled(sweep)(state, rows, outputs)
+
+    def each_row(self, name: str, function: Callable, series: tuple) -> Any:
+        """Applies a function of matrices to every row by itself; ``name`` is for kernels."""
+        del name
+        one_row = all(x.shape[1] == 1 for x in jax.tree.leaves(series))
+
+        def rows(series: tuple) -> Any:
+            return as_rows(self.arrays(function(*self.matrices(as_lanes(series)))))
+
+        return (self.compiled(rows) if one_row else rows)(series)
+
+    def prepared(self, recurrence: Recurrence, rows: Any) -> Any:
+        """Prepares rows for the recurrence's `append`, and its `step`."""
+        if recurrence.prepare is None:
+            return rows
+        return jax.vmap(lambda x: self.arrays(recurrence.prepare(self.matrices(x))))(rows)
+
+    def scan_rows(self, body: Callable, carry: Any, rows: Any, reverse: bool) -> tuple[Any, Any]:
+        """Scans the chunks' rows by ``body(carry, (row, present)) -> (carry, outputs)``; as `split` has rows.
+
+        Reverse mode keeps the carries, and computes the rest of a step anew.
+        """
+        rows = rows, self.present(jnp.arange(self.plan.length)[:, None, None])
+        first = jax.eval_shape(lambda: jax.tree.map(lambda x: blank(x, x.shape[1:]), rows))
+        carry = stable_carry(body, carry, first)
+        if self.plan.length == 1:
+            carry, outs = body(carry, jax.tree.map(lambda x: x[0], rows))
+            return carry, jax.tree.map(lambda x: x[None], outs)
+
+        def scan(carry: Any, rows: Any) -> tuple[Any, Any]:
+            return lax.scan(jax.checkpoint(body, prevent_cse=False), carry, rows, self.plan.length, reverse)
+
+        return self.compiled(scan)(carry, rows)
+
+    def compiled(self, scan: Callable) -> Callable:
+        """Returns a loop, a function of its state and more arrays, compiled as the plan says: to one function, or not."""
+        return as_one_function(scan) if self.plan.one_function else scan
+
+    def present(self, row: Any) -> jax.Array | None:
+        """Tells in which chunks a row is not padding (..., C, 1), for a number or (..., 1, 1) of them; None if none ever is."""
+        return jnp.arange(self.plan.chunks)[:, None] * self.plan.length + row < self.plan.steps if self.plan.padded else None
+
+    def _doubling(self, combine: Callable, summaries: Any, sides: tuple[Side, ...]) -> list[Any]:
+        """Scans as Hillis & Steele do, all sides in one `combine`: after round k, an element covers the 2^k nearest chunks."""
+        chunks = self.plan.chunks
+        index = jnp.arange(chunks)[:, None]
+
+        def concatenate(trees: list[Any]) -> Any:
+            return jax.tree.map(lambda *xs: jnp.concatenate(xs, CHUNK_AXIS), *trees)
+
+        def round_(k, covered: list[Any]) -> list[Any]:
+            distance = jnp.left_shift(1, k)
+            lefts, rights, reaches = [], [], []
+            for side, nearer in zip(sides, covered, strict=True):
+                before = side == "before"
+                shift = distance if before else -distance
+                further = jax.tree.map(lambda s, shift=shift: jnp.roll(s, shift, CHUNK_AXIS), nearer)
+                lefts.append(further if before else nearer)
+                rights.append(nearer if before else further)
+                reaches.append(index >= distance if before else index < chunks - distance)
+            combined = combine(concatenate(lefts), concatenate(rights))
+            parts = [jax.tree.map(lambda x, n=n: x[..., n * chunks : (n + 1) * chunks, :], combined) for n in range(len(sides))]
+            return [where(*args) for args in zip(reaches, parts, covered, strict=True)]
+
+        start = stable_carry(lambda c, k: (round_(k, c), None), [summaries] * len(sides), jnp.int32(0))
+        rounds = (chunks - 1).bit_length()
+        return self.compiled(lambda start: lax.fori_loop(0, rounds, round_, start))(start)
 
 
-def arrays(plan: Plan, tree: Any) -> Any:
-    """Inverts `matrices`."""
-    kind = ALGEBRAS[plan.algebra]
-    return jax.tree.map(lambda m: m.to_array(), tree, is_leaf=lambda m: isinstance(m, kind))
-
-
-def split(plan: Plan, series: Any) -> Any:
-    """Cuts series (B, T, n, p) into chunks: (L, n, p, C, B). Rows past T are zero."""
-
-    def one(x: jax.Array) -> jax.Array:
-        B, T, n, p = x.shape
-        x = jnp.pad(x, ((0, 0), (0, plan.length * plan.chunks - T), (0, 0), (0, 0)))
-        return x.reshape(B, plan.chunks, plan.length, n, p).transpose(2, 3, 4, 1, 0)
-
-    return jax.tree.map(one, series)
-
-
-def join(plan: Plan, rows: jax.Array, last: jax.Array | None = None) -> jax.Array:
-    """Puts rows (L, n, p, C, B or 1) together to (B or 1, T, n, p), as `split` had them; with one row more, ``last`` (n, p, 1,
-    B or 1).
-    """
-    if plan.algebra != "staged":
-        return _joined(plan, rows, last)
-    with own_unit():  # or XLA:CPU puts them together anew for all that is made of them
-        return jax.jit(_joined, static_argnums=0)(plan, rows, last)
+def where(present: jax.Array | None, new: Any, old: Any) -> Any:
+    """Takes the new state or summary in the lanes (C, 1) that are present, the old one in others."""
+    if present is None:
+        return new
+    return jax.tree.map(lambda n, o: jnp.where(present, n, o), new, in_form_of(old, new))
 
 
 def _joined(plan: Plan, rows: jax.Array, last: jax.Array | None) -> jax.Array:
@@ -68,17 +275,8 @@ def _joined(plan: Plan, rows: jax.Array, last: jax.Array | None) -> jax.Array:
     return jnp.concatenate([jnp.broadcast_to(x, (B, *x.shape[1:])) for x in (x, as_rows(last))], 1)
 
 
-def total(plan: Plan, rows: jax.Array) -> jax.Array:
-    """Sums numbers (L, 1, 1, C, B or 1) over time, without putting them into the order of time: (B or 1,)."""
-    L, _, _, _, B = rows.shape
-    if plan.chunks * B == 1:
-        return _sum_in_blocks(rows.reshape(L))[None]
-    rows = jnp.broadcast_to(rows, (L, 1, 1, plan.chunks, B))[:, 0, 0]
-    return where(present(plan, jnp.arange(L)[:, None, None]), rows, jnp.zeros_like(rows)).sum(0).sum(0)
-
-
 def _sum_in_blocks(numbers: jax.Array, block: int = SUM_BLOCK) -> jax.Array:
-    """Sums numbers so that the work lies within a loop: see `sweep`."""
+    """Sums numbers by work that lies within a loop: see `OnXLA.sweep`."""
     whole = len(numbers) // block * block
     if not whole:
         return numbers.sum()  # as `jax.disable_jit` knows no loop of no steps
@@ -86,208 +284,7 @@ def _sum_in_blocks(numbers: jax.Array, block: int = SUM_BLOCK) -> jax.Array:
     return lax.scan(lambda total, x: (total + x.sum(), None), numbers[whole:].sum(), blocks)[0]
 
 
-@phase("summarise")
-def summarise(plan: Plan, recurrence: Recurrence, params: Any, state: Any, rows: Any, *, reverse: bool = False) -> Any:
-    """Summarises every chunk.
-
-    Args:
-        plan: as everywhere.
-        recurrence: whose `append` is folded.
-        params: matrices.
-        state: any state, for its sizes and dtype.
-        rows: as `split` returns them.
-        reverse: fold from a chunk's last row to its first.
-    """
-
-    def fold(summary, row):
-        x, present = row
-        return where(present, recurrence.append(params, summary, matrices(plan, x)), summary), None
-
-    return loop(plan, fold, recurrence.identity(state), prepared(plan, recurrence, rows), reverse)[0]
-
-
-def entries(plan: Plan, recurrence: Recurrence, state: Any, summaries: Any, *, reverse: bool = False) -> Any:
-    """Returns the state before every chunk; with ``reverse``, after it."""
-    in_series_order = recurrence
-    if reverse:
-        in_series_order = recurrence._replace(combine=lambda left, right: recurrence.combine(right, left))
-    (met,) = scan_summaries(plan, in_series_order, state, summaries, "after" if reverse else "before")
-    return recurrence.enter(state, met)
-
-
-def entries_and_futures(
-    plan: Plan, recurrence: Recurrence, hindsight: Hindsight, state: Any, summaries: Any
-) -> tuple[Any, Any]:
-    """Returns the state before every chunk, and its future: what all that follows says of the state after it."""
-    past, future = scan_summaries(plan, recurrence, state, summaries, "before", "after")
-    return recurrence.enter(state, past), hindsight.read(future)
-
-
-@phase("scan_summaries")
-def scan_summaries(plan: Plan, recurrence: Recurrence, state: Any, summaries: Any, *sides: Side) -> tuple[Any, ...]:
-    """Summarises, for each side asked for, all the chunks on that side of every chunk.
-
-    The recurrence's own time must run with the series'. One whose time runs backward has its chunks met in the other
-    order: pass it with `combine`'s arguments exchanged.
-    """
-    C = plan.chunks
-    summaries = jax.tree.map(lambda s: jnp.broadcast_to(s, (*s.shape[:-2], C, s.shape[-1])), summaries)
-
-    def exclusive(side: Side, empty: jax.Array, covered: jax.Array) -> jax.Array:
-        empty = jnp.broadcast_to(empty, (*covered.shape[:-2], 1, covered.shape[-1]))
-        parts = (empty, covered[..., :-1, :]) if side == "before" else (covered[..., 1:, :], empty)
-        return jnp.concatenate(parts, CHUNK_AXIS)
-
-    inclusive = _SCANS[plan.scan](plan, recurrence.combine, summaries, sides)
-    return tuple(
-        jax.tree.map(functools.partial(exclusive, side), recurrence.identity(state), covered)
-        for side, covered in zip(sides, inclusive, strict=True)
-    )
-
-
-@phase("sweep", directed=True)
-def sweep(
-    plan: Plan,
-    recurrence: Recurrence,
-    params: Any,
-    entries: tuple,
-    rows: Any,
-    *,
-    begin: Callable | None = None,
-    reverse: bool = False,
-    room: Any = False,
-    exits: bool = True,
-) -> tuple[Any, Any]:
-    """Runs the sequential recursion within every chunk.
-
-    Rows of one lane, or of a loop that is one function, are prepared as they come. A program whose work lies all in loops is
-    run at once by XLA on a CPU, which counts a loop's work once; others are handed to a thread, for longer than a short series
-    takes.
-
-    Args:
-        plan: as everywhere.
-        recurrence: whose `step` is run.
-        params: matrices.
-        entries: every chunk's entry state, as a tuple of one; or what ``begin`` makes it of.
-        rows: as `split` returns them.
-        begin: makes the entry state of ``entries``.
-        reverse: go from a chunk's last row to its first.
-        room: for each output, whether `join` is to put one more row at its end.
-        exits: whether the states after every chunk are wanted.
-
-    Returns:
-        The states after every chunk, with its sums if the recurrence has any, and the outputs of all rows as `join` takes them.
-    """
-    del room, exits
-    prepare = None
-    if plan.chunks == 1 and (plan.one_function or all(x.shape[-1] == 1 for x in jax.tree.leaves(rows))):
-        prepare = recurrence.prepare
-    else:
-        rows = prepared(plan, recurrence, rows)
-
-    def step(state, row):
-        x, present = row
-        x = matrices(plan, x)
-        after, out = recurrence.step(params, state, prepare(x) if prepare else x)
-        return where(present, after, state), arrays(plan, out)
-
-    state = begin(*entries) if begin else entries[0]
-    if recurrence.sums:
-        state = state, recurrence.sums(params, state)
-    if plan.checked and plan.chunks > 1 and recurrence.seam:
-        return _until_seams_hold(plan, recurrence, step, state, rows, reverse)
-    return loop(plan, step, state, rows, reverse)
-
-
-def _until_seams_hold(
-    plan: Plan, recurrence: Recurrence, step: Callable, state: Any, rows: Any, reverse: bool
-) -> tuple[Any, Any]:
-    """Runs `loop` as often as it takes until chunks fit together: one loop in another, which share the arrays of outputs."""
-
-    def own(state: Any) -> Any:
-        return state[0] if recurrence.sums else state
-
-    def resume(left: Any) -> Any:
-        return (left[0], jax.tree.map(jnp.zeros_like, left[1])) if recurrence.sums else left
-
-    def row(rows: Any, t: Any) -> Any:
-        return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, t, keepdims=False), rows), present(plan, t)
-
-    def sweep(state: Any, rows: Any, outputs: Any) -> tuple[Any, Any]:
-        def body(i: Any, carry: Any) -> Any:
-            state, outputs = carry
-            t = plan.length - 1 - i if reverse else i
-            state, out = step(state, row(rows, t))
-            return state, jax.tree.map(lambda all, one: lax.dynamic_update_index_in_dim(all, one, t, 0), outputs, out)
-
-        def again(carry: Any) -> Any:
-            entered, _, outputs, _ = carry
-            left, outputs = lax.fori_loop(0, plan.length, body, (entered, outputs))
-            resumed = neighbours(entered, resume(left), reverse=reverse)
-            apart = ~recurrence.seam.agree(*(arrays(plan, own(x)) for x in (entered, resumed)))
-            return in_form_of(resumed, entered), left, outputs, apart
-
-        unknown = vary_over(frozenset().union(*map(varying, jax.tree.leaves(state))), jnp.bool_(True))
-        _, left, outputs, _ = lax.while_loop(lambda carry: carry[3], again, (state, state, outputs, unknown))
-        return left, outputs
-
-    state = stable_carry(lambda s, t: step(s, row(rows, t)), state, jnp.int32(0))
-    shapes = jax.eval_shape(lambda s: step(s, row(rows, 0))[1], state)
-    outputs = jax.tree.map(lambda x: blank(x, (plan.length, *x.shape)), shapes)
-    return compiled(plan, sweep)(state, rows, outputs)
-
-
-def each_row(plan: Plan, name: str, function: Callable, series: tuple) -> Any:
-    """Applies a function of matrices to every row by itself: (B or 1, rows, n, p) in and out; ``name`` is for kernels."""
-    del name
-    one_row = all(x.shape[1] == 1 for x in jax.tree.leaves(series))
-
-    def rows(series: tuple) -> Any:
-        return as_rows(arrays(plan, function(*matrices(plan, as_lanes(series)))))
-
-    return compiled(plan._replace(one_function=plan.one_function and one_row), rows)(series)
-
-
-def prepared(plan: Plan, recurrence: Recurrence, rows: Any) -> Any:
-    """Prepares rows, as the recurrence's `append` and `step` take them."""
-    if recurrence.prepare is None:
-        return rows
-    return jax.vmap(lambda x: arrays(plan, recurrence.prepare(matrices(plan, x))))(rows)
-
-
-def loop(plan: Plan, body: Callable, carry: Any, rows: Any, reverse: bool) -> tuple[Any, Any]:
-    """Scans the chunks' rows by `lax.scan`, with ``body(carry, (row, present)) -> (carry, outputs)``; rows are as `split` has
-    them.
-
-    Reverse mode keeps the carries, and computes the rest of a step anew.
-    """
-    rows = rows, present(plan, jnp.arange(plan.length)[:, None, None])
-    first = jax.eval_shape(lambda: jax.tree.map(lambda x: blank(x, x.shape[1:]), rows))
-    carry = stable_carry(body, carry, first)
-    if plan.length == 1:
-        carry, outs = body(carry, jax.tree.map(lambda x: x[0], rows))
-        return carry, jax.tree.map(lambda x: x[None], outs)
-
-    def scan(carry: Any, rows: Any) -> tuple[Any, Any]:
-        return lax.scan(jax.checkpoint(body, prevent_cse=False), carry, rows, plan.length, reverse)
-
-    return compiled(plan, scan)(carry, rows)
-
-
-def present(plan: Plan, row: Any) -> jax.Array | None:
-    """Tells in which chunks a row is not padding (..., C, 1), for a number or (..., 1, 1) of them; None if none ever is."""
-    return jnp.arange(plan.chunks)[:, None] * plan.length + row < plan.steps if plan.padded else None
-
-
-def where(present: jax.Array | None, new: Any, old: Any) -> Any:
-    """Takes the new state or summary in the lanes (C, 1) that are present, the old one in others."""
-    if present is None:
-        return new
-    return jax.tree.map(lambda n, o: jnp.where(present, n, o), new, in_form_of(old, new))
-
-
-def _associative(plan: Plan, combine: Callable, summaries: Any, sides: tuple[Side, ...]) -> list[Any]:
-    del plan
+def _associative(combine: Callable, summaries: Any, sides: tuple[Side, ...]) -> list[Any]:
     axis = jax.tree.leaves(summaries)[0].ndim + CHUNK_AXIS
 
     def after(further, nearer):
@@ -297,35 +294,3 @@ def _associative(plan: Plan, combine: Callable, summaries: Any, sides: tuple[Sid
         lax.associative_scan(combine if side == "before" else after, summaries, reverse=side == "after", axis=axis)
         for side in sides
     ]
-
-
-def _doubling(plan: Plan, combine: Callable, summaries: Any, sides: tuple[Side, ...]) -> list[Any]:
-    """Scans by Hillis & Steele's method, all sides in one `combine`: after round k, an element covers the 2^k nearest
-    chunks.
-    """
-    chunks = plan.chunks
-    index = jnp.arange(chunks)[:, None]
-
-    def concatenate(trees: list[Any]) -> Any:
-        return jax.tree.map(lambda *xs: jnp.concatenate(xs, CHUNK_AXIS), *trees)
-
-    def round_(k, covered: list[Any]) -> list[Any]:
-        distance = jnp.left_shift(1, k)
-        lefts, rights, reaches = [], [], []
-        for side, nearer in zip(sides, covered, strict=True):
-            before = side == "before"
-            shift = distance if before else -distance
-            further = jax.tree.map(lambda s, shift=shift: jnp.roll(s, shift, CHUNK_AXIS), nearer)
-            lefts.append(further if before else nearer)
-            rights.append(nearer if before else further)
-            reaches.append(index >= distance if before else index < chunks - distance)
-        combined = combine(concatenate(lefts), concatenate(rights))
-        parts = [jax.tree.map(lambda x, n=n: x[..., n * chunks : (n + 1) * chunks, :], combined) for n in range(len(sides))]
-        return [where(*args) for args in zip(reaches, parts, covered, strict=True)]
-
-    start = stable_carry(lambda c, k: (round_(k, c), None), [summaries] * len(sides), jnp.int32(0))
-    rounds = (chunks - 1).bit_length()
-    return compiled(plan, lambda start: lax.fori_loop(0, rounds, round_, start))(start)
-
-
-_SCANS = {"associative": _associative, "doubling": _doubling}

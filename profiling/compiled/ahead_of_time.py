@@ -56,7 +56,7 @@ _VIEWS = {"bitcast", "transpose", "reshape"}
 _FREE |= {"fusion-done", "copy-done", "async-done", "async-update"}
 
 
-class Instruction(NamedTuple):
+class HLOInstruction(NamedTuple):
     """A line of optimised HLO: name, shape of the result, opcode, operands' names, the rest, whether it is the result."""
 
     name: str
@@ -85,8 +85,8 @@ class Pass(NamedTuple):
     source: str
 
 
-class Counted(NamedTuple):
-    """The launches and loops of one call of a program.
+class ProgramCounts(NamedTuple):
+    """What runs in one call of a program.
 
     Attributes:
         kernels: launches of our own.
@@ -101,7 +101,7 @@ class Counted(NamedTuple):
     loops: int
 
 
-class Row(NamedTuple):
+class CompiledProgram(NamedTuple):
     """A compiled program; or, with ``error``, one that is not.
 
     Attributes:
@@ -109,7 +109,7 @@ class Row(NamedTuple):
         lower_seconds, compile_seconds: tracing and lowering; compiling.
         kernels: launches of our own kernels in a call, where no seam has to be swept again.
         fusions, copies, others: launches of XLA's.
-        loops, waits: see `Counted`.
+        loops, waits: see `ProgramCounts`.
         graphs, alone: CUDA graphs, those of loops' bodies included; and launches, as the program lists them, that are in none.
         xla_bytes: that XLA's launches read and write.
         temporary_bytes: that XLA allocates beside arguments and results.
@@ -139,7 +139,7 @@ def target(name: str) -> str:
     return _TARGET.format(name=name, bandwidth=bandwidth, cache=cache, memory=memory)
 
 
-def compiled(call: PublicCall, name: str) -> tuple[Row, list[Pass], str]:
+def compiled(call: PublicCall, name: str) -> tuple[CompiledProgram, list[Pass], str]:
     """Compiles a call for a GPU that need not be there; the passes that XLA makes, and the optimised HLO."""
     from jax.experimental import topologies
     from jax.sharding import SingleDeviceSharding
@@ -160,7 +160,7 @@ def compiled(call: PublicCall, name: str) -> tuple[Row, list[Pass], str]:
     text, usage = program.as_text() or "", program.memory_analysis()
     found = count(text)
     fusions, copies, all_passes = (sum(p.times for p in found.passes if p.opcode.startswith(k)) for k in ("fusion", "copy", ""))
-    row = Row(
+    row = CompiledProgram(
         call.name,
         name,
         lower_seconds=between - start,
@@ -179,7 +179,7 @@ def compiled(call: PublicCall, name: str) -> tuple[Row, list[Pass], str]:
     return row, found.passes, text
 
 
-def count(text: str) -> Counted:
+def count(text: str) -> ProgramCounts:
     """Counts what one call of a program runs, from its optimised HLO.
 
     A loop whose number of turns XLA knows runs as often; any other is one that sweeps seams again and, as models need it
@@ -211,7 +211,7 @@ def count(text: str) -> Counted:
     if entry is None:
         raise ValueError("No entry computation in the HLO.")
     visit(entry, 1)
-    return Counted(kernels, passes, waits, loops)
+    return ProgramCounts(kernels, passes, waits, loops)
 
 
 def count_graphs(thunks: str) -> tuple[int, int]:
@@ -245,7 +245,7 @@ def run_ahead_of_time(folder: Path, only: str, devices: list[str], out: Path | N
     large: dict[str, list] = {}
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(Row._fields)
+        writer.writerow(CompiledProgram._fields)
         for name in devices:
             for call in (call for call in public_calls() if only in call.name):
                 print(f"{call.name} for {name}: ", end="", flush=True)
@@ -256,7 +256,7 @@ def run_ahead_of_time(folder: Path, only: str, devices: list[str], out: Path | N
                         out.mkdir(parents=True, exist_ok=True)
                         (out / f"{re.sub(r'[^a-zA-Z0-9]+', '_', call.name)}.hlo").write_text(text)
                 except Exception as error:  # one that does not compile is a line of the record, not its end
-                    row = Row(call.name, name, error=f"{type(error).__name__}: {error}".splitlines()[0][:200])
+                    row = CompiledProgram(call.name, name, error=f"{type(error).__name__}: {error}".splitlines()[0][:200])
                 print(_sentence(row), flush=True)
                 writer.writerow("" if x is None else f"{x:.3g}" if isinstance(x, float) else x for x in row)
                 file.flush()
@@ -265,21 +265,21 @@ def run_ahead_of_time(folder: Path, only: str, devices: list[str], out: Path | N
     print(f"record: {path}")
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[CompiledProgram]:
     """Reads a record."""
     with path.open(newline="") as file:
         return [_row(line) for line in csv.DictReader(file)]
 
 
-def _row(line: dict[str, str]) -> Row:
+def _row(line: dict[str, str]) -> CompiledProgram:
     numbers: dict[str, Any] = {}
-    for name in Row._fields[2:-1]:
+    for name in CompiledProgram._fields[2:-1]:
         kind = float if name.endswith("seconds") else int
         numbers[name] = kind(line[name]) if line[name] else None
-    return Row(line["call"], line["device"], **numbers, error=line["error"])
+    return CompiledProgram(line["call"], line["device"], **numbers, error=line["error"])
 
 
-def _sentence(row: Row) -> str:
+def _sentence(row: CompiledProgram) -> str:
     if row.error:
         return row.error
     return (
@@ -297,17 +297,17 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _computations(text: str) -> dict[str, dict[str, Instruction]]:
+def _computations(text: str) -> dict[str, dict[str, HLOInstruction]]:
     """Instructions by name, by computation; the entry's name has ENTRY before it."""
-    found: dict[str, dict[str, Instruction]] = {}
-    lines: dict[str, Instruction] = {}
+    found: dict[str, dict[str, HLOInstruction]] = {}
+    lines: dict[str, HLOInstruction] = {}
     for line in text.splitlines():
         if match := _COMPUTATION.match(line):
             lines = found.setdefault((match[1] or "") + match[2], {})
         elif match := _INSTRUCTION.match(line):
             inside, rest = _split_call(match[5])
             operands = tuple(re.findall(r"%([\w.\-]+)", inside))
-            lines[match[2]] = Instruction(match[2], match[3], match[4], operands, rest, bool(match[1]))
+            lines[match[2]] = HLOInstruction(match[2], match[3], match[4], operands, rest, bool(match[1]))
     return found
 
 
@@ -329,8 +329,8 @@ def _bytes(shape: str) -> int:
     return sum(one(*match) for match in _ARRAY.findall(shape))
 
 
-def _moved(line: Instruction, around: dict[str, Instruction], inside: dict[str, Instruction]) -> int:
-    """Counts the bytes that a launch reads and writes."""
+def _moved(line: HLOInstruction, around: dict[str, HLOInstruction], inside: dict[str, HLOInstruction]) -> int:
+    """The bytes that a launch reads and writes."""
     if not inside:
         return _bytes(line.shape) + sum(_bytes(around[x].shape) for x in line.operands if x in around)
     total = 0
@@ -347,7 +347,7 @@ def _moved(line: Instruction, around: dict[str, Instruction], inside: dict[str, 
     return total + sum(_bytes(x.shape) for x in inside.values() if x.root)
 
 
-def _users(name: str, inside: dict[str, Instruction]) -> list[tuple[Instruction, str]]:
+def _users(name: str, inside: dict[str, HLOInstruction]) -> list[tuple[HLOInstruction, str]]:
     """Lists what computes with a number of a fusion, in whichever view of it, and the view's name."""
     found = []
     for user in inside.values():
@@ -356,6 +356,6 @@ def _users(name: str, inside: dict[str, Instruction]) -> list[tuple[Instruction,
     return found
 
 
-def newest_record(folder: Path) -> Path | None:
-    """Finds the last ``*-ahead-of-time.csv``."""
-    return max(folder.glob("*-ahead-of-time.csv"), default=None)
+def newest_record(records: Path) -> Path | None:
+    """Finds the last one of this kind in a folder of records."""
+    return max((records / "ahead-of-time").glob("*.csv"), default=None)

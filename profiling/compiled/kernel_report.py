@@ -20,7 +20,8 @@ from fastscan.kernels.lgssm import passes
 from fastscan.kernels.mcmc.metropolis import Schedule
 from fastscan.kernels.plan import Launch, Plan
 from fastscan.lgssm import inference as lgssm_inference
-from fastscan.lgssm.check import Model, check_model, series
+from fastscan.lgssm.check import Model, check_model
+from fastscan.lgssm.layout import series
 from fastscan.mcmc import inference as mcmc_inference
 from fastscan.mcmc.target import Form
 from fastscan.profiling.compiled.machine_code import (
@@ -31,9 +32,8 @@ from fastscan.profiling.compiled.machine_code import (
     pallas_calls,
     triton_kernels,
 )
-from fastscan.profiling.demos.metropolis.rivals import mixture
-from fastscan.profiling.demos.models import random_params
 from fastscan.profiling.measure.machine import describe
+from fastscan.profiling.measure.models import mixture, random_params
 
 STEPS, CHUNKS = 8_192, 512
 """The length of the series that the kernels are compiled for, whose sizes are constants in them: chunks of 16 steps."""
@@ -44,7 +44,7 @@ log-likelihood), one of a chain of potentials that vary, three of an HMM with ti
 the article's mixture, where D is 1, or in a correlated Gaussian."""
 
 
-class Row(NamedTuple):
+class KernelRow(NamedTuple):
     """One kernel of one family at one size, compiled for one architecture.
 
     Attributes:
@@ -114,14 +114,14 @@ def program(family: str, D: int, m: int, dtype: str = "float32", how: Launch | N
     return function, (model, emissions, noise) if family == "sampler" else (model, emissions)
 
 
-def _chain(D: int, dtype: str) -> potential_passes.Chain:
+def _chain(D: int, dtype: str) -> potential_passes.PotentialChain:
     """Pairs that vary, as in a switching system."""
 
     def series(steps: int, *fields: str) -> dict[str, Any]:
         return {f: jax.ShapeDtypeStruct((1, steps, D, D if f[0] in "JR" else 1), dtype) for f in fields}
 
     rows = potentials.PairInputs(**series(STEPS, *potentials.PairInputs._fields))
-    return potential_passes.Chain(potentials.Potential(**series(1, "h", "J")), potentials.PairInputs(), rows)
+    return potential_passes.PotentialChain(potentials.Potential(**series(1, "h", "J")), potentials.PairInputs(), rows)
 
 
 def _hmm_program(family: str, plan: Plan, K: int, dtype: str) -> tuple[Callable, tuple]:
@@ -158,7 +158,7 @@ def _metropolis_program(plan: Plan, D: int, dtype: str) -> tuple[Callable, tuple
     return run, (words, factor, walkers)
 
 
-def report(family: str, D: int, m: int, dtype: str = "float32", capabilities: Sequence[int] = (80, 90)) -> Iterator[Row]:
+def report(family: str, D: int, m: int, dtype: str = "float32", capabilities: Sequence[int] = (80, 90)) -> Iterator[KernelRow]:
     """Compiles every kernel of a family; those that run at several levels of the summaries' scan, for the widest."""
     function, arguments = program(family, D, m, dtype)
     widest = {}
@@ -183,7 +183,7 @@ def step_bytes(function: Callable, *arguments: Any) -> dict[str, float]:
     return found
 
 
-def run_report(out: Path, sizes: Sequence[tuple[int, int]], families: Sequence[str], dtype: str) -> list[Row]:
+def run_report(out: Path, sizes: Sequence[tuple[int, int]], families: Sequence[str], dtype: str) -> list[KernelRow]:
     """Compiles, prints, and writes ``kernels.csv`` as it goes and ``kernels.json`` (what it ran on)."""
     out.mkdir(parents=True, exist_ok=True)
     if dtype == "float64":
@@ -195,7 +195,7 @@ def run_report(out: Path, sizes: Sequence[tuple[int, int]], families: Sequence[s
     table = Table(*columns, title=f"GPU kernels, {dtype}; floors for {FLOOR_STEPS:,} steps: of instructions, not measured")
     with (out / "kernels.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(Row._fields)
+        writer.writerow(KernelRow._fields)
         for family, (D, m) in ((f, size) for size in sizes for f in families):
             for row in report(family, D, m, dtype):
                 rows.append(row)
@@ -209,9 +209,9 @@ def run_report(out: Path, sizes: Sequence[tuple[int, int]], families: Sequence[s
     return rows
 
 
-def _row(cost: KernelCost, family: str, D: int, m: int, dtype: str, moved: float) -> Row:
+def _row(cost: KernelCost, family: str, D: int, m: int, dtype: str, moved: float) -> KernelRow:
     per_step = cost.instructions_per_step if moved else 0.0
-    return Row(
+    return KernelRow(
         family,
         cost.name,
         D,

@@ -77,7 +77,7 @@ class Instruction(NamedTuple):
     load: bool
 
 
-class Walk(NamedTuple):
+class WarpTime(NamedTuple):
     """A warp's way through code.
 
     Attributes:
@@ -128,7 +128,7 @@ def instructions(code: Code, indices: Iterable[int]) -> list[Instruction]:
     return [instruction(*code.lines[i]) for i in sorted(indices)]
 
 
-def walk(path: Sequence[Instruction], load: float = LOAD_FROM_L1) -> Walk:
+def walk(path: Sequence[Instruction], load: float = LOAD_FROM_L1) -> WarpTime:
     """Takes a warp along a path, of which nothing is known before.
 
     Args:
@@ -137,16 +137,16 @@ def walk(path: Sequence[Instruction], load: float = LOAD_FROM_L1) -> Walk:
     """
     cycles, _ = _issue(path, load, {}, in_order=True)
     chain, _ = _issue(path, load, {}, in_order=False)
-    return Walk(cycles, chain, *_busy(path))
+    return WarpTime(cycles, chain, *_busy(path))
 
 
-def walk_loop(body: Sequence[Instruction], load: float = LOAD_FROM_L1, passes: int = 4) -> Walk:
+def walk_loop(body: Sequence[Instruction], load: float = LOAD_FROM_L1, passes: int = 4) -> WarpTime:
     """Takes a warp round a loop; returns what one more pass takes once it goes round evenly."""
     ends = {}
     for in_order in (True, False):
         few, many = (_issue(list(body) * n, load, {}, in_order=in_order)[1] for n in (passes, 2 * passes))
         ends[in_order] = (many - few) / passes
-    return Walk(ends[True], ends[False], *_busy(body))
+    return WarpTime(ends[True], ends[False], *_busy(body))
 
 
 def _issue(path: Sequence[Instruction], load: float, ready: dict[str, float], *, in_order: bool) -> tuple[float, float]:

@@ -43,8 +43,8 @@ from fastscan.profiling.measure.machine import describe, version
 _NUMBERS = {1: "uint8", 2: "float16", 4: "float32", 8: "float64"}
 
 
-class Card(NamedTuple):
-    """A GPU as predictions take it.
+class Processor(NamedTuple):
+    """What predictions take of a GPU.
 
     Attributes:
         name: as JAX has it.
@@ -68,8 +68,8 @@ class Card(NamedTuple):
 
 
 CARDS = (
-    Card("NVIDIA H100 80GB HBM3", 132, 1.98e9, 3.0e12, 50e6, 5.5e12, 5e10, 270, 550),
-    Card("NVIDIA H200", 132, 1.98e9, 4.3e12, 50e6, 5.5e12, 5e10, 270, 550),
+    Processor("NVIDIA H100 80GB HBM3", 132, 1.98e9, 3.0e12, 50e6, 5.5e12, 5e10, 270, 550),
+    Processor("NVIDIA H200", 132, 1.98e9, 4.3e12, 50e6, 5.5e12, 5e10, 270, 550),
 )
 """Copies, multiprocessors, and L2 of the H100: measured in this workplace, KINDS.md (H100 2026-11-13, H200 2026-10-28, where
 PyTorch said 60 MB of L2; XLA's description of the card says 50). Clock: read on the H200, the H100's by XLA's description.
@@ -113,7 +113,7 @@ class Machine(NamedTuple):
     loop: tuple[latency.Instruction, ...]
 
 
-class Row(NamedTuple):
+class PredictedPart(NamedTuple):
     """A predicted part of a call; microseconds of all its launches together.
 
     Attributes:
@@ -173,7 +173,7 @@ def sectors(entries: int, itemsize: int, *, store: bool) -> float:
 
 
 def seconds(
-    active_warps: int, walks: tuple[latency.Walk, latency.Walk], passes: float, warps: int, card: Card
+    active_warps: int, walks: tuple[latency.WarpTime, latency.WarpTime], passes: float, warps: int, card: Processor
 ) -> tuple[float, float]:
     """Predicts issue and latency of a launch.
 
@@ -193,7 +193,7 @@ def seconds(
     return each * busy / card.clock, waves * alone / card.clock
 
 
-def predicted(call: str, launched: Launched, machine: Machine, card: Card) -> Row:
+def predicted(call: str, launched: Launched, machine: Machine, card: Processor) -> PredictedPart:
     """Predicts all launches of a kernel in a call."""
     arrays = [(rows, n, size, False) for rows, n, size in launched.reads] + [(*x, True) for x in launched.writes]
     wanted = sum(rows * n * size for rows, n, size, _ in arrays)
@@ -207,7 +207,7 @@ def predicted(call: str, launched: Launched, machine: Machine, card: Card) -> Ro
     times = {"issue": issue, "latency": wait, "memory": memory, "cache": touched / SECTOR / card.sectors}
     bound = max(times, key=lambda name: times[name])
     us = {f"{name}_us": 1e6 * launched.times * time for name, time in times.items()}
-    return Row(
+    return PredictedPart(
         call,
         card.name,
         launched.name,
@@ -222,13 +222,13 @@ def predicted(call: str, launched: Launched, machine: Machine, card: Card) -> Ro
     )
 
 
-def predict(call: PublicCall, compile_once: "Compiler", xla: ahead_of_time.Row | None) -> list[Row]:
+def predict(call: PublicCall, compile_once: "Compiler", xla: ahead_of_time.CompiledProgram | None) -> list[PredictedPart]:
     """Predicts a call on all `CARDS`, kernel by kernel, then its launches, what is waited for, and all together."""
     launched, waits = launches(call)
     with pretending(CARDS[0].name):
         kernels = triton_kernels(lower_for_gpu(call.function, *call.arguments))
     machines = [compile_once(_candidates(one, kernels)) for one in launched]
-    rows: list[Row] = []
+    rows: list[PredictedPart] = []
     for card in CARDS:
         own = [predicted(call.name, one, machine, card) for one, machine in zip(launched, machines, strict=True)]
         rows += [*own, *_totals(call.name, card, own, waits, xla)]
@@ -266,12 +266,12 @@ class Compiler:
         return Machine(cost, kernel.warps, *parts)
 
 
-def run_predict(folder: Path, records: Path, only: str) -> list[Row]:
+def run_predict(folder: Path, records: Path, only: str) -> list[PredictedPart]:
     """Predicts all public calls whose name holds a text; prints a table; writes ``*-predictions.csv`` and a json beside it.
 
     Args:
         folder: for what is written.
-        records: where the newest record of `ahead_of_time` is, if there is one.
+        records: the folder of all kinds, with the newest of `ahead_of_time`, if there is one.
         only: of calls whose name holds this.
     """
     about = describe("python -m fastscan.profiling predict") | {
@@ -284,11 +284,11 @@ def run_predict(folder: Path, records: Path, only: str) -> list[Row]:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{about['date']}-predictions.csv"
     path.with_suffix(".json").write_text(json.dumps(about | _constants(), indent=2) + "\n")
-    rows: list[Row] = []
+    rows: list[PredictedPart] = []
     compile_once = Compiler()
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(Row._fields)
+        writer.writerow(PredictedPart._fields)
         for call in (call for call in public_calls() if only in call.name):
             try:
                 new = predict(call, compile_once, compiled.get(call.name))
@@ -305,7 +305,7 @@ def run_predict(folder: Path, records: Path, only: str) -> list[Row]:
 
 def read_predictions(records: Path, device: str) -> dict[str, tuple[float, float]]:
     """Reads the newest record's predictions for a device: least and most seconds of calls, by their names."""
-    paths = sorted(records.glob("*-predictions.csv"))
+    paths = sorted((records / "predictions").glob("*.csv"))
     found: dict[str, dict[str, float]] = {}
     with paths[-1].open(newline="") if paths else contextlib.nullcontext(()) as file:
         for row in csv.DictReader(file):
@@ -314,22 +314,24 @@ def read_predictions(records: Path, device: str) -> dict[str, tuple[float, float
     return {call: (parts["all, least"], parts["all, most"]) for call, parts in found.items()}
 
 
-def _totals(call: str, card: Card, own: list[Row], waits: int, xla: ahead_of_time.Row | None) -> Iterator[Row]:
+def _totals(
+    call: str, card: Processor, own: list[PredictedPart], waits: int, xla: ahead_of_time.CompiledProgram | None
+) -> Iterator[PredictedPart]:
     count, kernels = sum(row.launches for row in own), sum(row.us for row in own)
     others = moved = 0
     if xla is not None:
         others = (xla.fusions or 0) + (xla.copies or 0) + (xla.others or 0)
         moved, waits = xla.xla_bytes or 0, xla.waits or 0
     passes = 1e6 * moved / (card.copy if moved >= card.cache_bytes / 2 else card.cache_bandwidth)
-    yield Row(call, card.name, "XLA", others, us=passes, bound="memory" if others else "not counted")
+    yield PredictedPart(call, card.name, "XLA", others, us=passes, bound="memory" if others else "not counted")
     for which, launch, wait in zip(("least", "most"), LAUNCH_SECONDS, WAIT_SECONDS, strict=True):
         gaps, waited = 1e6 * launch * (count + others), 1e6 * wait * waits
-        yield Row(call, card.name, f"launches, {which}", count + others, us=gaps)
-        yield Row(call, card.name, f"waits, {which}", waits, us=waited)
-        yield Row(call, card.name, f"all, {which}", count + others, us=kernels + passes + gaps + waited)
+        yield PredictedPart(call, card.name, f"launches, {which}", count + others, us=gaps)
+        yield PredictedPart(call, card.name, f"waits, {which}", waits, us=waited)
+        yield PredictedPart(call, card.name, f"all, {which}", count + others, us=kernels + passes + gaps + waited)
 
 
-def _load_cycles(launched: Launched, wanted: float, warps: int, card: Card) -> float:
+def _load_cycles(launched: Launched, wanted: float, warps: int, card: Processor) -> float:
     """Counts the cycles of a load in the mean: of a record smaller than a sector, some steps find theirs in L1."""
     far = card.memory_cycles if wanted >= card.cache_bytes / 2 else card.cache_cycles
     long = [(n, size) for rows, n, size in launched.reads if rows > 32 * warps]
@@ -386,7 +388,7 @@ def _constants() -> dict[str, Any]:
     return {"cards": [card._asdict() for card in CARDS], "pipes: busy, latency": pipes, "seconds, least and most": seconds}
 
 
-def _print(rows: list[Row]) -> None:
+def _print(rows: list[PredictedPart]) -> None:
     columns = ["part", "launches", "warps", "steps", "issue", "latency", "memory", "cache", "us", "bound", "waste"]
     console = Console(width=130)
     for card in CARDS:

@@ -1,4 +1,4 @@
-"""The two models that the records and the demonstration run, and their data: Mauna Loa's CO2, and a moving target."""
+"""The two models that the demonstration runs, and their data: Mauna Loa's CO2, and a moving target."""
 
 import csv
 import importlib.resources
@@ -109,23 +109,3 @@ def simulate(params: ParamsLGSSM, T: int, seed: int) -> np.ndarray:
     """Emissions (T, m) drawn from a model, in its dtype."""
     _, emissions = lgssm_joint_sample(params, jax.random.key(seed), T)
     return np.asarray(emissions)
-
-
-def random_params(D: int, m: int, dtype: jax.typing.DTypeLike = "float32", seed: int = 0) -> ParamsLGSSM:
-    """A stable model with full matrices everywhere: a shrunken rotation, and well-conditioned covariances.
-
-    Args:
-        D: state dimensions.
-        m: emission dimensions.
-        dtype: float32, or float64 where JAX has it enabled.
-        seed: of the matrices.
-    """
-    r = np.random.default_rng(seed)
-
-    def covariance(n: int) -> np.ndarray:
-        a = 0.4 * r.normal(size=(n, n))
-        return a @ a.T + 0.3 * np.eye(n)
-
-    rotation = np.linalg.qr(r.normal(size=(D, D)))[0]
-    arrays = (np.zeros(D), covariance(D), 0.95 * rotation, covariance(D), r.normal(size=(m, D)), covariance(m))
-    return make_lgssm_params(*(jnp.asarray(x, dtype) for x in arrays))

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastscan.profiling.gpu import limited
+from fastscan.profiling.measure import limited
 from fastscan.profiling.measure.cases import Case
 from fastscan.profiling.measure.machine import stamp
 from fastscan.profiling.measure.programs import Programs

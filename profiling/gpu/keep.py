@@ -18,7 +18,7 @@ def keep(out: Path, records: Path = RECORDS, table: Path = COMMITTED, readmes: S
 
     Args:
         out: the run's folder.
-        records: folder of ``measured-*.csv``, ``gpu-*.json`` with ceilings and steps, ``gpu-*-profile.csv``, and the report.
+        records: folder of records: ``measured``; ``gpu``, ceilings, steps and profiles; and the report.
         table: the crossover table. Families that the run has lengths enough of take the place of this device's.
         readmes: files whose tables are written.
 
@@ -31,14 +31,15 @@ def keep(out: Path, records: Path = RECORDS, table: Path = COMMITTED, readmes: S
     facts = _facts(out)
     rows = _rows(out, facts)
     name = f"{facts['device'].lower().replace(' ', '-')}-{facts['commit']}"
-    record = records / f"measured-{name}.csv"
+    record = records / "measured" / f"measured-{name}.csv"
     rows = _last([*read(record), *rows])
     record.unlink(missing_ok=True)
     append(record, rows)
-    written = [record, records / f"gpu-{name}.json"]
+    written = [record, records / "gpu" / f"gpu-{name}.json"]
+    written[-1].parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(out / "gpu.json", written[-1])
     if (out / "profile.csv").exists():
-        written.append(records / f"gpu-{name}-profile.csv")
+        written.append(records / "gpu" / f"gpu-{name}-profile.csv")
         shutil.copyfile(out / "profile.csv", written[-1])
     old = crossovers.read_table(table)
     fitted = fit(rows)

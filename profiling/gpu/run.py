@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastscan.profiling.gpu import limited
+from fastscan.profiling.measure import limited
 from fastscan.profiling.measure.rows import Row, by_case
 from fastscan.profiling.measure.run import DeviceLostError, first_line
 

@@ -5,9 +5,8 @@ from pathlib import Path
 
 from fastscan.dispatch.choice import device_kind
 from fastscan.profiling.compiled.predict import read_predictions
+from fastscan.profiling.gpu import profile, smoke, steps
 from fastscan.profiling.gpu import run as running
-from fastscan.profiling.gpu import smoke, steps
-from fastscan.profiling.gpu.profile import step as profile
 from fastscan.profiling.gpu.run import Run, Stage, run_stage
 from fastscan.profiling.gpu.testing import tested
 from fastscan.profiling.measure.rows import RECORDS, read

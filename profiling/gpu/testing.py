@@ -6,8 +6,8 @@ import re
 import sys
 from pathlib import Path
 
-from fastscan.profiling.gpu.limited import run_limited
 from fastscan.profiling.gpu.run import Run
+from fastscan.profiling.measure.limited import run_limited
 from fastscan.profiling.report.readme import ROOT
 
 TESTS = Path("tests") / "test_on_gpu.py"

@@ -9,8 +9,8 @@ import numpy as np
 
 from fastscan import lds
 from fastscan.mcmc import rw_metropolis
-from fastscan.profiling.demos.metropolis.rivals import LOC, SCALE, WEIGHTS, mixture
 from fastscan.profiling.measure.cases import Case
+from fastscan.profiling.measure.models import LOC, SCALE, WEIGHTS, mixture
 
 STEP = 6.4
 """The size of proposals in the article's mixture: about what a warm-up finds, so that moments are soon known."""

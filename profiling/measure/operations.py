@@ -20,9 +20,9 @@ from fastscan.hmm.check import check_hmm
 from fastscan.learn import LGSSM, from_unconstrained, log_det_jac_constrain, to_unconstrained
 from fastscan.lgssm import inference as lgssm_inference
 from fastscan.lgssm.check import check_model
-from fastscan.profiling.demos.models import random_params
 from fastscan.profiling.measure import chains
 from fastscan.profiling.measure.cases import Case
+from fastscan.profiling.measure.models import random_params
 
 SEQUENTIAL, PARALLEL, PUBLIC = "dynamax sequential", "dynamax parallel", "public call"
 LEAPFROGS, STEP_SIZE = 5, 1e-3

@@ -17,7 +17,7 @@ NOT_COMPILED = "not compiled in time"
 _REFERENCE = "reference"
 
 
-class Program(NamedTuple):
+class CompiledCall(NamedTuple):
     """A compiled function of a case's data, the seconds that took, and what it moves and allocates."""
 
     call: Callable[..., Any]
@@ -53,7 +53,7 @@ class Programs:
             return operations.reference(case, dynamax)
         return ahead.result()
 
-    def get(self, case: Case, implementation: str, timeout: float | None = None) -> Program:
+    def get(self, case: Case, implementation: str, timeout: float | None = None) -> CompiledCall:
         """Returns the program, once it is compiled; errors are the compiler's.
 
         Raises:
@@ -83,7 +83,7 @@ class Programs:
             future.cancel()
 
 
-def compiled(case: Case, implementation: str) -> Program:
+def compiled(case: Case, implementation: str) -> CompiledCall:
     """Compiles a program for JAX's default device."""
     run = operations.function(case, implementation)
     assert run is not None  # what dynamax does not have is not asked for
@@ -94,5 +94,5 @@ def compiled(case: Case, implementation: str) -> Program:
         seconds = time.perf_counter() - start
     usage = call.memory_analysis()
     if usage is None:
-        return Program(call, seconds, None, None)
-    return Program(call, seconds, usage.argument_size_in_bytes + usage.output_size_in_bytes, usage.temp_size_in_bytes)
+        return CompiledCall(call, seconds, None, None)
+    return CompiledCall(call, seconds, usage.argument_size_in_bytes + usage.output_size_in_bytes, usage.temp_size_in_bytes)

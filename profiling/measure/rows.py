@@ -12,7 +12,11 @@ from fastscan.profiling.measure.cases import Case
 from fastscan.profiling.measure.machine import checkout
 
 RECORDS = user_data_path("fastscan") / "records" if checkout() is None else Path(__file__).parents[1] / "records"
-"""Where `measure` writes and all others read: in a checkout those that are committed, else this user's own."""
+"""Where records are, each kind in a folder of its own: in a checkout those that are committed, else this user's own.
+
+``measured`` holds those of `measure`; ``gpu`` what else a run on a GPU found; ``kernels`` kernel reports; ``ahead-of-time``
+what XLA made of public calls; ``predictions`` their times as a model has them; ``metropolis`` and ``slds`` what demonstrations
+measured. Those in ``apart`` are of machines that others are not compared with, and nothing reads them."""
 
 
 class Row(NamedTuple):
@@ -122,8 +126,8 @@ def by_case(rows: Iterable[Row]) -> dict[Case, dict[str, Row]]:
 
 
 def all_records(folder: Path) -> Iterator[tuple[Path, list[Row]]]:
-    """Reads every record of `measure` in a folder, by name."""
-    for path in sorted(folder.glob("measured-*.csv")):
+    """Every record of `measure` among others, by name."""
+    for path in sorted((folder / "measured").glob("*.csv")):
         yield path, read(path)
 
 

@@ -23,7 +23,7 @@ from fastscan.profiling.measure import operations
 from fastscan.profiling.measure.cases import MEASURED_BY, METROPOLIS, Case, grid, others
 from fastscan.profiling.measure.machine import stamp
 from fastscan.profiling.measure.operations import PARALLEL, PUBLIC, SEQUENTIAL
-from fastscan.profiling.measure.programs import NOT_COMPILED, Program, Programs
+from fastscan.profiling.measure.programs import NOT_COMPILED, CompiledCall, Programs
 from fastscan.profiling.measure.rows import Row, append, read
 from fastscan.profiling.measure.timing import Clock, clock, in_subprocess
 
@@ -247,7 +247,7 @@ def _checked(
         if name == PUBLIC:
             function = operations.function(case, name)
             assert function is not None  # ours there always are
-            program = Program(function, 0.0, None, None)
+            program = CompiledCall(function, 0.0, None, None)
         else:
             program = programs.get(case, name, 0.1 if programs.background else None)
         call = functools.partial(program.call, *data)
@@ -269,7 +269,7 @@ def _checked(
     return row(status="ok", error=error, first_call=first, **sizes), call
 
 
-def _first_call(program: Program, call: Callable[[], Any]) -> tuple[Any, float]:
+def _first_call(program: CompiledCall, call: Callable[[], Any]) -> tuple[Any, float]:
     """Calls a program for the first time: returns its result, and how long that took from tracing on."""
     start = time.perf_counter()
     out = jax.block_until_ready(call())
@@ -356,4 +356,4 @@ def default_path(records: Path) -> Path:
     on = stamp()
     device = on["device"].lower().replace(" ", "-")
     cores = f"-{on['cores']}-cores" if device == "cpu" else ""
-    return records / f"measured-{device}{cores}-{on['commit']}.csv"
+    return records / "measured" / f"measured-{device}{cores}-{on['commit']}.csv"

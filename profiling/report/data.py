@@ -109,7 +109,7 @@ def latest(records: Iterable[Record]) -> list[Record]:
 def read_kernels(folder: Path) -> tuple[list[dict[str, Any]], str]:
     """The rows of the kernel reports for sm 90 that go through the steps of a series, and what they were compiled with."""
     rows, sources = {}, []
-    for path in sorted(folder.glob("*-kernels.csv")):
+    for path in sorted((folder / "kernels").glob("*.csv")):
         with path.open(newline="") as file:
             for line in csv.DictReader(file):
                 numbers = {name: float(line[name]) for name in ("per_step", "bytes_per_step", "floor_us")}

@@ -35,7 +35,7 @@ def gpu_texts(records: Path) -> dict[str, str]:
 
 def ceilings(records: Path, device: str | None = None) -> dict[str, Any]:
     """Reads what the newest run on a GPU, or on one of this kind, found that it can do, with its "device"; {} without one."""
-    runs = [json.loads(path.read_text()) for path in sorted(records.glob("gpu-*.json"))]
+    runs = [json.loads(path.read_text()) for path in sorted((records / "gpu").glob("*.json"))]
     runs = [run for run in runs if device in (None, run["device"]) and run.get("ceilings")]
     newest = max(runs, key=lambda run: run["date"], default=None)
     return {} if newest is None else newest["ceilings"] | {"device": newest["device"]}

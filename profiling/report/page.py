@@ -51,7 +51,7 @@ def write_report(out: Path, records: Path = RECORDS, table: dict | None = None) 
 
     Args:
         out: folder, which is made if it is missing.
-        records: folder of ``measured-*.csv`` and ``*-kernels.csv``.
+        records: folder with records of `measure` and kernel reports, as `measure.rows.RECORDS`.
         table: the crossover table; default: the committed one.
 
     Returns:
@@ -62,7 +62,7 @@ def write_report(out: Path, records: Path = RECORDS, table: dict | None = None) 
     """
     found = gather(records)
     if not found:
-        raise ValueError(f"{records} holds no measured-*.csv with rows: run `fastscan measure` first.")
+        raise ValueError(f"{records} holds no measured/*.csv with rows: run `fastscan measure` first.")
     lengths = crossovers.committed_table() if table is None else table
     kernels, source = read_kernels(records)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)

@@ -184,8 +184,10 @@ def _memory(ours: Row, theirs: Row | None) -> str:
 
 
 def _kernels(records: Path, works: dict[tuple[str, int, int], str], title: str) -> str:
-    """Sums up what kernels cost by their code for sm_90, in float32: by family, D and m, under the names given."""
-    rows = [row for path in sorted(records.glob("*-kernels.csv")) for row in csv.DictReader(path.read_text().splitlines())]
+    """What kernels cost by their code for sm_90, in float32: by family, D and m, under which names."""
+    rows = [
+        row for path in sorted((records / "kernels").glob("*.csv")) for row in csv.DictReader(path.read_text().splitlines())
+    ]
     columns = f"{title} | registers, at most | spilled | instructions a step | floor, T = 1e6 | bytes a step | compiled in"
     lines = [f"| {columns} |", "|" + "---|" * (columns.count("|") + 1)]
     for key, name in works.items():

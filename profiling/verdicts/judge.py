@@ -11,9 +11,8 @@ from fastscan.profiling.measure.rows import Row, by_case
 from fastscan.profiling.measure.run import is_default
 
 
-class Verdict(NamedTuple):
-    """The verdict on None's choice in one case, by the table in force now: its time over our best one's, and over dynamax's
-    (None: no such).
+class Judgement(NamedTuple):
+    """What None takes in one case, by the table in force now: its time over our best one's, and over dynamax's (None: no such).
 
     ``open``: the samples' spread, from the 20th to the 80th percentile, leaves open whether another one is faster.
     """
@@ -37,7 +36,7 @@ def chosen(measured: Mapping[str, Row]) -> Row | None:
     return min(now or then, key=_p50, default=None)
 
 
-def verdicts(rows: Iterable[Row]) -> list[Verdict]:
+def verdicts(rows: Iterable[Row]) -> list[Judgement]:
     """Judges every case in which what None takes was measured beside others of ours."""
     found = []
     for case, measured in by_case(rows).items():
@@ -51,7 +50,7 @@ def verdicts(rows: Iterable[Row]) -> list[Verdict]:
         over_dynamax = None if theirs is None else _p50(taken) / _p50(theirs)
         overlap = (taken.p20 or 0) <= (best.p80 or 0)
         over_best = _p50(taken) / _p50(best)
-        found.append(Verdict(case, taken.implementation, best.implementation, over_best, over_dynamax, overlap))
+        found.append(Judgement(case, taken.implementation, best.implementation, over_best, over_dynamax, overlap))
     return found
 
 

@@ -52,7 +52,7 @@ def run_once(folder: str, name: str, slowed: bool) -> None:
     if slowed:
         compiled = programs.compiled
 
-        def slower(case: Case, implementation: str) -> programs.Program:
+        def slower(case: Case, implementation: str) -> programs.CompiledCall:
             program = compiled(case, implementation)
             return program._replace(call=_slow(program.call)) if implementation == PLANTED_IN else program
 

@@ -12,7 +12,8 @@ from fastscan.kernels.algebra import Lanes
 from fastscan.kernels.gpu.launch import MOST_ROWS, launch
 from fastscan.kernels.lgssm import passes
 from fastscan.kernels.plan import Launch, Plan
-from fastscan.lgssm.check import check_model, series
+from fastscan.lgssm.check import check_model
+from fastscan.lgssm.layout import series
 from fastscan.profiling.compiled.machine_code import lower_for_gpu, pallas_calls, triton_kernels
 from oracles.lgssm import random_params
 

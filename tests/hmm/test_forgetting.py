@@ -9,7 +9,8 @@ import pytest
 
 from fastscan.dispatch.choice import How
 from fastscan.hmm import inference as hmm_inference
-from fastscan.hmm.check import check_hmm, log_series, scaled_series
+from fastscan.hmm.check import check_hmm
+from fastscan.hmm.layout import log_series, scaled_series
 from fastscan.kernels.hmm import passes as hmm_passes
 from fastscan.kernels.hmm.filtering import HMM_FILTER
 from fastscan.kernels.hmm.viterbi import VITERBI_PATH, ViterbiInputs
@@ -95,9 +96,9 @@ def test_rows_looked_at(dtype):
             recurrence, in_chunks = HMM_FILTER, InChunks(HMM_FILTER)
             inputs = hmm_passes._inputs(series, None)[::2]
         params, rows = inputs
-        state = by.matrices(plan, jnp.full((K, 1, 1, 1), 1 / K, dtype))
-        given = by.matrices(plan, params), state, by.split(plan, rows)
-        return int(forgetting.look_ahead(plan, recurrence, in_chunks, *given, reverse=decoding)[1].rows)
+        state = by.matrices(jnp.full((K, 1, 1, 1), 1 / K, dtype))
+        given = by.matrices(params), state, by.split(rows)
+        return int(forgetting.look_ahead(by, recurrence, in_chunks, *given, reverse=decoding)[1].rows)
 
     for decoding in (False, True):
         assert rows_folded(mixing(T), decoding) <= 5 * forgetting.BLOCK

@@ -1,4 +1,4 @@
-"""The HMM's GPU kernels: what is lowered is they, and what they compile to."""
+"""The CheckedHMM's GPU kernels: what is lowered is they, and what they compile to."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 
 from fastscan.dispatch.choice import How, choose
 from fastscan.hmm import inference as hmm_inference
-from fastscan.hmm.check import HMM
+from fastscan.hmm.check import CheckedHMM
 from fastscan.profiling.compiled.kernel_report import report
 from fastscan.profiling.compiled.machine_code import lower_for_gpu
 
@@ -29,7 +29,7 @@ def test_lowered_programs():
     """The public functions' programs for a GPU that is not here: kernels by their names, and no loop outside of them."""
     T, K = 3_001, 5
     shapes = (1, K), (1, 1, K, K), (1, T, K)
-    model = HMM(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes))
+    model = CheckedHMM(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes))
     uniform = jax.ShapeDtypeStruct((1, T, 1, 1), jnp.float32)
 
     def plan(family):

@@ -15,7 +15,8 @@ from fastscan.kernels.gpu.launch import launch
 from fastscan.kernels.lgssm import passes
 from fastscan.kernels.plan import Launch, Plan
 from fastscan.lgssm import inference as lgssm_inference
-from fastscan.lgssm.check import check_model, series
+from fastscan.lgssm.check import check_model
+from fastscan.lgssm.layout import series
 from fastscan.profiling.compiled.kernel_report import program
 from fastscan.profiling.compiled.machine_code import lower_for_gpu
 from oracles.lgssm import SMOOTHER_KERNELS, assert_moments, close, random_params, simulate, textbook

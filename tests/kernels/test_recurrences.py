@@ -113,7 +113,7 @@ def both_ways(plan, state, maps):
 
     def joined(maps, reverse):
         end, out = run(plan, AFFINE_MAPS, AffineMap(), state, maps, reverse=reverse)
-        return end, phases(plan).join(plan, out)
+        return end, phases(plan).join(out)
 
     return joined(maps, True), joined(jax.tree.map(lambda x: x[:, ::-1], maps), False)
 

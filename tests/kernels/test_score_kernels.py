@@ -13,7 +13,8 @@ from fastscan.kernels.lgssm import passes
 from fastscan.kernels.lgssm.decorrelation import decorrelate_rows
 from fastscan.kernels.plan import Launch, Plan
 from fastscan.lgssm import inference as lgssm_inference
-from fastscan.lgssm.check import check_model, series
+from fastscan.lgssm.check import check_model
+from fastscan.lgssm.layout import series
 from fastscan.profiling.compiled.machine_code import lower_for_gpu
 from oracles.lgssm import close, dense, random_params, simulate
 

@@ -9,13 +9,14 @@ import pytest
 
 from fastscan import lds, lgssm_filter, lgssm_marginal_loglik
 from fastscan.dispatch import choice as dispatch
-from fastscan.kernels.axes import as_lanes
+from fastscan.kernels.arrays import as_lanes
 from fastscan.kernels.lgssm import passes
 from fastscan.kernels.lgssm.gaussian import Gaussian
 from fastscan.kernels.lgssm.kalman import KALMAN_FILTER, observe
 from fastscan.kernels.plan import Launch, Plan
 from fastscan.kernels.scan import driver, seams
-from fastscan.lgssm.check import check_model, series
+from fastscan.lgssm.check import check_model
+from fastscan.lgssm.layout import series
 from oracles.lgssm import TOLERANCE, cast, close, random_params, simulate, textbook
 
 T = 14
@@ -117,9 +118,9 @@ def test_rounds_end_when_all_chunks_are_right(by, most):
     @jax.jit
     def filtered(y):
         given = series(plan, model, y, False)
-        state, _ = driver.phases(plan).each_row(plan, "first_observation", observe, (given.prior, given.first))
+        state, _ = driver.phases(plan).each_row("first_observation", observe, (given.prior, given.first))
         _, out = driver.run(plan, recurrence, given.params, as_lanes(state), given.rows)
-        return driver.phases(plan).join(plan, out.mean)
+        return driver.phases(plan).join(out.mean)
 
     means = filtered(jnp.asarray(y)[None])
     jax.effects_barrier()

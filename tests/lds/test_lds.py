@@ -189,7 +189,7 @@ def test_combining_is_associative_and_the_empty_stretch_its_identity(chunks):
         close(moments.mean[0, ..., 0], x)
         close(moments.cross[0], xx_next)
     state = Potential(jnp.zeros((2, 1, 1, 1)), jnp.zeros((2, 2, 1, 1)))
-    matrices = driver.phases(Plan(1, 1)).matrices(Plan(1, 1), state)
+    matrices = driver.phases(Plan(1, 1)).matrices(state)
     empty = PAIR_FILTER.identity(matrices)
     both = PAIR_FILTER.combine(empty, empty)
     assert all(np.array_equal(a.array, b.array) for a, b in zip(both, empty, strict=True))

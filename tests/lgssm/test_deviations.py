@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fastscan import lgssm_joint_sample, lgssm_posterior_predictive
-from fastscan.lgssm.check import deviation
+from fastscan.arrays import deviation
 from oracles.lgssm import cast, random_params, simulate
 
 

@@ -10,7 +10,8 @@ import fastscan
 from fastscan import lgssm_filter, lgssm_marginal_loglik, lgssm_smoother
 from fastscan.kernels.lgssm import passes
 from fastscan.kernels.plan import Plan
-from fastscan.lgssm.check import check_model, series
+from fastscan.lgssm.check import check_model
+from fastscan.lgssm.layout import series
 from oracles.lgssm import assert_moments, close, dense, one_axis, random_params, simulate, textbook, tracking_params
 
 SIZES = [(1, 1), (1, 4), (2, 1), (3, 3), (4, 2), (8, 11), (16, 1)]

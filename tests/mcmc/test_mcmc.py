@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fastscan.kernels.mcmc import metropolis
-from fastscan.mcmc import MetropolisState, inference, rw_metropolis
+from fastscan.mcmc import MetropolisState, rw_metropolis, threads
 from oracles.mcmc import correlated, mixture, textbook
 
 KEY = jax.random.key(7)
@@ -109,13 +109,13 @@ def test_chains_do_not_depend_on_how_they_are_grouped(chains):
 
 def test_all_cores(monkeypatch):
     """The same, shared by threads."""
-    monkeypatch.setattr(inference, "cores", lambda: 3)
+    monkeypatch.setattr(threads, "cores", lambda: 3)
     start = np.random.default_rng(0).normal(size=(1, 1_001)).astype("float32")
     run = functools.partial(rw_metropolis, KEY, mixture, start, 50, warmup=30)
     for keep in ("samples", "moments", "last"):
-        monkeypatch.setattr(inference, "THREAD_STEPS", 1e9)
+        monkeypatch.setattr(threads, "THREAD_STEPS", 1e9)
         wanted = run(keep=keep)
-        monkeypatch.setattr(inference, "THREAD_STEPS", 0)
+        monkeypatch.setattr(threads, "THREAD_STEPS", 0)
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), run(keep=keep), wanted)
 
 

@@ -40,8 +40,7 @@ def installed(tmp_path):
     """As a wheel leaves it, away from any checkout: where to import it from, and a user's folders."""
     site = tmp_path / "site" / "fastscan"
     for folder, place in (("fastscan", site), ("kernels", site / "kernels"), ("profiling", site / "profiling")):
-        shutil.copytree(ROOT / folder, place, ignore=shutil.ignore_patterns("__pycache__", "measured-*", "*.html", "2026-*"))
-    (site / "profiling" / "records").rmdir()
+        shutil.copytree(ROOT / folder, place, ignore=shutil.ignore_patterns("__pycache__", "records"))
     home = {name: str(tmp_path / name) for name in ("XDG_DATA_HOME", "XDG_CACHE_HOME")}
     return {"PYTHONPATH": str(site.parent), "PYTHONSAFEPATH": "1", **home}
 

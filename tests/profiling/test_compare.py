@@ -1,6 +1,7 @@
 """Comparisons of records: what they find, what they leave alone, and what they take."""
 
 import csv
+import shutil
 import subprocess
 import sys
 
@@ -84,8 +85,8 @@ def test_what_can_be_compared(tmp_path):
         compare(record(0), elsewhere)
     with pytest.raises(ValueError, match="no case in common"):
         compare(record(0), [row._replace(T=3) for row in record(0)])
-    records.append(tmp_path / "measured-a.csv", record(0))
-    assert find("01234567", tmp_path) == find(str(tmp_path / "measured-a.csv"), tmp_path)
+    records.append(tmp_path / "measured" / "measured-a.csv", record(0))
+    assert find("01234567", tmp_path) == find(str(tmp_path / "measured" / "measured-a.csv"), tmp_path)
     with pytest.raises(ValueError, match=r"There are: 0123456789ab \(measured-a.csv\)"):
         find("abcdefgh", tmp_path)
 
@@ -129,9 +130,8 @@ def test_tables_of_a_record(tmp_path):
         for row in record(0)
     ]
     rows = [row._replace(T=100_000) for row in rows if row.T == 10_000]
-    records.append(tmp_path / "measured-a.csv", rows)
-    for path in records.RECORDS.glob("*-kernels.csv"):
-        (tmp_path / path.name).write_text(path.read_text())
+    records.append(tmp_path / "measured" / "measured-a.csv", rows)
+    shutil.copytree(records.RECORDS / "kernels", tmp_path / "kernels")
     made = tables.generated(tmp_path)
     assert "| `hmm_smoother`, K=5, T=100,000 | 1 ms | 4 ms | 4 | - |" in made["hmm"]
     assert made["lgssm"].count("\n") == 1
@@ -143,7 +143,7 @@ def test_tables_of_a_record(tmp_path):
         tables.rewritten("<!-- table: x -->\n<!-- end -->", made)
     with pytest.raises(ValueError, match="has no record of 'abacus'"):
         tables.newest(tmp_path, "abacus")
-    with next(tmp_path.glob("*hmm-kernels.csv")).open() as file:
+    with next(tmp_path.rglob("*hmm-kernels.csv")).open() as file:
         mine = [r for r in csv.DictReader(file) if (r["family"], r["D"], r["sm"]) == ("hmm_mode", "5", "90")]
     total = sum(float(r["per_step"]) for r in mine)
     assert f"= {total:,.0f} |" in made["hmm-kernels"]

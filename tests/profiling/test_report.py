@@ -109,24 +109,27 @@ TABLE = {
 
 
 def write_kernels(folder):
-    with (folder / "2001-01-01-kernels.csv").open("w", newline="") as file:
+    (folder / "kernels").mkdir()
+    with (folder / "kernels" / "2001-01-01-kernels.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(kernels.Row._fields)
+        writer.writerow(kernels.KernelRow._fields)
         for D in (1, 2, 4):
             for name, per_step, moved in (("made_up_sweep", 100.0 * D, 12.0 * D**2), ("made_up_begin", 0.0, 0.0)):
                 for sm in (90, 80):
                     writer.writerow(
                         ["smoother", name, D, 1, "float32", sm, 40, 0, 0, 32, 0.5, per_step, "{}", moved, 3e-2 * per_step]
                     )
-    (folder / "2001-01-01-kernels.json").write_text(json.dumps({"commit": "bbbbbbbbbbbb", "triton": "3"}))
+    (folder / "kernels" / "2001-01-01-kernels.json").write_text(json.dumps({"commit": "bbbbbbbbbbbb", "triton": "3"}))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     tmp_path = tmp_path_factory.mktemp("records")
-    records.append(tmp_path / "measured-a.csv", made_up_rows())
-    records.append(tmp_path / "measured-b.csv", made_up_rows(commit="cccccccccccc", date="2001-01-02", faster=1.3))
-    records.append(tmp_path / "measured-gpu.csv", made_up_rows("gpu", names=("sequential", "pallas"), cases=CASES[8:9]))
+    records.append(tmp_path / "measured" / "measured-a.csv", made_up_rows())
+    records.append(tmp_path / "measured" / "measured-b.csv", made_up_rows(commit="cccccccccccc", date="2001-01-02", faster=1.3))
+    records.append(
+        tmp_path / "measured" / "measured-gpu.csv", made_up_rows("gpu", names=("sequential", "pallas"), cases=CASES[8:9])
+    )
     write_kernels(tmp_path)
     return tmp_path
 
@@ -227,14 +230,14 @@ def test_tables_hold_the_rows_of_the_newest_records(page):
 
 
 def test_the_same_records_make_the_same_page(tmp_path):
-    records.append(tmp_path / "measured-a.csv", made_up_rows(cases=CASES[4:6]))
+    records.append(tmp_path / "measured" / "measured-a.csv", made_up_rows(cases=CASES[4:6]))
     write_kernels(tmp_path)
     first, again = (write_report(tmp_path / name, tmp_path, {}).read_bytes() for name in ("first", "again"))
     assert first == again
 
 
 def test_without_dynamax_there_are_no_speedups(tmp_path):
-    records.append(tmp_path / "measured-a.csv", made_up_rows(names=OURS, cases=CASES[4:6]))
+    records.append(tmp_path / "measured" / "measured-a.csv", made_up_rows(names=OURS, cases=CASES[4:6]))
     page = write_report(tmp_path, tmp_path, {}).read_text()
     assert not [title for title in titles(page) if "speed-up" in title]
     assert "The record has no times of dynamax" in page
@@ -243,7 +246,7 @@ def test_without_dynamax_there_are_no_speedups(tmp_path):
 
 
 def test_what_is_missing_is_said(tmp_path):
-    records.append(tmp_path / "measured-a.csv", made_up_rows(cases=[Case("lgssm_filter", 2, 1, 10)]))
+    records.append(tmp_path / "measured" / "measured-a.csv", made_up_rows(cases=[Case("lgssm_filter", 2, 1, 10)]))
     old = {"devices": {"cpu": {"families": {"lgssm": {"cases": []}}}}}
     page = write_report(tmp_path, tmp_path, old).read_text()
     assert "There is no record of the kernel report" in page
@@ -262,7 +265,7 @@ def test_no_records_is_an_error_that_says_what_to_run(tmp_path, name):
 def test_rows_without_a_time_are_told_and_escaped(tmp_path):
     rows = made_up_rows(cases=CASES[:1])
     wrong = rows[0]._replace(status="wrong", p20=None, p50=None, p80=None, error=math.nan, note="<b> & more")
-    records.append(tmp_path / "measured-a.csv", [wrong, *rows[1:]])
+    records.append(tmp_path / "measured" / "measured-a.csv", [wrong, *rows[1:]])
     page = write_report(tmp_path, tmp_path, {}).read_text()
     assert "Without a time there, though it was tried: 1 wrong." in page
     cells = rows_of(page, "rows0")[0]
@@ -271,7 +274,7 @@ def test_rows_without_a_time_are_told_and_escaped(tmp_path):
 
 def test_the_summary_says_where_ours_is_not_sooner(tmp_path):
     slow = made_up_rows(cases=[CASES[0]], faster=1e-3)
-    records.append(tmp_path / "measured-a.csv", [*slow, *made_up_rows(cases=[CASES[5]])])
+    records.append(tmp_path / "measured" / "measured-a.csv", [*slow, *made_up_rows(cases=[CASES[5]])])
     told = summary(gather(tmp_path)[0])
     assert "in 1 of 2 cases" in told[0]
     assert f"({CASES[5]})" in told[0]
@@ -284,7 +287,7 @@ def test_files_of_one_commit_are_one_record_and_the_newest_day_wins(tmp_path):
         ("measured-b.csv", CASES[1:2], {"commit": "cccccccccccc", "date": "2001-02-01"}),
         ("measured-a.csv", CASES[2:3], {"commit": "cccccccccccc", "date": "2001-02-01"}),
     ):
-        records.append(tmp_path / name, made_up_rows(cases=cases, **about))
+        records.append(tmp_path / "measured" / name, made_up_rows(cases=cases, **about))
     found = gather(tmp_path)
     assert [record.files for record in found] == [("measured-z.csv",), ("measured-a.csv", "measured-b.csv")]
     assert latest(found) == found[1:]

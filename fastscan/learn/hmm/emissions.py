@@ -10,10 +10,10 @@ from jax import lax
 from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import gammaln
 
+from fastscan.arrays import matmul
 from fastscan.learn.constraints import FROZEN, POSITIVE, POSITIVE_DEFINITE, REAL, SIMPLEX, Constraint
 from fastscan.learn.floors import floor, raised
 from fastscan.learn.priors import Dirichlet, Gamma, InverseWishart, NormalInverseWishart
-from fastscan.lgssm.check import product
 
 BLOCK = 2**16
 """Numbers that the distances of emissions from all states may take: steps are taken as many at a time as that allows."""
@@ -125,8 +125,8 @@ def _poisson_log_likelihoods(params: Any, emissions: jax.Array) -> jax.Array:
     y = _filled(emissions).astype(params.rates.dtype)
     never = params.rates == 0
     log_rates = jnp.where(never, 0, jnp.log(jnp.where(never, 1, params.rates)))
-    impossible = product((y > 0).astype(y.dtype), never.astype(y.dtype).T) > 0
-    found = product(y, log_rates.T) - params.rates.sum(-1) - gammaln(y + 1).sum(-1, keepdims=True)
+    impossible = matmul((y > 0).astype(y.dtype), never.astype(y.dtype).T) > 0
+    found = matmul(y, log_rates.T) - params.rates.sum(-1) - gammaln(y + 1).sum(-1, keepdims=True)
     return jnp.where(impossible, -jnp.inf, found)
 
 

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from fastscan.arrays import matmul
 from fastscan.learn.constraints import FROZEN, POSITIVE, POSITIVE_DEFINITE, REAL
 from fastscan.learn.floors import Floor, floor, raised
 from fastscan.learn.learnable import Learnable
 from fastscan.learn.lgssm.regression import Regression, fit
 from fastscan.learn.priors import MatrixNormalInverseWishart, NormalInverseWishart
 from fastscan.lgssm import lgssm_marginal_loglik, lgssm_smoother
-from fastscan.lgssm.check import product
 from fastscan.transforms import any_nan
 
 _COEFFICIENTS = ("weights", "input_weights", "bias")
@@ -198,7 +198,7 @@ def _emitted(
         K = jnp.linalg.solve(jnp.where(both, R, one), jnp.where(seen[..., :, None], R, 0)).mT
         K = jnp.where(seen[..., :, None], one, jnp.where(seen[..., None, :], K, 0))
         r = jnp.einsum("btij,btj->bti", K, r, precision="highest")
-        return r, -product(K, part.weights), jnp.where(unseen, product(one - K, R), 0).sum((0, 1))
+        return r, -matmul(K, part.weights), jnp.where(unseen, matmul(one - K, R), 0).sum((0, 1))
 
     def complete() -> tuple[jax.Array, jax.Array, jax.Array]:
         return y - expected, jnp.broadcast_to(-part.weights, (*y.shape[:2], *part.weights.shape)), jnp.zeros_like(R)

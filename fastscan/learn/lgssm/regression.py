@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fastscan.arrays import matmul
 from fastscan.learn.floors import factor, leaning
 from fastscan.learn.priors import MatrixNormalInverseWishart
-from fastscan.lgssm.check import product
 
 RANK = 10
 """Regressors are redundant in directions whose eigenvalue is at most ``RANK n eps``: of the n normal equations with a unit
@@ -55,8 +55,8 @@ def products(
     rr = _gram(left, left) + _spread(loadings, of.cov) + of.rest
     if prior is not None:
         apart = prior.loc - weights - change
-        pull = product(prior.precision, apart.T)
-        xr, rr = xr + pull, rr + product(apart, pull) + prior.scale
+        pull = matmul(prior.precision, apart.T)
+        xr, rr = xr + pull, rr + matmul(apart, pull) + prior.scale
     return xr, (rr + rr.T) / 2
 
 
@@ -90,11 +90,11 @@ def fit(
         basis, left_out = _whitening(normal_equations(of, states, prior)[free][:, free])
         for _ in range(2):  # the second time about the new weights, which takes the first one's rounding away
             xr, _ = products(of, states, change, prior, weights)
-            change = change.at[:, free].add(product(basis, product(basis.T, xr[free])).T)
+            change = change.at[:, free].add(matmul(basis, matmul(basis.T, xr[free])).T)
         redundant = redundant.at[free].set(left_out)
     _, rr = products(of, states, change, prior, weights)
     if bias and prior is None:
-        change = change.at[:, -1].add(-product(change, mean))
+        change = change.at[:, -1].add(-matmul(change, mean))
     return change, rr, redundant
 
 
@@ -112,9 +112,9 @@ def _whitening(xx: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _spread(loadings: jax.Array, cov: jax.Array) -> jax.Array:
     """Sum loadings cov loadings'."""
     if len(cov) == 1:
-        root = product(loadings[0], factor(cov[0]))
-        return product(root, root.T)
-    return jnp.einsum("smq,snq->mn", product(loadings, cov), loadings, precision="highest")
+        root = matmul(loadings[0], factor(cov[0]))
+        return matmul(root, root.T)
+    return jnp.einsum("smq,snq->mn", matmul(loadings, cov), loadings, precision="highest")
 
 
 def _gram(x: jax.Array, y: jax.Array) -> jax.Array:

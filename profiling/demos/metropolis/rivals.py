@@ -14,23 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.scipy import stats
-from jax.scipy.special import logsumexp
 
-LOC = np.array([[-2, 0, 3.2, 2.5]], "float32").T
-SCALE = np.array([[1.2, 1, 5, 2.8]], "float32").T
-WEIGHTS = np.array([[0.2, 0.3, 0.1, 0.4]], "float32").T
+from fastscan.profiling.measure.models import LOC, SCALE, WEIGHTS, mixture
+
 STEP = 0.1
 """Standard deviation of proposals."""
 
 Position = jax.Array
 Rival = Callable[[int, int], Callable[[jax.Array], Any]]
 """A function of chains and samples, which returns a function of a key that draws them."""
-
-
-def mixture(x: Position) -> jax.Array:
-    """The log density of four normal distributions' mixture: (1, chains) to (chains,)."""
-    return logsumexp(stats.norm.logpdf(x, LOC, SCALE) + np.log(WEIGHTS), axis=0)
 
 
 def density(x: np.ndarray) -> np.ndarray:

@@ -85,7 +85,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path, monkeypatch):
     def compiled(call, device):
         if "lds" in call.name:
             raise NotImplementedError("no rule\nand more")
-        row = ahead_of_time.Row(call.name, device, 1.5, 2.5, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12)
+        row = ahead_of_time.CompiledProgram(call.name, device, 1.5, 2.5, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12)
         return row, [ahead_of_time.Pass("copy.1", "copy", 2, 1 << 20, "")], "HLO"
 
     monkeypatch.setattr(ahead_of_time, "compiled", compiled)
@@ -94,7 +94,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path, monkeypatch):
     assert path is not None
     rows = ahead_of_time.read_rows(path)
     good = next(row for row in rows if "smoother" in row.call)
-    assert good == ahead_of_time.Row(good.call, "NVIDIA H200", 1.5, 2.5, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12)
+    assert good == ahead_of_time.CompiledProgram(good.call, "NVIDIA H200", 1.5, 2.5, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12)
     assert [(row.compile_seconds, row.error) for row in rows if "lds" in row.call] == [(None, "NotImplementedError: no rule")]
     assert (tmp_path / "hlo" / "lgssm_smoother_D_4_m_2_T_100_000_float32.hlo").read_text() == "HLO"
     assert "copy.1" in path.with_suffix(".json").read_text()

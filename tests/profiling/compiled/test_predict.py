@@ -13,7 +13,7 @@ from fastscan.profiling.compiled.machine_code import Code, TritonKernel, examine
 from fastscan.profiling.measure.cases import Case
 
 H100, H200 = predict.CARDS
-WALK = latency.Walk(cycles=800.0, chain=300.0, busy=500.0, busiest="issue")
+WALK = latency.WarpTime(cycles=800.0, chain=300.0, busy=500.0, busiest="issue")
 
 
 @pytest.mark.parametrize(
@@ -128,11 +128,12 @@ def test_predictions_add_up_and_are_written_down(tmp_path, monkeypatch):
     toy = public_calls.of_case(Case("lgssm_marginal_loglik", 1, 1, 200))
     bad = public_calls.PublicCall("bad", lambda: 1 / 0, ())
     monkeypatch.setattr(predict, "public_calls", lambda: [bad, toy])
-    counted = ahead_of_time.Row(toy.name, H100.name, 1.0, 1.0, 9, 5, 2, 1, 1, 1, 1, 0, 4_000, 0)
-    with (tmp_path / "2026-01-01-ahead-of-time.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([ahead_of_time.Row._fields, counted])
-    rows = predict.run_predict(tmp_path, tmp_path, "")
-    (path,) = tmp_path.glob("*-predictions.csv")
+    counted = ahead_of_time.CompiledProgram(toy.name, H100.name, 1.0, 1.0, 9, 5, 2, 1, 1, 1, 1, 0, 4_000, 0)
+    (tmp_path / "ahead-of-time").mkdir()
+    with (tmp_path / "ahead-of-time" / "2026-01-01.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([ahead_of_time.CompiledProgram._fields, counted])
+    rows = predict.run_predict(tmp_path / "predictions", tmp_path, "")
+    (path,) = tmp_path.rglob("*-predictions.csv")
     assert len(path.read_text().splitlines()) == 1 + len(rows)
     assert "not measured" in path.with_suffix(".json").read_text()
     for card in predict.CARDS:

@@ -1,6 +1,8 @@
 """What becomes of a GPU run: of one that is made up here, as no number below was measured."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -44,10 +46,7 @@ def place(tmp_path):
     records.append(out / "measured.csv", rows())
     (out / "gpu.json").write_text(json.dumps(FACTS))
     (out / "profile.csv").write_text("profiler,kernel\nncu,made_up_sweep\n")
-    kept.mkdir()
-    for path in tables.RECORDS.glob("*"):  # as if no GPU had been measured
-        if not path.name.startswith(("gpu-", "measured-nvidia-")):
-            (kept / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(tables.RECORDS, kept, ignore=shutil.ignore_patterns("gpu", "measured-nvidia-*"))  # as if none was measured
     readmes = [tmp_path / f"{number}.md" for number in range(len(tables.READMES))]
     for readme, path in zip(readmes, tables.READMES, strict=True):
         readme.write_text(path.read_text())
@@ -81,14 +80,14 @@ def test_a_run_becomes_records_crossovers_and_the_readmes(place):
     (only,) = found[DEVICE]["families"]["lgssm"]
     assert only["seconds"]["pallas"] == pytest.approx([2e-5 + 1e-9 * T for T in LENGTHS], rel=0.01)
     name = "nvidia-made-up-h100-0123456789ab"
-    assert json.loads((kept / f"gpu-{name}.json").read_text()) == FACTS
-    assert "made_up_sweep" in (kept / f"gpu-{name}-profile.csv").read_text()
-    assert len(records.read(kept / f"measured-{name}.csv")) == 3 * len(LENGTHS)
+    assert json.loads((kept / "gpu" / f"gpu-{name}.json").read_text()) == FACTS
+    assert "made_up_sweep" in (kept / "gpu" / f"gpu-{name}-profile.csv").read_text()
+    assert len(records.read(kept / "measured" / f"measured-{name}.csv")) == 3 * len(LENGTHS)
     page = (kept / "report.html").read_text()
     assert f"takes {DEVICE} longer than moving its bytes at 2.5 TB/s" in page
     assert DEVICE in page
     assert crossovers.given_table() is None
-    before = {path: path.read_bytes() for path in (*kept.iterdir(), table, *readmes)}
+    before = {path: path.read_bytes() for path in (*filter(Path.is_file, kept.rglob("*")), table, *readmes)}
     keep(*place)
     assert {path: path.read_bytes() for path in before} == before
 
@@ -101,14 +100,14 @@ def test_the_first_minutes_count_where_nothing_else_was_measured(place):
     records.append(out / "smoke.csv", [late, alone, other])
     records.append(out / "measured.csv", [alone._replace(status="skipped", p50=None)])
     keep(*place)
-    found = records.by_case(records.read(next(kept.glob("measured-nvidia-*"))))
+    found = records.by_case(records.read(next(kept.rglob("measured-nvidia-*"))))
     assert found[SMOOTHER]["pallas"].p50 == pytest.approx(1.2e-4)
     assert found[alone.case]["pallas"].p50 == pytest.approx(3e-5)
 
 
 def test_what_is_not_kept(place):
     out, kept, table, readmes = place
-    before = {path: path.read_bytes() for path in (*kept.iterdir(), table, *readmes)}
+    before = {path: path.read_bytes() for path in (*filter(Path.is_file, kept.rglob("*")), table, *readmes)}
     for facts, wanted in (
         (FACTS | {"dry_run": True}, "dry run"),
         (FACTS | {"device": "cpu"}, "no NVIDIA GPU"),
@@ -120,15 +119,16 @@ def test_what_is_not_kept(place):
     (out / "gpu.json").unlink()
     with pytest.raises(ValueError, match=r"no gpu\.json"):
         keep(*place)
-    assert {path: path.read_bytes() for path in (*kept.iterdir(), table, *readmes)} == before
+    assert {path: path.read_bytes() for path in (*filter(Path.is_file, kept.rglob("*")), table, *readmes)} == before
 
 
 def test_the_newest_run_of_every_gpu_is_told(tmp_path):
     assert gpu_texts(tmp_path)["gpu-measured"] == "No GPU has been measured yet."
-    records.append(tmp_path / "measured-a.csv", rows())
-    records.append(tmp_path / "measured-b.csv", rows(date="2001-02-01", commit="bbbbbbbbbbbb"))
-    records.append(tmp_path / "measured-c.csv", rows(device="NVIDIA made-up A100"))
-    (tmp_path / "gpu-a.json").write_text(json.dumps(FACTS))
+    records.append(tmp_path / "measured" / "measured-a.csv", rows())
+    records.append(tmp_path / "measured" / "measured-b.csv", rows(date="2001-02-01", commit="bbbbbbbbbbbb"))
+    records.append(tmp_path / "measured" / "measured-c.csv", rows(device="NVIDIA made-up A100"))
+    (tmp_path / "gpu").mkdir()
+    (tmp_path / "gpu" / "gpu-a.json").write_text(json.dumps(FACTS))
     told = gpu_texts(tmp_path)
     assert "NVIDIA made-up A100, NVIDIA made-up H100 were measured" in told["gpu-limits"]
     assert "commit bbbbbbbbbbbb" in told["gpu-measured"]

@@ -5,9 +5,9 @@ import zipfile
 
 import pytest
 
-from fastscan.profiling.gpu.profile import step as profile
-from fastscan.profiling.gpu.profile.calls import ENVIRONMENT
-from fastscan.profiling.gpu.profile.counters import count, read_counters
+from fastscan.profiling.gpu import profile
+from fastscan.profiling.gpu.calls import ENVIRONMENT
+from fastscan.profiling.gpu.counters import count, read_counters
 from fastscan.profiling.gpu.run import Run
 
 ANSWER = """==PROF== Connected to process 7
@@ -51,7 +51,7 @@ def test_counters_of_a_made_up_profiler(tmp_path, monkeypatch):
     assert profile.counted(run) == "ok"
     asked = (tmp_path / "asked").read_text()
     assert "--clock-control none" in asked
-    assert "fastscan.profiling.gpu.profile.calls" in asked
+    assert "fastscan.profiling.gpu.calls" in asked
     line = next(line for line in profile.table(run) if "made_up_sweep" in line)
     assert line.split()[1:] == ["40", "2000", "50", "25", "30", "96", "long_scoreboard", "3.5,", "wait", "2.0"]
 

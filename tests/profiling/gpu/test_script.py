@@ -127,7 +127,7 @@ def test_the_last_record_is_compared_with(tmp_path, monkeypatch):
     assert steps_module.compared(run).startswith("absent")
     rows = tables.newest()
     records.append(run.record, rows)
-    records.append(tmp_path / "measured-a.csv", rows)
+    records.append(tmp_path / "measured" / "measured-a.csv", rows)
     assert steps_module.compared(run) == "ok"
     run.record.unlink()
     records.append(

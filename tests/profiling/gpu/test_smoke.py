@@ -13,10 +13,10 @@ import pytest
 from fastscan.dispatch import choice as dispatch
 from fastscan.profiling.compiled.kernel_report import FAMILIES
 from fastscan.profiling.compiled.machine_code import on_abstract_gpu
-from fastscan.profiling.gpu import jobs, limited, smoke
+from fastscan.profiling.gpu import jobs, smoke
 from fastscan.profiling.gpu.jobs import Job, run_jobs
 from fastscan.profiling.gpu.stages import STAGES
-from fastscan.profiling.measure import operations
+from fastscan.profiling.measure import limited, operations
 from fastscan.profiling.measure import rows as records
 from fastscan.profiling.measure.cases import Case
 from oracles.records import made_up

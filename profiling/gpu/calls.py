@@ -36,7 +36,7 @@ ENVIRONMENT = {
 }
 """The environment of the process: another profiler's need not compile what one had compiled."""
 
-CODE = "from fastscan.profiling.gpu.profile.calls import main; main()"
+CODE = "from fastscan.profiling.gpu.calls import main; main()"
 
 
 def main() -> None:

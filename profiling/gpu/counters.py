@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from fastscan.profiling.gpu.limited import run_limited
-from fastscan.profiling.gpu.profile.calls import CODE, ENVIRONMENT
+from fastscan.profiling.gpu.calls import CODE, ENVIRONMENT
+from fastscan.profiling.measure.limited import run_limited
 
 SECTIONS = "SpeedOfLight", "MemoryWorkloadAnalysis", "SchedulerStats", "WarpStateStats", "Occupancy", "LaunchStats"
 """Sections of Nsight Compute's; it knows which counters they need."""

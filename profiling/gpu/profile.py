@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from jax.profiler import ProfileData
 
-from fastscan.profiling.gpu.limited import run_limited
-from fastscan.profiling.gpu.profile.calls import CALLS, CODE, ENVIRONMENT, TOY_CALLS, TRACED
-from fastscan.profiling.gpu.profile.counters import Counted, count
+from fastscan.profiling.gpu.calls import CALLS, CODE, ENVIRONMENT, TOY_CALLS, TRACED
+from fastscan.profiling.gpu.counters import Counted, count
 from fastscan.profiling.gpu.run import Run
+from fastscan.profiling.measure.limited import run_limited
 
 MOST_BYTES = 15 << 20
 """The most bytes of all traces together, packed: more would not come back from a machine that is lent."""
@@ -36,7 +36,7 @@ _COLUMNS = {
 }
 
 
-class Traced(NamedTuple):
+class TracedKernel(NamedTuple):
     """One kernel, or operation, of one call: launches and seconds in a call."""
 
     call: str
@@ -75,7 +75,7 @@ def counted(run: Run) -> str:
     return "ok"
 
 
-def read_trace(call: str, path: Path) -> list[Traced]:
+def read_trace(call: str, path: Path) -> list[TracedKernel]:
     """Lists what ran on the device in a trace, the longest first: kernels of a GPU, operations of a CPU."""
     planes = {plane.name: plane for plane in ProfileData.from_file(str(path)).planes}
     gpu = [plane for name, plane in planes.items() if name.startswith("/device:GPU")]
@@ -85,7 +85,7 @@ def read_trace(call: str, path: Path) -> list[Traced]:
             if line.name.startswith("Stream") if gpu else "XLA" in line.name:
                 for event in line.events:
                     totals.setdefault(event.name, []).append(1e-9 * event.duration_ns)
-    rows = [Traced(call, name, len(times) / TRACED, sum(times) / TRACED) for name, times in totals.items()]
+    rows = [TracedKernel(call, name, len(times) / TRACED, sum(times) / TRACED) for name, times in totals.items()]
     return sorted(rows, key=lambda row: -row.seconds)
 
 
@@ -116,9 +116,9 @@ def _read(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
 
 
-def _write(path: Path, profiler: str, rows: Sequence[Traced | Counted]) -> None:
+def _write(path: Path, profiler: str, rows: Sequence[TracedKernel | Counted]) -> None:
     """Replaces one profiler's rows in a file that may hold those of another one."""
-    columns = ["profiler", *dict.fromkeys((*Traced._fields, *Counted._fields))]
+    columns = ["profiler", *dict.fromkeys((*TracedKernel._fields, *Counted._fields))]
     others = [row for row in _read(path) if row["profiler"] != profiler]
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")

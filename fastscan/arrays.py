@@ -1,0 +1,46 @@
+"""What families compute with arrays alike: products, deviations, and functions of time as tables."""
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import checkify
+
+from fastscan.given import seen
+
+matmul = functools.partial(jnp.matmul, precision="highest")
+"""Of matrices, as precise as their dtype."""
+
+
+def deviation(variance: jax.Array) -> jax.Array:
+    """Computes the standard deviation of a variance, with derivative 0 where it is 0; NaN below zero."""
+    positive = variance > 0
+    root = jnp.sqrt(jnp.where(positive, variance, 1))
+    return jnp.where(positive, root, jnp.where(variance == 0, 0, jnp.nan).astype(variance.dtype))
+
+
+def tabulated(name: str, function: Callable[[Any], Any], steps: int, remedy: str) -> Any:
+    """The values of a function of time at 0 to ``steps`` - 1; a warning with a remedy if it indexes a table out of bounds.
+
+    JAX reads the last entry then, and the values end with two equal ones: only those functions are run with checks. Nothing is
+    known of what is being traced.
+    """
+    table = jax.vmap(function)(jnp.arange(steps))
+    if steps > 1 and seen(table) and _ends_twice(np.asarray(table)):
+        error, _ = checkify.checkify(jax.vmap(function), errors=checkify.index_checks)(jnp.arange(steps))
+        if error.get() is not None:
+            warnings.warn(
+                f"{name}: a function of t given that indexes a table out of bounds for some t in 0 to {steps - 1}, where JAX "
+                f"reads the nearest entry. {remedy}",
+                stacklevel=2,
+            )
+    return table
+
+
+def _ends_twice(table: np.ndarray) -> bool:
+    last = table[-1]
+    return bool((last == table[-2]).all()) and not bool((last == table).all())

@@ -1,0 +1,51 @@
+"""From a checked model to what the passes take: one layout and one scale.
+
+Logarithms of weights become weights relative to the largest of a matrix; what was taken away is put back into the
+log-likelihood of the whole.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fastscan.hmm.check import CheckedHMM
+from fastscan.kernels.hmm.passes import HMMSeries
+
+
+class Scales(NamedTuple):
+    """Logarithms of the factors that weights were divided by: of the initial weights (B or 1,), of A (B or 1, T - 1 or 1)."""
+
+    initial: jax.Array
+    A: jax.Array
+
+
+def scaled_series(model: CheckedHMM, log_weights: bool) -> tuple[HMMSeries, Scales]:
+    """Returns the input of the passes for probabilities, with weights in linear scale."""
+    ll = model.log_likelihoods
+    if log_weights:
+        initial, largest = relative_weights(model.initial, (-1,))
+        A, matrices = relative_weights(model.A, (-2, -1))
+    else:
+        largest, matrices = (jnp.zeros((1,) * n, ll.dtype) for n in (1, 2))
+        initial, A = model.initial, model.A
+    return HMMSeries(initial[:, None, :, None], A, ll[..., None]), Scales(largest, matrices)
+
+
+def log_series(model: CheckedHMM, log_weights: bool) -> HMMSeries:
+    """Returns the input of the pass for the most likely states, with logarithms of weights."""
+    initial, A = (model.initial, model.A) if log_weights else (jnp.log(model.initial), jnp.log(model.A))
+    return HMMSeries(initial[:, None, :, None], A, model.log_likelihoods[..., None])
+
+
+def unscaled_loglik(density: jax.Array, scales: Scales, T: int) -> jax.Array:
+    """Computes the log-likelihood (B,) from the log density (B,) of T observations under weights that were scaled."""
+    matrices = scales.A.sum(-1) * ((T - 1) if scales.A.shape[1] == 1 else 1)
+    return density + scales.initial + matrices
+
+
+def relative_weights(log_weights: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """Weights over the largest one along some axes, and that one's logarithm, without these axes."""
+    largest = jax.lax.stop_gradient(log_weights.max(axes, keepdims=True))
+    largest = jnp.where(jnp.isfinite(largest), largest, 0)
+    return jnp.exp(log_weights - largest), largest.squeeze(axes)

@@ -1,0 +1,99 @@
+"""From a checked model to what the passes take: noise becomes independent, and what is known is taken away."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fastscan.arrays import matmul
+from fastscan.kernels.arrays import as_lanes
+from fastscan.kernels.lgssm.decorrelation import decorrelate_rows
+from fastscan.kernels.lgssm.gaussian import Gaussian, indefinite
+from fastscan.kernels.lgssm.kalman import FilterInputs
+from fastscan.kernels.lgssm.passes import Series
+from fastscan.kernels.plan import Plan
+from fastscan.kernels.scan import driver
+from fastscan.lgssm.check import Model
+
+
+def series(plan: Plan, model: Model, emissions: jax.Array, missing: bool) -> Series:
+    """Returns the input of the passes.
+
+    Args:
+        plan: which they will run.
+        model: checked.
+        emissions: (B, T, m).
+        missing: whether NaN entries are to be looked for; without, emissions are taken as they are.
+    """
+    y = emissions[..., None]
+    observed = ~jnp.isnan(y) if missing else None
+    drift, offset = known_terms(model)
+    y = y - offset
+    if observed is not None:
+        y = jnp.where(observed, y, 0)
+    H, noise, y = _independent(plan, model.H, model.R, y, observed)
+    weight = None if observed is None else observed.astype(y.dtype)
+    inputs = FilterInputs(model.F, drift, model.Q + _indefinite(plan, *_with_scale(model)), H, noise, y, weight)
+    params, rows = _divide(inputs)
+    prior = Gaussian(
+        model.initial_mean, model.initial_cov + _indefinite(plan, model.initial_cov, _variances(model.initial_cov))
+    )
+    first = FilterInputs(*(None if x is None else x[:, :1] for x in inputs))
+    return Series(prior, first, params, rows)
+
+
+def known_terms(model: Model) -> tuple[jax.Array, jax.Array]:
+    """Biases and inputs: of the transitions (B or 1, T or 1, D, 1), of the emissions (B or 1, T or 1, m, 1)."""
+    # zeros are of as many sequences as what they go with, for derivatives are
+    drift = _known(model.b, model.B, model.u, jnp.zeros_like(model.F[:, :1, :, :1]))
+    offset = _known(model.d, model.D, model.u, jnp.zeros_like(model.H[:, :1, :, :1]))
+    return drift, offset
+
+
+def _known(bias: jax.Array | None, weights: jax.Array | None, inputs: jax.Array | None, zeros: jax.Array) -> jax.Array:
+    """Bias + weights @ inputs."""
+    known = zeros if bias is None else bias
+    if weights is None or inputs is None:
+        return known
+    return known + matmul(weights, inputs)
+
+
+def _independent(plan, H, R, y, observed) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Transforms the emissions to coordinates with independent noise; missing ones stay apart."""
+    if (R.shape[-1] == 1 and H.shape[-2] > 1) or H.shape[-2] == 1:
+        return H, jnp.where(R < 0, jnp.nan, R), y
+    if observed is not None:
+        R = jnp.where(observed & jnp.swapaxes(observed, -1, -2), R, 0)
+    apart = decorrelate_rows(plan, H, R)
+    return apart.H, apart.noise, matmul(apart.change, y)
+
+
+def _indefinite(plan: Plan, cov: jax.Array, scale: jax.Array) -> jax.Array:
+    """Returns NaN, to be added where a covariance matrix is none, so that no result can look right; else 0."""
+    return driver.phases(plan).each_row("indefinite", indefinite, lax.stop_gradient((cov, scale)))
+
+
+def _with_scale(model: Model) -> tuple[jax.Array, jax.Array]:
+    """Returns Q, and the variances that it is judged beside: its own at any time, and those of an initial state moved on.
+
+    Who computes Q by subtraction, as Gaussian processes have it, has it up to a rounding of these.
+    """
+    moved = (matmul(model.F, model.initial_cov) * model.F).sum(-1)[..., None]
+    variances = _variances(model.Q)
+    largest = jnp.where(jnp.isnan(variances), 0, variances).max(1, keepdims=True)  # the first entry, which is not read, may be
+    return model.Q, jnp.abs(moved) + largest
+
+
+def _variances(cov: jax.Array) -> jax.Array:
+    return jnp.abs(jnp.diagonal(cov, axis1=-2, axis2=-1))[..., None]
+
+
+def _divide(container: Any) -> tuple[Any, Any]:
+    """Divides a container's fields into what is the same in every row and what is not (entries 1 to T - 1): a field is None in
+    one of the two.
+    """
+    kind = type(container)
+    same = kind(*(as_lanes(x) if x is not None and x.shape[1] == 1 else None for x in container))
+    varying = kind(*(None if x is None or x.shape[1] == 1 else x[:, 1:] for x in container))
+    return same, varying
