@@ -125,9 +125,9 @@ def _chain(D: int, dtype: str) -> potential_passes.PotentialChain:
 
 
 def _hmm_program(family: str, plan: Plan, K: int, dtype: str) -> tuple[Callable, tuple]:
-    weights = [jax.ShapeDtypeStruct(shape, dtype) for shape in ((1, 1, K, 1), (1, 1, K, K))]
-    log_likelihoods = jax.ShapeDtypeStruct((1, STEPS + 1, K, 1), dtype)
-    arguments = (hmm_passes.HMMSeries(*weights, log_likelihoods),)
+    shapes = (1, 1, K, 1), (1, 1, K, K), (1, STEPS + 1, K, 1)
+    arrays: list[Any] = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
+    arguments = (hmm_passes.HMMSeries(*arrays),)
     if family == "hmm_smoother":
         return functools.partial(hmm_passes.smooth_states, plan, counting=True), arguments
     if family == "hmm_mode":
