@@ -52,7 +52,7 @@ class KernelRow(NamedTuple):
         kernel: its name in the compiled program.
         D, m, dtype: the model's sizes and numbers; an HMM's D is its K, and its m is 0.
         sm: compute capability, 80 or 90.
-        registers, spilled_bytes, shared_bytes, active_warps, seconds: see `costs.KernelCost`.
+        registers, spilled_bytes, shared_bytes, active_warps, seconds: see `machine_code.KernelCost`.
         per_step: machine instructions of a warp for a time step; 0 for kernels that go through no steps of the series.
         kinds: of these, by kind.
         bytes_per_step: what the kernel's step-long inputs and outputs hold, per time step.
