@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 import fastscan
-from across.test_switches import FUNCTIONS, without
 from fastscan import use_xla_hints
 from fastscan.dispatch.choice import choose
 from fastscan.kernels import xla_hints
@@ -24,6 +23,7 @@ from fastscan.kernels.xla_hints import TESTED, as_one_function, hints_are_on, is
 from fastscan.mcmc import rw_metropolis
 from fastscan.profiling.measure import operations
 from fastscan.profiling.measure.cases import Case
+from programs.public_functions import FUNCTIONS, without
 from programs.xla_canary import PROGRAMS
 
 MARKS = "inlineable", "xla_cpu_small_call", "frontend_attributes"
