@@ -94,7 +94,7 @@ def _of_bytes(data: bytes, shape: tuple[int, ...], dtype: Any) -> Objection:
 
 
 def _definite(x: np.ndarray, scale: np.ndarray, dtype: Any) -> bool:
-    """Whether a matrix is no further below zero than inference takes it, in a dtype (see `kernels.lgssm.gaussian.indefinite`)."""
+    """Whether a matrix is no further below zero than inference takes it, in a dtype (see `gaussian.indefinite`)."""
     dtype = jax.dtypes.canonicalize_dtype(dtype if dtype.kind == "f" else float)  # integers become JAX's default floats
     n, eps = len(x), float(np.finfo(dtype).eps)
     left = (x + x.T) / 2 + np.diag(ROUNDINGS * n * eps * scale)
