@@ -1,4 +1,4 @@
-"""What families compute with arrays alike: products, deviations, and functions of time as tables."""
+"""Functions of arrays that all families share: products, deviations, and functions of time as tables."""
 
 import functools
 import warnings

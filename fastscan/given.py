@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -143,7 +144,7 @@ def check_key(x: Any, order: str = "") -> None:
 @functools.cache
 def _kind_of_key(dtype: Any) -> int | None:
     """Returns the dimensions of a key of this dtype, or None if keys have another one."""
-    if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+    if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):  # pyright: ignore[reportPrivateImportUsage]
         return 0
     return 1 if dtype == np.uint32 else None
 
@@ -186,7 +187,7 @@ def check_dtypes(named: dict[str, Any]) -> None:
     for name, dtype in named.items():
         if dtype in FLOATS or dtype == jnp.bool_ or jnp.issubdtype(dtype, jnp.integer):
             continue
-        if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+        if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):  # pyright: ignore[reportPrivateImportUsage]
             raise TypeError(f"{name}: a random key given, wanted numbers. Are arguments exchanged?")
         raise TypeError(
             f"{name}: {dtype} given, wanted float32 or float64; integers are converted. Convert it, e.g. "

@@ -54,6 +54,12 @@ class Plan(NamedTuple):
     launch: Launch | None = None
 
     @property
+    def kernels(self) -> Launch:
+        """How kernels are launched, of a plan that has them."""
+        assert self.launch is not None, "a plan for XLA has no kernels"
+        return self.launch
+
+    @property
     def length(self) -> int:
         """L, the rows of a chunk."""
         return -(-self.steps // self.chunks)

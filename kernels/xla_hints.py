@@ -27,6 +27,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import jaxlib
 from jax import lax
@@ -117,7 +118,7 @@ class _Until:
 
 def _ask(wanted: bool | None) -> None:
     global _asked
-    before, after = (is_tested(jaxlib.__version__) if asked is None else asked for asked in (_asked, wanted))
+    before, after = (is_tested(_jaxlib_version()) if asked is None else asked for asked in (_asked, wanted))
     _asked = wanted
     if before != after:
         jax.clear_caches()
@@ -125,7 +126,11 @@ def _ask(wanted: bool | None) -> None:
 
 def hints_are_on() -> bool:
     """Tells whether marks are set; warns once if they are not because this jaxlib was not tested."""
-    return _by_version(jaxlib.__version__) if _asked is None else _asked
+    return _by_version(_jaxlib_version()) if _asked is None else _asked
+
+
+def _jaxlib_version() -> str:
+    return jaxlib.__version__  # pyright: ignore[reportPrivateImportUsage]
 
 
 def is_tested(version: str) -> bool:

@@ -324,7 +324,7 @@ def _hindrance(device: str) -> str:
 
 def device_kind() -> str:
     """Returns the kind of the device that JAX computes on by default: "cpu", or an accelerator's name."""
-    device = jax.config.jax_default_device or jax.devices()[0]
+    device = jax.config.jax_default_device or jax.devices()[0]  # pyright: ignore[reportAttributeAccessIssue]
     platform = getattr(device, "platform", device)
     return "cpu" if platform == "cpu" else getattr(device, "device_kind", str(device))
 

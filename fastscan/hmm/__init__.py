@@ -1,5 +1,6 @@
 """Inference in hidden Markov models: see `fastscan.hmm.api` for what all functions take and return."""
 
+from fastscan.hmm import api as _api
 from fastscan.hmm.api import (
     ArrayLike,
     TransitionFn,
@@ -36,3 +37,5 @@ __all__ = [
     "parallel_hmm_posterior_sample",
     "parallel_hmm_smoother",
 ]
+
+__doc__ = _api.__doc__

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -98,7 +99,7 @@ def prepare(
         ValueError: shapes that do not fit together, unknown names in ``frozen``.
     """
     if model.event_dims == 0 and isinstance(emissions, np.ma.MaskedArray) and emissions.dtype.kind in "iu":
-        emissions = emissions.astype(np.int64).filled(-1)  # symbols, of which negative ones are missing
+        emissions = np.ma.filled(emissions.astype(np.int64), -1)  # symbols, of which negative ones are missing
     emissions = emissions_array(emissions)
     check_kind("emissions", emissions)
     batched = emissions.ndim == model.event_dims + 2

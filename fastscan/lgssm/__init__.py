@@ -1,5 +1,6 @@
 """Inference in linear-Gaussian state-space models: see `fastscan.lgssm.api` for what all functions take and return."""
 
+from fastscan.lgssm import api as _api
 from fastscan.lgssm.api import (
     lgssm_filter,
     lgssm_joint_sample,
@@ -27,3 +28,5 @@ __all__ = [
     "parallel_lgssm_posterior_sample",
     "parallel_lgssm_smoother",
 ]
+
+__doc__ = _api.__doc__

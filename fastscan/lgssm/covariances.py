@@ -21,7 +21,7 @@ ASYMMETRY = 1e-3
 
 
 class Objection(NamedTuple):
-    """What is wrong with a covariance, if anything is, and whether that is no more than an eigenvalue below zero."""
+    """A fault of a covariance, "" if it has none, and whether that fault is no more than an eigenvalue below zero."""
 
     wrong: str = ""
     negative: bool = False
@@ -95,7 +95,7 @@ def _of_bytes(data: bytes, shape: tuple[int, ...], dtype: Any) -> Objection:
 
 def _definite(x: np.ndarray, scale: np.ndarray, dtype: Any) -> bool:
     """Tells whether a matrix is no further below zero than inference takes it, in a dtype (see
-    `kernels.gaussian.indefinite`).
+    `gaussian.indefinite`).
     """
     dtype = jax.dtypes.canonicalize_dtype(dtype if dtype.kind == "f" else float)  # integers become JAX's default floats
     n, eps = len(x), float(np.finfo(dtype).eps)

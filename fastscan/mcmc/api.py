@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 
 from fastscan.dispatch.choice import check_gpu, compiled_implementations, device_kind

@@ -3,6 +3,7 @@
 from typing import Any, get_args
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 

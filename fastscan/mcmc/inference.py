@@ -87,7 +87,7 @@ def as_it_stands(task: Task) -> bool:
     return not task.group and task.launch is None
 
 
-def _density(task: Task) -> tuple[Callable[[tuple[Lanes, ...], Lanes], Lanes], list[jax.Array]]:
+def _density(task: Task) -> tuple[Callable[[tuple[Lanes, ...], Any], Any], list[jax.Array]]:
     if as_it_stands(task):
         return of_positions(task.log_density, task.form), []
     return of_coordinates(task.log_density, task.form)

@@ -8,6 +8,7 @@ A formula is written once, with ``@ + - * .T`` and the functions below, and runs
 
 import functools
 import math
+from typing import Any
 
 import numpy as np
 
@@ -89,7 +90,7 @@ def downdate(matrix, column, scale):
     return matrix - (column @ column.T) * scale
 
 
-def eliminate(matrix, right, *, checked: bool = False):
+def eliminate(matrix: Any, right: Any, *, checked: bool = False) -> tuple[Any, Any, Any]:
     """Factorises a positive semi-definite matrix and applies the factor's inverse: ``A = L diag(d) L'``, ``L^-1 B``.
 
     A pivot of at most ``n eps`` times the diagonal entry it started from is taken as the zero it stands for, and its
@@ -108,7 +109,7 @@ def eliminate(matrix, right, *, checked: bool = False):
     return matrix.eliminate(right, settle) if isinstance(matrix, Lanes) else systems.eliminate(matrix, right, settle)
 
 
-def solve(matrix, right):
+def solve(matrix: Any, right: Any) -> tuple[Any, Any, Any]:
     """Solves ``A x = B`` for a positive semi-definite A = L diag(d) L', as `eliminate` factorises it.
 
     Args:

@@ -79,7 +79,7 @@ class Stacked:
 
     def __mul__(self, other: "Self | float") -> Self:
         """Multiplies entry by entry; a row, a column or a 1 x 1 matrix is repeated."""
-        return type(self)(self.array * (other if isinstance(other, float) else other.array))
+        return type(self)(self.array * (other.array if isinstance(other, Stacked) else other))
 
     def __matmul__(self, other: Self) -> Self:
         return type(self)(_product(self.array, other.array))

@@ -89,7 +89,7 @@ def _solve_rolled(matrix: Stacked, right: Stacked, diagonal: Stacked, settle: Ca
     start = stable_carry(forward, (matrix, right), order[0])
     _, (factors, rows, inverses) = lax.scan(forward, start, order)
     x, _ = lax.scan(backward, start[1] * 0.0, (order, factors, rows, inverses), reverse=True)
-    return *(kind(m.array[:, 0]) for m in (rows, inverses)), x
+    return kind(rows.array[:, 0]), kind(inverses.array[:, 0]), x
 
 
 def _solve_pivoted(matrix: Stacked, right: Stacked, diagonal: Stacked) -> tuple[Stacked, Stacked, Stacked]:

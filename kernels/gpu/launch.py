@@ -77,7 +77,7 @@ def launch(
     """
     arrays = jax.tree.leaves([tree for _, tree in inputs])
     B = max((x.shape[0] for x in arrays), default=1)
-    layout = _LAYOUTS[plan.launch.lowering](plan, B)
+    layout = _LAYOUTS[plan.kernels.lowering](plan, B)
     sources = [jax.tree.map(functools.partial(MatrixArray.of, kind), tree) for kind, tree in inputs]
     targets = [_tables(plan, B, *output) for output in outputs]
     own = layout.inputs()
@@ -109,7 +109,7 @@ def _check_rows(B: int, tables: Sequence[MatrixArray]) -> None:
 
 def form(plan: Plan, tree: Any) -> Any:
     """Returns the form of what a lane reads of a tree of arrays (batch, rows, n, p), without the numbers."""
-    return jax.tree.map(lambda x: MatrixArray.of("once", x).matrix(plan.launch), tree)
+    return jax.tree.map(lambda x: MatrixArray.of("once", x).matrix(plan.kernels), tree)
 
 
 def matrix_kind(how: Launch) -> type[Lanes]:
@@ -142,7 +142,7 @@ class Program:
                 after = jax.tree.map(lambda a, c: jnp.where(present, a, c), after, carry)
             return spread(after)
 
-        row = jax.tree.map(lambda pair: pair[0].matrix(self.plan.launch), self.sources[source], is_leaf=_is_pair)
+        row = jax.tree.map(lambda pair: pair[0].matrix(self.plan.kernels), self.sources[source], is_leaf=_is_pair)
         carry = spread(stable_carry(step, carry, row))
         return body(np.int32(0), carry) if L == 1 else lax.fori_loop(np.int32(0), np.int32(L), body, carry)
 
@@ -151,7 +151,7 @@ class Program:
 
         def one(pair: tuple[MatrixArray, Any]) -> Lanes:
             table, values = pair[0], [self.layout.spread(x) for x in self.layout.read(*pair, t)]
-            return matrix_kind(self.plan.launch)([values[i * table.p : (i + 1) * table.p] for i in range(table.n)])
+            return matrix_kind(self.plan.kernels)([values[i * table.p : (i + 1) * table.p] for i in range(table.n)])
 
         return jax.tree.map(one, self.sources[number], is_leaf=_is_pair)
 
@@ -175,11 +175,11 @@ class _Layout:
 
     def __init__(self, plan: Plan, B: int):
         self.plan, self.B = plan, B
-        self.programs = -(-B * plan.chunks // plan.launch.lanes)
+        self.programs = -(-B * plan.chunks // plan.kernels.lanes)
 
     def run(self, name: str, program: Callable, operands: list[jax.Array], shapes: list[jax.ShapeDtypeStruct]) -> Any:
         """Runs the programs, and returns the arrays that they write."""
-        pl, how = lowerings.pallas(), self.plan.launch
+        pl, how = lowerings.pallas(), self.plan.kernels
         whole = pl.BlockSpec(memory_space=pl.ANY)
         return pl.pallas_call(
             program,
@@ -209,7 +209,7 @@ class _Records(_Layout):
         return x.reshape(table.batch, table.rows, table.n, table.p)
 
     def enter(self, _: list[Any]) -> None:
-        plan, lanes = self.plan, self.plan.launch.lanes
+        plan, lanes = self.plan, self.plan.kernels.lanes
         lane = lowerings.pallas().program_id(0) * np.int32(lanes) + lax.iota(jnp.int32, lanes)
         lane = lax.min(lane, jnp.full_like(lane, self.B * plan.chunks - 1))  # those past the last do what the last one does
         chunks = jnp.full_like(lane, plan.chunks)
@@ -217,7 +217,7 @@ class _Records(_Layout):
         self.chunk = np.int32(0) if plan.chunks == 1 else lax.rem(lane, chunks) if self.B > 1 else lane
 
     def spread(self, x: Any) -> Any:
-        return jnp.broadcast_to(x, (self.plan.launch.lanes,))
+        return jnp.broadcast_to(x, (self.plan.kernels.lanes,))
 
     def present(self, t: Any) -> Any:
         return self._row(t) < self.plan.steps
@@ -257,7 +257,7 @@ class _Columns(_Layout):
     """Arrays as (steps of a chunk or 1, n p, lanes), for Mosaic; those with one row for all lanes as (1, n p, 1)."""
 
     def run(self, name: str, program: Callable, operands: list[jax.Array], shapes: list[jax.ShapeDtypeStruct]) -> Any:
-        if self.plan.launch.interpret:
+        if self.plan.kernels.interpret:
             return super().run(name, program, operands, shapes)
         mosaic = lowerings.mosaic()
         return mosaic.kernel(
@@ -279,7 +279,7 @@ class _Columns(_Layout):
 
     def shape(self, table: MatrixArray) -> tuple[int, ...]:
         steps = self.plan.length if table.kind == "step" else 1
-        return steps, table.entries, self.programs * self.plan.launch.lanes
+        return steps, table.entries, self.programs * self.plan.kernels.lanes
 
     def pack(self, table: MatrixArray, x: jax.Array) -> jax.Array:
         C, L, e = self.plan.chunks, self.plan.length, table.entries
@@ -299,15 +299,15 @@ class _Columns(_Layout):
         return jnp.pad(x, ((0, 0), (0, table.rows - x.shape[1]), (0, 0), (0, 0)))
 
     def enter(self, refs: list[Any]) -> None:
-        lanes = self.plan.launch.lanes
-        program = lowerings.pallas().program_id(0) if self.plan.launch.interpret else lax.axis_index(_PROGRAM)
+        lanes = self.plan.kernels.lanes
+        program = lowerings.pallas().program_id(0) if self.plan.kernels.interpret else lax.axis_index(_PROGRAM)
         self.lanes = lowerings.pallas().ds(program * np.int32(lanes), lanes)
         self.present_rows: Any = refs[0][0, 0, self.lanes] if refs else None
 
     def spread(self, x: Any) -> Any:
         """Makes a number one per lane: a loop can't carry what is a constant at first."""
-        x = jnp.broadcast_to(x, (self.plan.launch.lanes,))
-        if self.plan.launch.interpret:
+        x = jnp.broadcast_to(x, (self.plan.kernels.lanes,))
+        if self.plan.kernels.interpret:
             return x
         mosaic = lowerings.mosaic()
         return mosaic.layout_cast(x, mosaic.Layout.WG_STRIDED(x.shape, vec_size=1))

@@ -103,10 +103,12 @@ def smooth(plan: Plan, series: Series, central: bool = False) -> tuple[Filtered,
     room, smoother = Smoothed(mean=True, cov=True, cross=False), RTS_SMOOTHER_CENTRAL if central else RTS_SMOOTHER
     params = _transition(params)
     _, smoothed = by.sweep(smoother, params, ends, inputs, begin=begin, reverse=True, room=room, exits=False)
-    moments = [by.join(x, end) for some in (filtered, smoothed) for x, end in zip(some, last, strict=False)]
+    (mean, cov), (smoothed_mean, smoothed_cov) = (
+        [by.join(x, end) for x, end in zip(some, last, strict=False)] for some in (filtered, smoothed)
+    )
     return (
-        Filtered(*moments[:2], prepend(density, by.join(filtered.log_density))),
-        Smoothed(*moments[2:], by.join(smoothed.cross)),
+        Filtered(mean, cov, prepend(density, by.join(filtered.log_density))),
+        Smoothed(smoothed_mean, smoothed_cov, by.join(smoothed.cross)),
     )
 
 

@@ -138,7 +138,7 @@ class SamplerParams(NamedTuple):
 class SamplerMap(NamedTuple):
     """How a sample's deviation from the filtered mean at t follows from that at t+1; and the filtered mean at t."""
 
-    deviation: AffineMap
+    deviation: Any
     mean: Any
 
 

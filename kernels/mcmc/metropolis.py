@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 
 from fastscan.kernels.algebra import Lanes, Matrix, Stacked, StagedLanes
-from fastscan.kernels.gpu.launch import Program, form, launch
+from fastscan.kernels.gpu.launch import Kind, Program, form, launch
 from fastscan.kernels.mcmc.random_numbers import StepNumbers, drawn, words_of, words_of_step
 from fastscan.kernels.mcmc.threefry import threefry_2x32
 from fastscan.kernels.plan import Plan
@@ -288,9 +288,11 @@ def _launched(plan: Plan, walk: Walk, params: Params, state: tuple[ChainState, M
         carry = program.loop(record, _begin(walk, chain), 2, 1 if kept[1] else None, False)
         program.write(0, (carry.chain, _merged(moments, origin, carry.sums, plan.steps) if kept[0] else None))
 
-    inputs = [("once", params), ("chunk", state), ("step", ())]
+    inputs: list[tuple[Kind, Any]] = [("once", params), ("chunk", state), ("step", ())]
     after = form(plan, state)
-    outputs = [("chunk", after, False), *([("step", after[0].position, False)] if kept[1] else [])]
+    outputs: list[tuple[Kind, Any, Any]] = [("chunk", after, False)]
+    if kept[1]:
+        outputs.append(("step", after[0].position, False))
     (chain, moments), *out = launch(plan, "metropolis", kernel, inputs, outputs)
     return chain, moments, out[0] if out else None
 

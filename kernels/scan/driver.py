@@ -57,7 +57,7 @@ def run(
 
 def run_with_futures(
     plan: Plan, recurrence: Recurrence, hindsight: Hindsight, params: Any, state: Any, series: Any, *, room: Any = False
-) -> tuple[Any, Any, tuple, Any]:
+) -> tuple[Any, Any, tuple[Any, *tuple[Any, ...]], Any]:
     """Runs a recurrence over a series, for a pass that comes back: arguments as `run`.
 
     Returns:

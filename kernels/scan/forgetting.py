@@ -51,6 +51,7 @@ def look_ahead(
 ) -> tuple[Any, Ahead]:
     """Finds every chunk's summary, and sweeps what needs no entry state. Arguments as `Phases.summarise` and `sweep`."""
     forgetting = recurrence.forgetting
+    assert forgetting is not None, f"{recurrence.name} does not say how to tell that it has forgotten"
 
     def append(t, summary):
         x, present = _row(xla, recurrence, rows, t, reverse)
@@ -120,8 +121,8 @@ def _row(xla: OnXLA, recurrence: Recurrence, rows: Any, t: Any, reverse: bool) -
     """Returns the t-th row of every chunk in the order of the recurrence, prepared, and whether there is one."""
     row = xla.plan.length - 1 - t if reverse else t
     x = jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, row, keepdims=False), rows)
-    x = recurrence.prepare(xla.matrices(x))
-    return x, xla.present(row)
+    x = xla.matrices(x)
+    return recurrence.prepare(x) if recurrence.prepare else x, xla.present(row)
 
 
 def _further(xla: OnXLA, t: Any, reverse: bool) -> jax.Array:

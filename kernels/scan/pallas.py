@@ -18,10 +18,10 @@ from jax import lax
 
 from fastscan.kernels.algebra import Lanes
 from fastscan.kernels.arrays import as_lanes, as_rows
-from fastscan.kernels.gpu.launch import Program, form, launch, matrix_kind
+from fastscan.kernels.gpu.launch import Kind, Program, form, launch, matrix_kind
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.ranges import phase
-from fastscan.kernels.scan.recurrence import Hindsight, Recurrence, of_hindsight, of_summaries
+from fastscan.kernels.scan.recurrence import Hindsight, Recurrence, Seam, of_hindsight, of_summaries
 from fastscan.kernels.scan.seams import facing, neighbours
 
 
@@ -57,7 +57,7 @@ class OnGPU:
     @functools.partial(jax.jit, static_argnames=("self", "recurrence", "reverse"))
     def summarise(self, recurrence: Recurrence, params: Any, state: Any, rows: Any, *, reverse: bool = False) -> Any:
         """Folds every chunk's rows into its summary, (B, C, n, p) (see `Phases`)."""
-        empty, append = _empty_summary(matrix_kind(self.plan.launch), recurrence, state), _of_row(recurrence, "append")
+        empty, append = _empty_summary(matrix_kind(self.plan.kernels), recurrence, state), _of_row(recurrence, "append")
 
         def kernel(program: Program) -> None:
             params = program.read(0)
@@ -65,7 +65,7 @@ class OnGPU:
             program.write(0, summary)
 
         after = jax.eval_shape(append, form(self.plan, params), empty, form(self.plan, rows))
-        inputs = (("once", params), ("step", rows))
+        inputs: list[tuple[Kind, Any]] = [("once", params), ("step", rows)]
         return launch(self.plan, f"{recurrence.name}_summarise", kernel, inputs, [("chunk", after, False)])[0]
 
     @phase("scan_summaries")
@@ -106,8 +106,8 @@ class OnGPU:
         # a kernel of its own: how long one takes to compile grows much faster than its text
         state = entries[0] if begin is None else self.each_row(f"{recurrence.name}_begin", begin, entries)
         step, sums = _of_row(recurrence, "step"), recurrence.sums
-        checked = self.plan.checked and self.plan.chunks > 1 and recurrence.seam is not None
-        exits = exits or checked
+        seam = recurrence.seam if self.plan.checked and self.plan.chunks > 1 else None
+        exits = exits or seam is not None
 
         def with_sums(params: Any, state: Any) -> Any:
             return (state, sums(params, state)) if sums else state
@@ -122,18 +122,20 @@ class OnGPU:
             return step(params, with_sums(params, state), row)
 
         forms = jax.eval_shape(one_row, *form(self.plan, (params, state, rows)))
-        outputs = [("step", forms[1], room), *([("chunk", forms[0], False)] if exits else [])]
+        outputs: list[tuple[Kind, Any, Any]] = [("step", forms[1], room)]
+        if exits:
+            outputs.append(("chunk", forms[0], False))
 
         @jax.jit  # is traced and lowered once, though called twice
         def sweep_from(state: Any) -> Any:
-            inputs = (("once", params), ("step", rows), ("chunk", state))
+            inputs: list[tuple[Kind, Any]] = [("once", params), ("step", rows), ("chunk", state)]
             return launch(self.plan, f"{recurrence.name}_sweep", kernel, inputs, outputs)
 
-        if not checked:
+        if seam is None:
             outs, *after = sweep_from(state)
             return (after[0] if exits else None), outs
         # the first time outside of the loop, which then needs no arrays to begin with: they would be written in vain
-        return _until_seams_hold(recurrence, sweep_from, state, reverse)
+        return _until_seams_hold(recurrence, seam, sweep_from, state, reverse)
 
     @functools.partial(jax.jit, static_argnames=("self", "name", "function"))
     def each_row(self, name: str, function: Callable, series: Any) -> Any:
@@ -158,7 +160,7 @@ def _of_row(recurrence: Recurrence, name: str) -> Callable:
 
 def _ladder(plan: Plan, recurrence: Recurrence, state: Any, summaries: Any, reverse: bool) -> list[tuple[Plan, Any]]:
     """Summarises chunks, groups of chunks, groups of groups..., each with the plan that goes through them."""
-    group, steps, ladder = plan.launch.group, plan.chunks, []
+    group, steps, ladder = plan.kernels.group, plan.chunks, []
     while steps > group:
         level = plan._replace(steps=steps, chunks=-(-steps // group))
         ladder.append((level, summaries))
@@ -179,7 +181,7 @@ def _empty_summary(kind: type[Lanes], recurrence: Recurrence, state: Any) -> Any
     return recurrence.identity(jax.tree.map(lambda x: kind([[x.dtype.type(0)] * x.shape[3]] * x.shape[2]), state))
 
 
-def _until_seams_hold(recurrence: Recurrence, sweep: Callable, state: Any, reverse: bool) -> tuple[Any, Any]:
+def _until_seams_hold(recurrence: Recurrence, seam: Seam, sweep: Callable, state: Any, reverse: bool) -> tuple[Any, Any]:
     """Sweeps as often as it takes until chunks fit together."""
 
     def left(after: Any) -> Any:
@@ -187,7 +189,7 @@ def _until_seams_hold(recurrence: Recurrence, sweep: Callable, state: Any, rever
 
     def looked_at(state: Any) -> tuple[Any, Any, jax.Array]:
         outs, after = sweep(state)
-        return state, (outs, after), ~recurrence.seam.agree(*facing(as_lanes(state), left(after), reverse=reverse))
+        return state, (outs, after), ~seam.agree(*facing(as_lanes(state), left(after), reverse=reverse))
 
     def again(carry: tuple[Any, Any, jax.Array]) -> tuple[Any, Any, jax.Array]:
         state, (_, after), _ = carry

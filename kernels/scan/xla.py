@@ -20,7 +20,7 @@ from fastscan.kernels.algebra import ALGEBRAS, blank, in_form_of, stable_carry, 
 from fastscan.kernels.arrays import as_lanes, as_rows
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.ranges import phase
-from fastscan.kernels.scan.recurrence import Hindsight, Recurrence
+from fastscan.kernels.scan.recurrence import Hindsight, Recurrence, Seam
 from fastscan.kernels.scan.seams import CHUNK_AXIS, neighbours
 from fastscan.kernels.xla_hints import SUM_BLOCK, as_one_function, own_unit
 
@@ -150,11 +150,11 @@ class OnXLA:
         if recurrence.sums:
             state = state, recurrence.sums(params, state)
         if self.plan.checked and self.plan.chunks > 1 and recurrence.seam:
-            return self._until_seams_hold(recurrence, step, state, rows, reverse)
+            return self._until_seams_hold(recurrence, recurrence.seam, step, state, rows, reverse)
         return self.scan_rows(step, state, rows, reverse)
 
     def _until_seams_hold(
-        self, recurrence: Recurrence, step: Callable, state: Any, rows: Any, reverse: bool
+        self, recurrence: Recurrence, seam: Seam, step: Callable, state: Any, rows: Any, reverse: bool
     ) -> tuple[Any, Any]:
         """Sweeps as often as it takes until chunks fit together: one loop in another, which share what they write into."""
 
@@ -178,7 +178,7 @@ class OnXLA:
                 entered, _, outputs, _ = carry
                 left, outputs = lax.fori_loop(0, self.plan.length, body, (entered, outputs))
                 resumed = neighbours(entered, resume(left), reverse=reverse)
-                apart = ~recurrence.seam.agree(*(self.arrays(own(x)) for x in (entered, resumed)))
+                apart = ~seam.agree(*(self.arrays(own(x)) for x in (entered, resumed)))
                 return in_form_of(resumed, entered), left, outputs, apart
 
             unknown = vary_over(frozenset().union(*map(varying, jax.tree.leaves(state))), jnp.bool_(True))
@@ -202,9 +202,8 @@ class OnXLA:
 
     def prepared(self, recurrence: Recurrence, rows: Any) -> Any:
         """Prepares rows for the recurrence's `append`, and its `step`."""
-        if recurrence.prepare is None:
-            return rows
-        return jax.vmap(lambda x: self.arrays(recurrence.prepare(self.matrices(x))))(rows)
+        prepare = recurrence.prepare
+        return rows if prepare is None else jax.vmap(lambda x: self.arrays(prepare(self.matrices(x))))(rows)
 
     def scan_rows(self, body: Callable, carry: Any, rows: Any, reverse: bool) -> tuple[Any, Any]:
         """Scans the chunks' rows by ``body(carry, (row, present)) -> (carry, outputs)``; as `split` has rows.

@@ -52,7 +52,7 @@ class KernelRow(NamedTuple):
         kernel: its name in the compiled program.
         D, m, dtype: the model's sizes and numbers; an HMM's D is its K, and its m is 0.
         sm: compute capability, 80 or 90.
-        registers, spilled_bytes, shared_bytes, active_warps, seconds: see `costs.KernelCost`.
+        registers, spilled_bytes, shared_bytes, active_warps, seconds: see `machine_code.KernelCost`.
         per_step: machine instructions of a warp for a time step; 0 for kernels that go through no steps of the series.
         kinds: of these, by kind.
         bytes_per_step: what the kernel's step-long inputs and outputs hold, per time step.
@@ -125,9 +125,9 @@ def _chain(D: int, dtype: str) -> potential_passes.PotentialChain:
 
 
 def _hmm_program(family: str, plan: Plan, K: int, dtype: str) -> tuple[Callable, tuple]:
-    weights = [jax.ShapeDtypeStruct(shape, dtype) for shape in ((1, 1, K, 1), (1, 1, K, K))]
-    log_likelihoods = jax.ShapeDtypeStruct((1, STEPS + 1, K, 1), dtype)
-    arguments = (hmm_passes.HMMSeries(*weights, log_likelihoods),)
+    shapes = (1, 1, K, 1), (1, 1, K, K), (1, STEPS + 1, K, 1)
+    arrays: list[Any] = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
+    arguments = (hmm_passes.HMMSeries(*arrays),)
     if family == "hmm_smoother":
         return functools.partial(hmm_passes.smooth_states, plan, counting=True), arguments
     if family == "hmm_mode":

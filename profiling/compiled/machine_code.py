@@ -208,6 +208,8 @@ def _compile(kernel: TritonKernel, capability: int) -> tuple[str, int, float, st
     """Triton's IR after its passes, dynamic shared bytes, seconds, and what cuobjdump and nvdisasm say of the binary."""
     try:
         import triton
+        import triton.backends.compiler
+        import triton.knobs
     except ImportError as error:
         raise ImportError("A kernel's cost needs Triton's compiler, which is not installed: pip install triton") from error
     knobs: Any = triton.knobs

@@ -8,7 +8,7 @@ from scipy.optimize import minimize
 from fastscan import lgssm_marginal_loglik
 from fastscan.profiling.demos.models import CO2Variances, co2_params, load_co2
 
-_START = CO2Variances(observation=0.1, level=0.1, slope=1e-6, seasonal=1e-3)
+_START = np.array(CO2Variances(observation=0.1, level=0.1, slope=1e-6, seasonal=1e-3))
 
 
 def fit_co2_variances() -> tuple[CO2Variances, float]:

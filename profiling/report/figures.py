@@ -9,7 +9,7 @@ from fastscan.profiling.measure.cases import MEASURED_BY, Case
 from fastscan.profiling.measure.operations import SEQUENTIAL
 from fastscan.profiling.measure.rows import Row, by_case
 from fastscan.profiling.report.data import Record, best, crossing, over_lengths, seconds, significant, time
-from fastscan.profiling.report.svg import DEFAULT, STYLES, Cell, Point, draw_heat, draw_lines, draw_points
+from fastscan.profiling.report.svg import DEFAULT, STYLES, HeatCell, Point, draw_heat, draw_lines, draw_points
 
 SEEDS = {
     "Smoothing, linear-Gaussian, D\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}4, m\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}2": Case(
@@ -99,7 +99,7 @@ def heat_maps(key: str, families: Mapping[str, Any]) -> list[Figure]:
             # Chunks are what the section is about; of the others only those that win somewhere.
             if rival != "chunked" and all(s["wins"].get(rival, {}).get("from") is None for s in slices):
                 continue
-            cells: dict[tuple[str, str], Cell] = {}
+            cells: dict[tuple[str, str], HeatCell] = {}
             for at in sorted((s for s in slices if rival in s["wins"]), key=lambda s: (s["dtype"], s["D"], s["m"], s["B"])):
                 double = "" if at["dtype"] == "float32" else f", {at['dtype']}"
                 row = (f"K = {at['D']}" if family.startswith("hmm") else f"D = {at['D']}, m = {at['m']}") + double
@@ -222,14 +222,14 @@ def _gain_band(base: float, row: Row) -> tuple[float | None, float | None]:
     return (base / row.p80, base / row.p20) if row.p20 and row.p80 else (None, None)
 
 
-def _heat_cell(win: Mapping[str, Any], longest: int) -> Cell:
+def _heat_cell(win: Mapping[str, Any], longest: int) -> HeatCell:
     start = win.get("from")
     if start is None:
-        return Cell("not by", f"T = {longest:,}", None)
+        return HeatCell("not by", f"T = {longest:,}", None)
     low, high = (_rough(x) if x is not None else "" for x in win.get("band") or (None, None))
     band = f"{low}\N{EN DASH}{high}" if low and high else f"above {low}" if low else f"below {high}" if high else ""
     strength = min(max(1 - (math.log10(max(start, 1)) - 1) / 4, 0.0), 1.0)
-    return Cell(_rough(start), band, strength)
+    return HeatCell(_rough(start), band, strength)
 
 
 def _rough(length: float) -> str:

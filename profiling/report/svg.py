@@ -63,7 +63,7 @@ class Point(NamedTuple):
     high: float | None = None
 
 
-class Cell(NamedTuple):
+class HeatCell(NamedTuple):
     """A field of a heat map: what it says, the smaller line below, and from 0 to 1 how strongly it is coloured (None: grey)."""
 
     text: str
@@ -175,7 +175,9 @@ def draw_points(
     return _svg(figure, key, alt)
 
 
-def draw_heat(key: str, alt: str, rows: Sequence[str], columns: Sequence[str], cells: Mapping[tuple[str, str], Cell]) -> str:
+def draw_heat(
+    key: str, alt: str, rows: Sequence[str], columns: Sequence[str], cells: Mapping[tuple[str, str], HeatCell]
+) -> str:
     """A heat map whose fields say their numbers.
 
     Args:

@@ -69,7 +69,7 @@ def of_kernels(kernels: Iterable[Mapping[str, Any]], card: Card) -> Table:
         numbers = (row["per_step"], row["bytes_per_step"], row["floor_us"], moving, row["registers"], row["spilled_bytes"])
         words = [
             Cell(row["kernel"]),
-            Cell(KERNEL_NAMES.get(row["family"], row["family"])),
+            Cell(str(KERNEL_NAMES.get(row["family"], row["family"]))),
             *(Cell(str(row[n]), row[n]) for n in ("D", "m")),
         ]
         bound = Cell("bytes" if moving > row["floor_us"] else "instructions")

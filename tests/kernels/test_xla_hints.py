@@ -15,16 +15,15 @@ import numpy as np
 import pytest
 
 import fastscan
-from across.test_switches import FUNCTIONS, without
 from fastscan import use_xla_hints
 from fastscan.dispatch.choice import choose
 from fastscan.kernels import xla_hints
 from fastscan.kernels.algebra import Staged, stage
-from fastscan.kernels.plan import Plan
-from fastscan.kernels.xla_hints import TESTED, compiled, hints_are_on, is_tested
+from fastscan.kernels.xla_hints import TESTED, as_one_function, hints_are_on, is_tested
 from fastscan.mcmc import rw_metropolis
 from fastscan.profiling.measure import operations
 from fastscan.profiling.measure.cases import Case
+from programs.public_functions import FUNCTIONS, without
 from programs.xla_canary import PROGRAMS
 
 MARKS = "inlineable", "xla_cpu_small_call", "frontend_attributes"
@@ -75,7 +74,7 @@ def test_off_nothing_private_is_lowered(function, args):
 
 def test_off_plans_that_want_marks_have_none():
     def loop(x):
-        return compiled(Plan(3, 1, one_function=True), lambda x: jax.lax.fori_loop(0, 3, lambda _, x: x * x, x))(x)
+        return as_one_function(lambda x: jax.lax.fori_loop(0, 3, lambda _, x: x * x, x))(x)
 
     def unit(x):
         return stage(lambda a: a @ a)(Staged.from_array(x)).to_array()

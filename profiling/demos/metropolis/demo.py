@@ -35,7 +35,7 @@ _COLORS = {OURS: BLUE, "lax.scan": VERMILION, "NumPy": INK, "JAX, step by step":
            "blackjax": "#56B4E9"}  # fmt: skip
 
 
-class Timing(NamedTuple):
+class SamplerTiming(NamedTuple):
     """Seconds of a first call, which compiles, and of a later one."""
 
     way: str
@@ -79,7 +79,7 @@ def run_metropolis(
     out.mkdir(parents=True, exist_ok=True)
     console = Console(width=120)
     ways: dict[str, Rival] = {OURS: ours, **rivals()}
-    by_size: dict[tuple[str, int, int], Timing] = {}
+    by_size: dict[tuple[str, int, int], SamplerTiming] = {}
     for grid in ([(CHAINS, n) for n in more_samples], [(n, SAMPLES) for n in more_chains]):
         for name, way in ways.items():
             _grow(name, way, grid, by_size)
@@ -100,7 +100,7 @@ def run_metropolis(
     console.print(f"written: {', '.join(str(out / name) for name in names)}")
 
 
-def _grow(name: str, way: Rival, grid: list[tuple[int, int]], found: dict[tuple[str, int, int], Timing]) -> None:
+def _grow(name: str, way: Rival, grid: list[tuple[int, int]], found: dict[tuple[str, int, int], SamplerTiming]) -> None:
     """Times one way as far as it takes no longer than it may; what was timed before is not compiled a first time again."""
     last = None
     for chains, samples in grid:
@@ -112,7 +112,7 @@ def _grow(name: str, way: Rival, grid: list[tuple[int, int]], found: dict[tuple[
         last = found[size] = found.get(size) or _timed(name, way, chains, samples)
 
 
-def _timed(name: str, way: Rival, chains: int, samples: int) -> Timing:
+def _timed(name: str, way: Rival, chains: int, samples: int) -> SamplerTiming:
     run, times = way(chains, samples), []
     for number in range(10):
         start = time.perf_counter()
@@ -120,7 +120,7 @@ def _timed(name: str, way: Rival, chains: int, samples: int) -> Timing:
         times.append(time.perf_counter() - start)
         if number and sum(times[1:]) > REPEATED_SECONDS:
             break
-    return Timing(name, chains, samples, times[0], statistics.median(times[1:]))
+    return SamplerTiming(name, chains, samples, times[0], statistics.median(times[1:]))
 
 
 def _peak(samples: int) -> float:
@@ -171,7 +171,7 @@ def _diagnose(console: Console) -> tuple[np.ndarray, list[Quality]]:
     return np.asarray(found.samples[:, 0]), qualities
 
 
-def _table(found: list[Timing], ways: dict[str, Rival]) -> Table:
+def _table(found: list[SamplerTiming], ways: dict[str, Rival]) -> Table:
     """Warm seconds of all, and how many times ours they are."""
     table = Table("chains", "samples", *ways, title="seconds of a compiled call, and over ours")
     cells = {(t.chains, t.samples, t.way): t.seconds for t in found}
@@ -184,17 +184,17 @@ def _table(found: list[Timing], ways: dict[str, Rival]) -> Table:
     return table
 
 
-def _write(path: Path, timings: list[Timing], qualities: list[Quality]) -> None:
+def _write(path: Path, timings: list[SamplerTiming], qualities: list[Quality]) -> None:
     """All figures, and what they were measured on."""
     about = stamp()
     rows = [row._asdict() | about for row in (*timings, *qualities)]
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*Timing._fields, *Quality._fields, *about])
+        writer = csv.DictWriter(file, [*SamplerTiming._fields, *Quality._fields, *about])
         writer.writeheader()
         writer.writerows(rows)
 
 
-def draw_timings(path: Path, found: list[Timing], more_samples: tuple[int, ...], more_chains: tuple[int, ...]) -> None:
+def draw_timings(path: Path, found: list[SamplerTiming], more_samples: tuple[int, ...], more_chains: tuple[int, ...]) -> None:
     """The article's two figures: seconds over samples and over chains, compiled and, dotted, with compiling."""
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)

@@ -36,7 +36,7 @@ def by_numpy(chains: int, samples: int) -> Callable[[jax.Array], Any]:
     from scipy.special import logsumexp as numpy_logsumexp
     from scipy.stats import norm
 
-    law = norm(LOC.astype(float), SCALE.astype(float))
+    law: Any = norm(LOC.astype(float), SCALE.astype(float))
 
     def logpdf(x: np.ndarray) -> Any:
         return numpy_logsumexp(np.log(WEIGHTS) + law.logpdf(x), axis=0)
@@ -94,7 +94,8 @@ def by_blackjax(chains: int, samples: int) -> Callable[[jax.Array], Any]:
     """Blackjax's random walk, mapped over chains."""
     import blackjax
 
-    sampler = blackjax.additive_step_random_walk.normal_random_walk(lambda x: mixture(x[None, None])[0], STEP)
+    walk: Any = blackjax.additive_step_random_walk
+    sampler = walk.normal_random_walk(lambda x: mixture(x[None, None])[0], STEP)
 
     @jax.jit
     def run(key: jax.Array) -> Any:
