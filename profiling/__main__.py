@@ -162,9 +162,13 @@ def _keep(arguments: Namespace) -> None:
 
 
 def _fit(_: Namespace) -> None:
-    from fastscan.profiling.fit import fit_co2_variances
+    from rich.console import Console
 
-    variances, loglik = fit_co2_variances()
+    from fastscan.profiling.fit import fit_co2_variances
+    from fastscan.profiling.progress import counted
+
+    with counted(Console()) as begin:
+        variances, loglik = fit_co2_variances(begin)
     print(f"{variances}\nlog-likelihood {loglik:.4f}")
 
 

@@ -16,7 +16,6 @@ from typing import Any
 import jax
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fastscan.dispatch import KERNEL_SIZES, one_function_lanes
 from fastscan.profiling import operations
@@ -24,6 +23,7 @@ from fastscan.profiling.cases import MEASURED_BY, METROPOLIS, Case, grid, others
 from fastscan.profiling.machine import stamp
 from fastscan.profiling.operations import PARALLEL, PUBLIC, SEQUENTIAL
 from fastscan.profiling.programs import NOT_COMPILED, Program, Programs
+from fastscan.profiling.progress import bars
 from fastscan.profiling.records import Row, append, read
 from fastscan.profiling.timing import Clock, clock, in_subprocess
 
@@ -143,9 +143,7 @@ def measure(
     compiler.settle(budget / 2)
 
     problems = []
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
-    ) as progress:
+    with bars(console) as progress:
         task = progress.add_task("", total=len(wanted))
         for number, (case, ns) in enumerate(wanted.items()):
             left = budget - (time.monotonic() - start)

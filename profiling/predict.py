@@ -31,6 +31,7 @@ from fastscan.kernels.records import tiles
 from fastscan.profiling import ahead_of_time, latency
 from fastscan.profiling.costs import KernelCost, TritonKernel, examine, inner_jaxprs, lower_for_gpu, triton_kernels
 from fastscan.profiling.machine import describe, version
+from fastscan.profiling.progress import counted
 from fastscan.profiling.public_calls import PublicCall, pretending, public_calls
 
 SECTOR = 32
@@ -275,17 +276,19 @@ def run_predict(folder: Path, records: Path, only: str) -> list[Row]:
     path = folder / f"{about['date']}-predictions.csv"
     path.with_suffix(".json").write_text(json.dumps(about | _constants(), indent=2) + "\n")
     rows: list[Row] = []
-    compile_once = Compiler()
-    with path.open("w", newline="") as file:
+    compile_once, console = Compiler(), Console(width=130)
+    calls = [call for call in public_calls() if only in call.name]
+    with path.open("w", newline="") as file, counted(console, len(calls)) as begin:
         writer = csv.writer(file)
         writer.writerow(Row._fields)
-        for call in (call for call in public_calls() if only in call.name):
+        for call in calls:
+            begin(call.name)
             try:
                 new = predict(call, compile_once, compiled.get(call.name))
             except Exception as error:  # one that does not lower or compile costs the others nothing
                 print(f"{call.name}: {type(error).__name__}: {str(error).splitlines()[0][:150]}", flush=True)
                 continue
-            _print(new)
+            _print(console, new)
             rows += new
             writer.writerows([f"{x:.4g}" if isinstance(x, float) else x for x in row] for row in new)
             file.flush()
@@ -376,9 +379,8 @@ def _constants() -> dict[str, Any]:
     return {"cards": [card._asdict() for card in CARDS], "pipes: busy, latency": pipes, "seconds, least and most": seconds}
 
 
-def _print(rows: list[Row]) -> None:
+def _print(console: Console, rows: list[Row]) -> None:
     columns = ["part", "launches", "warps", "steps", "issue", "latency", "memory", "cache", "us", "bound", "waste"]
-    console = Console(width=130)
     for card in CARDS:
         table = Table(*columns, title=f"Predicted, not measured: {rows[0].call}, {card.name}; microseconds")
         for row in (row for row in rows if row.card == card.name):
