@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     for command in (ahead, predict):
         command.add_argument("--record", type=Path, help="folder for it (default: profiling/records; with --only, out)")
-    for command in (report, kernels, gpu):
+    for command in (report, kernels, gpu, keep):
         command.add_argument("--out", type=Path, default=Path("out"), help="folder for what is written (default: out)")
     run(parser, arguments)
 
@@ -158,7 +158,7 @@ def _gpu(arguments: Namespace) -> None:
 def _keep(arguments: Namespace) -> None:
     from fastscan.profiling.gpu.keep import keep
 
-    print("\n".join(keep(arguments.folder)))
+    print("\n".join(keep(arguments.folder, page=arguments.out)))
 
 
 def _fit(_: Namespace) -> None:

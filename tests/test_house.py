@@ -114,6 +114,11 @@ def test_what_is_installed_is_there():
         assert all(list(folder_of(name).glob(pattern)) for pattern in patterns), (name, patterns)
 
 
+def test_no_page_that_is_generated_is_kept():
+    """`python -m fastscan.profiling report` writes it anew, under ``out``."""
+    assert not [path for folder in ("fastscan", "kernels", "profiling", "tests") for path in (ROOT / folder).rglob("*.html")]
+
+
 def test_a_source_distribution_holds_what_its_tests_need(monkeypatch):
     pytest.importorskip("setuptools")
     from setuptools import Distribution

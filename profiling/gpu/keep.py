@@ -13,14 +13,17 @@ from fastscan.profiling.report import write_report
 from fastscan.profiling.tables import README, generated, rewritten
 
 
-def keep(out: Path, records: Path = RECORDS, table: Path = COMMITTED, readme: Path = README) -> list[str]:
+def keep(
+    out: Path, records: Path = RECORDS, table: Path = COMMITTED, readme: Path = README, page: Path = Path("out")
+) -> list[str]:
     """Takes what a run on a GPU has measured into the records, and writes anew all that is made of them.
 
     Args:
         out: the run's folder.
-        records: folder of ``measured-*.csv``, ``gpu-*.json`` with ceilings and steps, ``gpu-*-profile.csv``, and the report.
+        records: folder of ``measured-*.csv``, ``gpu-*.json`` with ceilings and steps, ``gpu-*-profile.csv``.
         table: the crossover table. Families that the run has lengths enough of take the place of this device's.
         readme: whose tables are written.
+        page: folder for the report, ``report.html``, which is made of the records and not kept with them.
 
     Returns:
         What was written, and what the crossover table says now that it did not; a line each.
@@ -48,7 +51,7 @@ def keep(out: Path, records: Path = RECORDS, table: Path = COMMITTED, readme: Pa
     crossovers.use_crossover_table(new)
     try:
         readme.write_text(rewritten(readme.read_text(), generated(records)))
-        report = write_report(records, records, new)
+        report = write_report(page, records, new)
     finally:
         crossovers.use_crossover_table(before)
     return [*(f"written: {path}" for path in (*written, table, readme, report)), *changes(old, fitted)]
