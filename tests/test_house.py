@@ -1,6 +1,7 @@
 """The plan of the house: which way imports run, and how large a room may be."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -44,6 +45,11 @@ def test_tests_that_are_slow_exist():
     for line in (ROOT / "tests/slow.txt").read_text().splitlines():
         file, name = line.split("[")[0].split("::")
         assert f"def {name}(" in (ROOT / "tests" / file).read_text(), line
+
+
+def test_what_ci_runs_on_a_newer_python_exists():
+    (names,) = re.findall(r'^NEWER_PART="(.*?)"', (ROOT / ".ci/run").read_text(), re.MULTILINE)
+    assert set(names.split()) <= {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
 
 
 def test_one_file_knows_pallas():
