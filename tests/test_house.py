@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import fastscan
+
 ROOT = Path(__file__).resolve().parent.parent
 FILES = [f for folder in ("fastscan", "kernels", "profiling") for f in (ROOT / folder).rglob("*.py")]
 
@@ -120,6 +122,13 @@ def test_what_is_installed_is_there():
         assert all(list(folder_of(name).glob(pattern)) for pattern in patterns), (name, patterns)
 
 
+def test_the_version_is_one_and_has_its_changes():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert version == fastscan.__version__
+    (newest, *_) = re.findall(r"^## (\S+?),? ", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest == version
+
+
 def test_no_page_that_is_generated_is_kept():
     """`python -m fastscan.profiling report` writes it anew, under ``out``."""
     assert not [path for folder in ("fastscan", "kernels", "profiling", "tests") for path in (ROOT / folder).rglob("*.html")]
@@ -137,5 +146,5 @@ def test_a_source_distribution_holds_what_its_tests_need(monkeypatch):
     monkeypatch.chdir(ROOT)
     WholeSdist(Distribution()).make_release_tree("", ["README.md"])
     wanted = {str(f.relative_to(ROOT)) for f in [*FILES, *(ROOT / "tests").rglob("*.py")]}
-    assert wanted | {"README.md", "tests/slow.txt", ".ci/gpu"} <= set(held)
+    assert wanted | {"README.md", "CHANGELOG.md", "tests/slow.txt", ".ci/gpu"} <= set(held)
     assert not [name for name in held if "__pycache__" in name]
