@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command.add_argument(
             "--record", type=Path, help="folder for it (default: its own in profiling/records; with --only, out)"
         )
-    for command in (report, kernels, gpu):
+    for command in (report, kernels, gpu, keep):
         command.add_argument("--out", type=Path, default=Path("out"), help="folder for what is written (default: out)")
     run(parser, arguments)
 
@@ -163,13 +163,17 @@ def _gpu(arguments: Namespace) -> None:
 def _keep(arguments: Namespace) -> None:
     from fastscan.profiling.gpu.keep import keep
 
-    print("\n".join(keep(arguments.folder)))
+    print("\n".join(keep(arguments.folder, page=arguments.out)))
 
 
 def _fit(_: Namespace) -> None:
-    from fastscan.profiling.demos.fit_co2 import fit_co2_variances
+    from rich.console import Console
 
-    variances, loglik = fit_co2_variances()
+    from fastscan.profiling.demos.fit_co2 import fit_co2_variances
+    from fastscan.profiling.measure.progress import counted
+
+    with counted(Console()) as begin:
+        variances, loglik = fit_co2_variances(begin)
     print(f"{variances}\nlog-likelihood {loglik:.4f}")
 
 

@@ -72,9 +72,13 @@ def add_commands(commands: "argparse._SubParsersAction") -> None:
     fit.set_defaults(run=_fit)
 
     explain = commands.add_parser("explain", help="which implementation would run here, and why")
-    explain.add_argument("operation", help="a public function, e.g. lgssm_smoother")
-    for name, default in (("--D", None), ("--K", None), ("--T", None), ("--B", 1), ("--m", None)):
-        explain.add_argument(name, type=int, default=default, required=name == "--T")
+    explain.add_argument("operation", help="a public function, e.g. lgssm_smoother, hmm_filter or rw_metropolis")
+    explain.add_argument("--D", "--dimension", type=int, help="state dimensions; of rw_metropolis, coordinates")
+    explain.add_argument("--K", type=int, help="of an HMM: its states")
+    explain.add_argument("--T", type=int, help="time steps, of all but rw_metropolis")
+    explain.add_argument("--B", type=int, default=1, help="sequences (default: 1)")
+    explain.add_argument("--m", type=int, help="of linear-Gaussian models: emission dimensions (default: half of D)")
+    explain.add_argument("--target", default="normal", help="of rw_metropolis: package.module:function, or an example's name")
     explain.add_argument("--dtype", default="float32", choices=["float32", "float64"])
     explain.add_argument("--varying", action="store_true", help="of linear-Gaussian models: dynamics that vary in time")
     explain.set_defaults(run=_explain)
@@ -140,8 +144,18 @@ def _fit(arguments: Namespace) -> None:
 
 
 def _explain(arguments: Namespace) -> None:
+    if arguments.operation == "rw_metropolis":
+        from fastscan.profiling.verdicts.targets import explain_target
+
+        if arguments.D is None:
+            raise ValueError("Give --dimension, the number of coordinates of a chain.")
+        print(explain_target(arguments.target, arguments.D, arguments.dtype))
+        return
+
     from fastscan.profiling.verdicts.crossover import explain
 
+    if arguments.T is None:
+        raise ValueError("Give --T, the number of time steps.")
     if (arguments.D is None) == (arguments.K is None):
         raise ValueError("Give --D, the state dimensions, or --K, an HMM's number of states.")
     sizes = {name: getattr(arguments, name) for name in ("T", "B", "m", "dtype", "varying")}

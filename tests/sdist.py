@@ -6,6 +6,7 @@ from pathlib import Path
 from setuptools.command.sdist import sdist
 
 FOLDERS = (".ci", "fastscan", "kernels", "profiling", "tests")
+FILES = ("CHANGELOG.md",)
 
 
 class WholeSdist(sdist):
@@ -15,4 +16,4 @@ class WholeSdist(sdist):
         """Puts all files together, but for what Python and pytest leave behind."""
         found = [path for folder in FOLDERS for path in Path(folder).rglob("*") if path.is_file()]
         mine = {str(path) for path in found if not any(part.startswith("__pycache__") for part in path.parts)}
-        super().make_release_tree(base_dir, sorted({*files, *mine}))
+        super().make_release_tree(base_dir, sorted({*files, *mine, *FILES}))

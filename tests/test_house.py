@@ -1,6 +1,7 @@
 """The plan of the house: which way imports run, and how large a file and a room may be."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -8,6 +9,8 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+
+import fastscan
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = [f for folder in ("fastscan", "kernels", "profiling") for f in (ROOT / folder).rglob("*.py")]
@@ -201,6 +204,11 @@ def test_tests_that_are_slow_exist():
         assert f"def {name}(" in (ROOT / "tests" / file).read_text(), line
 
 
+def test_what_ci_runs_on_a_newer_python_exists():
+    (names,) = re.findall(r'^NEWER_PART="(.*?)"', (ROOT / ".ci/run").read_text(), re.MULTILINE)
+    assert set(names.split()) <= {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
+
+
 def test_one_file_knows_pallas():
     """It launches; another one imports Pallas for it. And the ceilings have a kernel that is none of ours."""
     found = {str(f.relative_to(ROOT)): set(imports(f)) for f in FILES}
@@ -269,6 +277,18 @@ def test_what_is_installed_is_there():
         assert all(list(folder_of(name).glob(pattern)) for pattern in patterns), (name, patterns)
 
 
+def test_the_version_is_one_and_has_its_changes():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert version == fastscan.__version__
+    (newest, *_) = re.findall(r"^## (\S+?),? ", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest == version
+
+
+def test_no_page_that_is_generated_is_kept():
+    """`python -m fastscan.profiling report` writes it anew, under ``out``."""
+    assert not [path for folder in ("fastscan", "kernels", "profiling", "tests") for path in (ROOT / folder).rglob("*.html")]
+
+
 def test_a_source_distribution_holds_what_its_tests_need(monkeypatch):
     pytest.importorskip("setuptools")
     from setuptools import Distribution
@@ -281,6 +301,6 @@ def test_a_source_distribution_holds_what_its_tests_need(monkeypatch):
     monkeypatch.chdir(ROOT)
     WholeSdist(Distribution()).make_release_tree("", ["README.md"])
     wanted = {str(f.relative_to(ROOT)) for f in [*FILES, *(ROOT / "tests").rglob("*.py")]}
-    assert wanted | {"README.md", "tests/slow.txt", ".ci/gpu"} <= set(held)
+    assert wanted | {"README.md", "CHANGELOG.md", "tests/slow.txt", ".ci/gpu"} <= set(held)
     assert {f"{folder}/README.md" for folder in ("fastscan", "kernels", "profiling")} <= set(held)
     assert not [name for name in held if "__pycache__" in name]

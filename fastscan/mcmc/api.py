@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from fastscan.dispatch.choice import check_gpu, compiled_implementations, device_kind
 from fastscan.given import check_key
+from fastscan.kernels.mcmc import entrywise
 from fastscan.kernels.mcmc.metropolis import Keep, Schedule
 from fastscan.kernels.plan import Launch
 from fastscan.kernels.ranges import ranged
@@ -25,7 +26,7 @@ from fastscan.kernels.xla_hints import hints_are_on
 from fastscan.mcmc import inference, threads
 from fastscan.mcmc.check import check_settings, check_start, checked_form, proposal_factor
 from fastscan.mcmc.inference import Outcome, Task, Walkers
-from fastscan.mcmc.target import MOST_COORDINATES, Form, analysis
+from fastscan.mcmc.target import MOST_COORDINATES, Analysis, Form, analysis
 
 MCMC_IMPLEMENTATIONS = ("xla", "pallas", "pallas_interpret")
 
@@ -154,6 +155,68 @@ def rw_metropolis(
     return _result(form, num_samples * thin, start, outcome)
 
 
+def explain_rw_metropolis(log_density: Callable[[Any], jax.Array], initial_position: Any) -> str:
+    """Says how `rw_metropolis` would run on a CPU and on an NVIDIA GPU, and why, in words.
+
+    Nothing is run: the log density is traced, and taken apart if it can be.
+
+    Args:
+        log_density: as `rw_metropolis` takes it.
+        initial_position: likewise; no more than its form is looked at.
+
+    Returns:
+        Some lines. Where the log density became no kernel, they say what in it is in the way, in which line of its code, and
+        what can be done.
+
+    Raises:
+        ValueError, TypeError: as `rw_metropolis` raises them for these two; and whatever the log density itself raises.
+    """
+    going_on = isinstance(initial_position, MetropolisState)
+    form = checked_form(jax.tree.map(jnp.asarray, initial_position.position if going_on else initial_position))
+    here = device_kind()
+    gpu = here if here.startswith("NVIDIA") else "NVIDIA"
+    ways = {device: _way(_task(None, log_density, form, device)) for device in dict.fromkeys((here, "cpu", gpu))}
+    names = {"cpu": "a CPU", "NVIDIA": "an NVIDIA GPU"}
+    name = getattr(log_density, "__name__", type(log_density).__name__)
+    lines = [
+        f"rw_metropolis in {name}, {form.size} coordinate{'s' * (form.size > 1)} of {form.dtype}:",
+        f"here, on {names.get(here, here)}: {ways.pop(here)}",
+        *(f"on {names.get(device, device)}: {way}" for device, way in ways.items()),
+    ]
+    return "\n".join([*lines, *_reasons(analysis(log_density, form), form, gpu)])
+
+
+def _way(task: Task) -> str:
+    if task.launch is not None:
+        return "'pallas', as one kernel, a chain a lane"
+    if task.group:
+        return f"'xla', as native functions that each take up to {task.group} chains through a run, on all cores if it is long"
+    return "'xla', as it stands: whole arrays, in a loop of XLA's"
+
+
+def _reasons(found: Analysis, form: Form, gpu: str) -> list[str]:
+    """Says why a log density became what it did."""
+    if found.hindrance is None:
+        lines = [f"the log density was taken apart into arithmetic on coordinates, {found.cost:,} operations for one chain"]
+        if not hints_are_on():
+            lines.append("hints to XLA are off (fastscan.use_xla_hints), so a CPU has no native functions")
+        elif not inference.most_in_group(form, found.cost):
+            lines.append("these are more than one of a CPU's native functions takes, so XLA runs it as it stands there")
+        if "pallas" not in compiled_implementations(gpu):
+            lines.append("kernels can't be compiled by this JAX, so a GPU runs it as it stands")
+        return lines
+    where = entrywise.place(found.source)
+    lines = [f"the log density can't be taken apart for kernels: it has {found.hindrance}{f', at {where}' if where else ''}"]
+    if form.size > MOST_COORDINATES:
+        return [*lines, "a kernel's lane holds no more coordinates in its registers; there is nothing to mend"]
+    return [
+        *lines,
+        "kernels take arithmetic, comparisons, jnp.where, sums and products over axes, products of small matrices, and indices "
+        "that are known when it is traced",
+        "so write short loops out in Python, compute constants before, with NumPy, and choose by jnp.where",
+    ]
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _result(form: Form, steps: int, start: jax.Array, outcome: Outcome) -> MetropolisRun:
     """Puts together the result of runs that began where the log density was ``start``."""
@@ -180,24 +243,25 @@ def _lie_here(task: Task, *arrays: Any) -> bool:
     return set().union(*(x.devices() for x in leaves)) == jnp.zeros(()).devices()
 
 
-def _task(implementation: str | None, log_density: Callable, form: Form) -> Task:
-    """Chooses how a run is compiled."""
+def _task(implementation: str | None, log_density: Callable, form: Form, device: str | None = None) -> Task:
+    """Chooses what runs on a kind of device, by default the one that JAX uses."""
     if implementation not in (None, *MCMC_IMPLEMENTATIONS):
         wanted = ", ".join(MCMC_IMPLEMENTATIONS)
         raise ValueError(f"implementation: {implementation!r} given, wanted None or one of {wanted}.")
     try:
-        hindrance, _, cost = analysis(log_density, form)
+        hindrance, _, cost, _ = analysis(log_density, form)
     except TypeError as error:
         if "unhashable" in str(error):
             raise TypeError(
                 f"log_density: {type(log_density).__name__} given, wanted a function that can be hashed."
             ) from error
         raise
-    able = "pallas" in compiled_implementations()
+    device = device_kind() if device is None else device
+    able = "pallas" in compiled_implementations(device)
     if implementation is None:
         implementation = "pallas" if able and hindrance is None else "xla"
     if implementation == "xla":
-        taken_apart = hindrance is None and device_kind() == "cpu" and hints_are_on()
+        taken_apart = hindrance is None and device == "cpu" and hints_are_on()
         return Task(log_density, form, None, inference.most_in_group(form, cost) if taken_apart else 0)
     if form.size > MOST_COORDINATES:
         raise ValueError(
@@ -209,5 +273,5 @@ def _task(implementation: str | None, log_density: Callable, form: Form) -> Task
             f"implementation: {implementation!r} given for a log density with {hindrance}; kernels want arithmetic on "
             "coordinates. Take 'xla', or None, which chooses for you."
         )
-    check_gpu(implementation, device_kind())
+    check_gpu(implementation, device)
     return Task(log_density, form, Launch(interpret=implementation == "pallas_interpret"))

@@ -56,11 +56,13 @@ class Analysis(NamedTuple):
         hindrance: why it can't be taken apart, or None.
         known: whether it closes over nothing that is being traced.
         cost: of taking it apart, for one chain: operations, transcendental ones counted three times, as XLA counts.
+        source: where the hindrance is, as `entrywise.place` takes it; None if it is no line's.
     """
 
     hindrance: str | None
     known: bool
     cost: int = 0
+    source: Any = None
 
 
 @functools.lru_cache(maxsize=64)
@@ -78,7 +80,7 @@ def analysis(log_density: LogDensity, form: Form) -> Analysis:
     try:
         lowered = jax.jit(_of_entries(traced, form)).lower(constants, Lanes([[number]] * form.size))
     except entrywise.NotEntrywiseError as error:
-        return Analysis(str(error), not traced.unknown)
+        return Analysis(str(error), not traced.unknown, source=error.source)
     counts = lowered.cost_analysis() or {}
     cost = counts.get("flops", 0) + 3 * counts.get("transcendentals", 0)
     return Analysis(None, not traced.unknown, int(cost))

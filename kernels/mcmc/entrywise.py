@@ -44,7 +44,22 @@ _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "custom_
 
 
 class NotEntrywiseError(NotImplementedError):
-    """A function that can't be evaluated so, and why."""
+    """A function that can't be evaluated so, and why.
+
+    Attributes:
+        source: JAX's description of where in the caller's code that comes from, or None; see `place`.
+    """
+
+    source: Any = None
+
+
+def place(source: Any) -> str:
+    """Says where a `NotEntrywiseError`'s ``source`` is: "file:line:column (function)", "" for None."""
+    if source is None:
+        return ""
+    from jax.extend import source_info_util  # which imports Pallas
+
+    return source_info_util.summarize(source)
 
 
 class Traced(NamedTuple):
@@ -111,7 +126,13 @@ class _Evaluation:
             return x if x.size else np.zeros(x.shape, v.aval.dtype)  # of which nothing depends on anything
 
         for equation in jaxpr.eqns:
-            outs = self.equation(equation, [value(v) for v in equation.invars])
+            try:
+                outs = self.equation(equation, [value(v) for v in equation.invars])
+            except NotEntrywiseError as error:
+                error.source = (
+                    equation.source_info
+                )  # of the outermost: what a `jit` inside holds may have been traced elsewhere
+                raise
             known.update(zip(equation.outvars, outs, strict=True))
         return [value(v) for v in jaxpr.outvars]
 

@@ -22,10 +22,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+from rich.console import Console
 
 from fastscan.profiling.compiled.machine_code import on_abstract_gpu
 from fastscan.profiling.compiled.public_calls import PublicCall, pretending, public_calls
 from fastscan.profiling.measure.machine import describe, version
+from fastscan.profiling.measure.progress import counted
 
 DEVICES = {
     "NVIDIA H100 80GB HBM3": (3_352_320_000_000, 52_428_800, 84_942_979_072),
@@ -243,12 +245,13 @@ def run_ahead_of_time(folder: Path, only: str, devices: list[str], out: Path | N
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{about['date']}-ahead-of-time.csv"
     large: dict[str, list] = {}
-    with path.open("w", newline="") as file:
+    calls = [call for call in public_calls() if only in call.name]
+    with path.open("w", newline="") as file, counted(Console(), len(devices) * len(calls)) as begin:
         writer = csv.writer(file)
         writer.writerow(CompiledProgram._fields)
         for name in devices:
-            for call in (call for call in public_calls() if only in call.name):
-                print(f"{call.name} for {name}: ", end="", flush=True)
+            for call in calls:
+                begin(f"{call.name} for {name}")
                 try:
                     row, passes, text = compiled(call, name)
                     large[f"{call.name}, {name}"] = [p._asdict() for p in passes if p.bytes * p.times >= 1 << 16]
@@ -257,7 +260,7 @@ def run_ahead_of_time(folder: Path, only: str, devices: list[str], out: Path | N
                         (out / f"{re.sub(r'[^a-zA-Z0-9]+', '_', call.name)}.hlo").write_text(text)
                 except Exception as error:  # one that does not compile is a line of the record, not its end
                     row = CompiledProgram(call.name, name, error=f"{type(error).__name__}: {error}".splitlines()[0][:200])
-                print(_sentence(row), flush=True)
+                print(f"{call.name} for {name}: {_sentence(row)}", flush=True)
                 writer.writerow("" if x is None else f"{x:.3g}" if isinstance(x, float) else x for x in row)
                 file.flush()
                 jax.clear_caches()

@@ -34,6 +34,7 @@ from fastscan.profiling.compiled.machine_code import (
 )
 from fastscan.profiling.measure.machine import describe
 from fastscan.profiling.measure.models import mixture, random_params
+from fastscan.profiling.measure.progress import counted
 
 STEPS, CHUNKS = 8_192, 512
 """The length of the series that the kernels are compiled for, whose sizes are constants in them: chunks of 16 steps."""
@@ -193,10 +194,11 @@ def run_report(out: Path, sizes: Sequence[tuple[int, int]], families: Sequence[s
     console, rows = Console(width=150), []
     columns = ["kernel", "D", "m", "sm", "registers", "spilled", "warps", "s to compile", "per step", "bytes/step", "floor us"]
     table = Table(*columns, title=f"GPU kernels, {dtype}; floors for {FLOOR_STEPS:,} steps: of instructions, not measured")
-    with (out / "kernels.csv").open("w", newline="") as file:
+    with (out / "kernels.csv").open("w", newline="") as file, counted(console, len(sizes) * len(families)) as begin:
         writer = csv.writer(file)
         writer.writerow(KernelRow._fields)
         for family, (D, m) in ((f, size) for size in sizes for f in families):
+            begin(f"{family} D={D} m={m} {dtype}")
             for row in report(family, D, m, dtype):
                 rows.append(row)
                 writer.writerow(f"{x:.6g}" if isinstance(x, float) else x for x in row)

@@ -39,6 +39,7 @@ from fastscan.profiling.compiled.machine_code import (
 )
 from fastscan.profiling.compiled.public_calls import PublicCall, pretending, public_calls
 from fastscan.profiling.measure.machine import describe, version
+from fastscan.profiling.measure.progress import counted
 
 _NUMBERS = {1: "uint8", 2: "float16", 4: "float32", 8: "float64"}
 
@@ -285,17 +286,19 @@ def run_predict(folder: Path, records: Path, only: str) -> list[PredictedPart]:
     path = folder / f"{about['date']}-predictions.csv"
     path.with_suffix(".json").write_text(json.dumps(about | _constants(), indent=2) + "\n")
     rows: list[PredictedPart] = []
-    compile_once = Compiler()
-    with path.open("w", newline="") as file:
+    compile_once, console = Compiler(), Console(width=130)
+    calls = [call for call in public_calls() if only in call.name]
+    with path.open("w", newline="") as file, counted(console, len(calls)) as begin:
         writer = csv.writer(file)
         writer.writerow(PredictedPart._fields)
-        for call in (call for call in public_calls() if only in call.name):
+        for call in calls:
+            begin(call.name)
             try:
                 new = predict(call, compile_once, compiled.get(call.name))
             except Exception as error:  # one that does not lower or compile costs the others nothing
                 print(f"{call.name}: {type(error).__name__}: {str(error).splitlines()[0][:150]}", flush=True)
                 continue
-            _print(new)
+            _print(console, new)
             rows += new
             writer.writerows([f"{x:.4g}" if isinstance(x, float) else x for x in row] for row in new)
             file.flush()
@@ -388,9 +391,8 @@ def _constants() -> dict[str, Any]:
     return {"cards": [card._asdict() for card in CARDS], "pipes: busy, latency": pipes, "seconds, least and most": seconds}
 
 
-def _print(rows: list[PredictedPart]) -> None:
+def _print(console: Console, rows: list[PredictedPart]) -> None:
     columns = ["part", "launches", "warps", "steps", "issue", "latency", "memory", "cache", "us", "bound", "waste"]
-    console = Console(width=130)
     for card in CARDS:
         table = Table(*columns, title=f"Predicted, not measured: {rows[0].call}, {card.name}; microseconds")
         for row in (row for row in rows if row.card == card.name):

@@ -27,29 +27,40 @@ _STATES = (_SKY, _ORANGE, VERMILION, _GREEN, BLUE)
 _YEAR = np.timedelta64(365, "D")
 
 
-def draw_co2(path: pathlib.Path, dates: np.ndarray, emissions: np.ndarray, posterior: PosteriorGSSMSmoothed) -> None:
-    """The CO2 record with its smoothed level, its yearly cycle, and what the smoother says where weeks are missing.
+def draw_co2(path: pathlib.Path, dates: np.ndarray, emissions: np.ndarray, posterior: PosteriorGSSMSmoothed) -> Figure:
+    """Draws the CO2 record with its smoothed level, its yearly cycle, and what the smoother says where weeks are missing.
+
+    The level's deviation is invisible at the record's scale, so the signal's has an axis of its own.
 
     Args:
         path: a PNG to write.
         dates: (T,) datetime64[D].
         emissions: (T, 1) in ppm; NaN is missing.
         posterior: of `fastscan.profiling.demos.models.co2_params`, given the emissions.
+
+    Returns:
+        The figure that was written.
     """
     gaps = missing_runs(np.isnan(emissions[:, 0]))
-    figure = Figure(figsize=(10, 8), layout=ConstrainedLayoutEngine(hspace=0.06, wspace=0.04))
-    axes = figure.subplot_mosaic([["record", "record"], ["cycle", "gap"]], height_ratios=[1.25, 1])
+    figure = Figure(figsize=(10, 9), layout=ConstrainedLayoutEngine(hspace=0.06, wspace=0.04))
+    axes = figure.subplot_mosaic([["record", "record"], ["doubt", "doubt"], ["cycle", "gap"]], height_ratios=[1.25, 0.3, 1])
 
-    record = axes["record"]
+    record, doubt = axes["record"], axes["doubt"]
     _shade(record, dates, gaps)
-    _draw_band(record, dates, posterior, LEVEL, BLUE, "smoothed level")
+    record.plot(dates, _smoothed(posterior, LEVEL)[0], color=BLUE, linewidth=1.6, label="smoothed level", zorder=4)
     _draw_data(record, dates, emissions, 4)
     _title(record, "Weekly CO\N{SUBSCRIPT TWO} at Mauna Loa and its smoothed level", "CO\N{SUBSCRIPT TWO} (ppm)")
-    record.set_xlim(dates[0] - _YEAR // 2, dates[-1] + _YEAR // 2)
-    record.legend(loc="upper left", frameon=False, fontsize=9, markerscale=2)
+    record.legend(loc="lower right", frameon=False, fontsize=9, markerscale=2)
+
+    _shade(doubt, dates, gaps)
+    doubt.plot(dates, 2 * _smoothed(posterior, LEVEL + SEASONAL)[1], color=VERMILION, linewidth=1.2)
+    _title(doubt, "Two standard deviations of the smoothed signal, level and cycle: more where weeks are missing", "2σ (ppm)")
+    doubt.set_ylim(0)
+    for axis in (record, doubt):
+        axis.set_xlim(dates[0] - _YEAR // 2, dates[-1] + _YEAR // 2)
 
     cycle, shown = axes["cycle"], dates >= dates[-1] - 4 * _YEAR
-    _draw_band(cycle, dates, posterior, SEASONAL, _GREEN, "smoothed yearly cycle", shown)
+    _draw_band(cycle, dates, posterior, SEASONAL, _GREEN, "yearly cycle", shown)
     cycle.axhline(0, color=INK, linewidth=0.6, zorder=0)
     _title(cycle, "The yearly cycle, last four years", "deviation from the level (ppm)")
 
@@ -58,20 +69,19 @@ def draw_co2(path: pathlib.Path, dates: np.ndarray, emissions: np.ndarray, poste
     shown = np.zeros(len(dates), bool)
     shown[max(start - 26, 0) : stop + 26] = True
     _shade(gap, dates, [run for run in gaps if shown[run[0]]])
-    _draw_band(gap, dates, posterior, LEVEL + SEASONAL, VERMILION, "smoothed signal", shown)
+    _draw_band(gap, dates, posterior, LEVEL + SEASONAL, VERMILION, "signal", shown)
     _draw_data(gap, dates[shown], emissions[shown], 12)
     _title(gap, f"Across the longest gap, {stop - start} weeks", "CO\N{SUBSCRIPT TWO} (ppm)")
 
-    # Room above the peaks, for the legend.
-    cycle.margins(x=0.02, y=0.2)
-    cycle.legend(loc="upper left", ncols=2, frameon=False, fontsize=9)
-    gap.margins(x=0.02)
-    gap.legend(loc="best", frameon=False, fontsize=9)
+    for axis in (cycle, gap):
+        axis.margins(x=0.02)
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=2, frameon=False, fontsize=9)
     for axis in axes.values():
         locator = AutoDateLocator(minticks=4, maxticks=10)
         axis.xaxis.set_major_locator(locator)
         axis.xaxis.set_major_formatter(ConciseDateFormatter(locator))
     figure.savefig(path, dpi=150)
+    return figure
 
 
 def draw_earthquakes(
@@ -81,8 +91,8 @@ def draw_earthquakes(
     rates: np.ndarray,
     states: np.ndarray,
     smoothed_probs: np.ndarray,
-) -> None:
-    """Counts a year, the most likely path of states with their rates, and every state's probability given all counts.
+) -> Figure:
+    """Draws counts a year, the most likely path of states with their rates, and every state's probability given all counts.
 
     Args:
         path: a PNG to write.
@@ -91,6 +101,9 @@ def draw_earthquakes(
         rates: (K,), expected counts a year, K at most 5.
         states: (T,), integers from 0 to K - 1.
         smoothed_probs: (T, K).
+
+    Returns:
+        The figure that was written.
     """
     colors = np.array(_STATES[: len(rates)])
     edges = np.append(years, years[-1] + 1) - 0.5
@@ -114,32 +127,42 @@ def draw_earthquakes(
     for rate, color, probs in zip(rates, colors, np.asarray(smoothed_probs, float).T, strict=True):
         probabilities.stairs(below + probs, edges, baseline=below, fill=True, color=color, label=f"{rate:.1f} a year")
         below = below + probs
-    probabilities.set(ylim=(0, 1), xlim=(edges[0], edges[-1]))
+    probabilities.set(ylim=(0, 1), xlim=(edges[0], edges[-1]), xlabel="year")
     _title(probabilities, "Probability of every state, given all counts", "probability")
-    probabilities.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=len(rates), frameon=False, fontsize=9)
+    figure.legend(*probabilities.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=9)
     figure.align_ylabels([data, probabilities])
     figure.savefig(path, dpi=150)
+    return figure
 
 
-def draw_speedup(path: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Time per call of the tracking model's smoothers against the length of the series.
+def draw_speedup(path: pathlib.Path, rows: Sequence[dict[str, Any]]) -> Figure:
+    """Draws the time per call of the tracking model's smoothers against the length of the series.
 
     Args:
         path: a PNG to write.
-        rows: dicts with ``implementation``, a name of the legend, ``T``, steps, and ``seconds``, None where unknown.
+        rows: dicts with ``implementation``, a name of the legend, ``T``, steps, and ``seconds``, ``p20`` and ``p80``, None
+            where unknown.
+
+    Returns:
+        The figure that was written.
     """
     figure = Figure(figsize=(8, 5.5), layout="constrained")
     axis = figure.subplots()
     for name, style in _STYLES.items():
-        points = sorted((r["T"], 1e3 * r["seconds"]) for r in rows if r["implementation"] == name and r["seconds"] is not None)
-        if points:
-            axis.plot(*zip(*points, strict=True), label=name, **{"linewidth": 1.8, "markersize": 6} | style)
+        mine = sorted((r["T"], r["seconds"], r["p20"], r["p80"]) for r in rows if r["implementation"] == name and r["seconds"])
+        if mine:
+            T, *times = zip(*mine, strict=True)
+            median, low, high = 1e3 * np.array(times)
+            axis.plot(T, median, label=name, **{"linewidth": 1.8, "markersize": 6} | style)
+            if name != "fastscan (default)":  # which is one of the others
+                axis.vlines(T, low, high, color=style["color"], linewidth=3, alpha=0.4)
     axis.set(xscale="log", yscale="log", xlabel="length of the series, T (time steps)")
-    _title(axis, "Smoothing a tracked target (D = 4, m = 2, float32)", "median time of a compiled call (ms)")
+    _title(axis, "Smoothing a tracked target (D = 4, m = 2, float32)", "compiled call (ms): median, bars from p20 to p80")
     axis.grid(which="major", color="#E5E5E5", linewidth=0.8)
     axis.set_axisbelow(True)
     axis.legend(loc="best", frameon=False)
     figure.savefig(path, dpi=150)
+    return figure
 
 
 def missing_runs(missing: np.ndarray) -> list[tuple[int, int]]:
@@ -157,12 +180,19 @@ def _draw_band(
     label: str,
     shown: np.ndarray | slice = slice(None),
 ) -> None:
-    """Two standard deviations around the smoothed ``direction @ state``."""
-    mean = np.asarray(posterior.smoothed_means, float)[shown] @ direction
-    variance = np.asarray(posterior.smoothed_covariances, float)[shown] @ direction @ direction
-    sigma = np.sqrt(variance)
-    axis.fill_between(dates[shown], mean - 2 * sigma, mean + 2 * sigma, color=color, alpha=0.25, linewidth=0, label="± 2σ")
-    axis.plot(dates[shown], mean, color=color, linewidth=1.6, label=label, zorder=4)
+    """Draws the smoothed ``direction @ state`` with two of its own standard deviations, which hold no measurement's noise."""
+    mean, sigma = (x[shown] for x in _smoothed(posterior, direction))
+    label_of_band = f"± 2σ of the {label}"
+    axis.fill_between(
+        dates[shown], mean - 2 * sigma, mean + 2 * sigma, color=color, alpha=0.25, linewidth=0, label=label_of_band
+    )
+    axis.plot(dates[shown], mean, color=color, linewidth=1.6, label=f"smoothed {label}", zorder=4)
+
+
+def _smoothed(posterior: PosteriorGSSMSmoothed, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Computes the mean and the standard deviation of the smoothed ``direction @ state``, (T,) each."""
+    mean = np.asarray(posterior.smoothed_means, float) @ direction
+    return mean, np.sqrt(np.asarray(posterior.smoothed_covariances, float) @ direction @ direction)
 
 
 def _draw_data(axis: Axes, dates: np.ndarray, emissions: np.ndarray, size: float) -> None:

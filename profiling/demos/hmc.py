@@ -26,6 +26,7 @@ from fastscan import (
 )
 from fastscan.learn import LGSSM, Draws, convergence, fit_hmc, priors
 from fastscan.profiling.demos.figures import BLUE, INK, VERMILION
+from fastscan.profiling.measure.progress import counted
 
 D, M, T = 2, 10, 100
 FORECAST = 50
@@ -96,9 +97,12 @@ def run_hmc(out: Path, num_samples: int = 1000) -> dict[str, Draws]:
     runs = {"all parameters": (start, ()), "covariances": (known, tuple(sorted(every - set(COVARIANCES))))}
     truth = float(lgssm_marginal_loglik(true, y) + log_prior(true))
     console.print(f"D = {D}, m = {M}, T = {T}; log probability of the true parameters: {truth:.1f}")
-    table = Table("sampled", "seconds", "samples / s", "acceptance", "divergent", "log probability", "R-hat", "ESS", "coverage")
     draws, predictions = {}, {"true parameters": _predict(true, y)}
-    for name, (params, frozen) in runs.items():
+    _draw_data(out / "hmc_data.png", y, predictions["true parameters"])
+    console.print(f"figure: {out / 'hmc_data.png'}")
+    table = Table("sampled", "seconds", "samples / s", "acceptance", "divergent", "log probability", "R-hat", "ESS", "coverage")
+    for number, (name, (params, frozen)) in enumerate(runs.items(), 1):
+        console.print(f"{number}/{len(runs)} {name}, {CHAINS} chains: {WARMUP:,} steps of warm-up, {num_samples:,} samples")
         began = time.perf_counter()
         draws[name] = fit_hmc(
             LGSSM,
@@ -113,16 +117,17 @@ def run_hmc(out: Path, num_samples: int = 1000) -> dict[str, Draws]:
             num_integration_steps=LEAPFROGS,
         )
         seconds = time.perf_counter() - began
-        predictions[name] = _average(draws[name].params, y)
-        table.add_row(*_summary(name, seconds, draws[name], predictions[name], y))
+        with counted(console, 1) as begin:
+            begin(f"smoothing and forecasting with every {THIN}th of the samples")
+            predictions[name] = _average(draws[name].params, y)
+            table.add_row(*_summary(name, seconds, draws[name], predictions[name], y))
     console.print(table)
     console.print(
         "R-hat and ESS of the log probability; coverage of the data by two standard deviations. Seconds hold compiling."
     )
-    _draw_data(out / "hmc_data.png", y, predictions["true parameters"])
     _draw_log_probability(out / "hmc_log_probability.png", draws, truth)
     _draw_emissions(out / "hmc_emissions.png", y, {name: predictions[name] for name in runs})
-    console.print(f"figures: {out / 'hmc_*.png'}")
+    console.print(f"figures: {out / 'hmc_log_probability.png'}, {out / 'hmc_emissions.png'}")
     return draws
 
 

@@ -13,14 +13,21 @@ from fastscan.profiling.report.readme import READMES, write_tables
 from fastscan.profiling.verdicts.crossover import COMMITTED, changes, fit, merged, write
 
 
-def keep(out: Path, records: Path = RECORDS, table: Path = COMMITTED, readmes: Sequence[Path] = READMES) -> list[str]:
+def keep(
+    out: Path,
+    records: Path = RECORDS,
+    table: Path = COMMITTED,
+    readmes: Sequence[Path] = READMES,
+    page: Path = Path("out"),
+) -> list[str]:
     """Takes what a run on a GPU has measured into the records, and writes anew all that is made of them.
 
     Args:
         out: the run's folder.
-        records: folder of records: ``measured``; ``gpu``, ceilings, steps and profiles; and the report.
+        records: folder of records: ``measured``; ``gpu``, ceilings, steps and profiles.
         table: the crossover table. Families that the run has lengths enough of take the place of this device's.
         readmes: files whose tables are written.
+        page: folder for the report, ``report.html``, which is made of the records and not kept with them.
 
     Returns:
         What was written, and what the crossover table says now that it did not; a line each.
@@ -49,7 +56,7 @@ def keep(out: Path, records: Path = RECORDS, table: Path = COMMITTED, readmes: S
     crossovers.use_crossover_table(new)
     try:
         write_tables(readmes, records)
-        report = write_report(records, records, new)
+        report = write_report(page, records, new)
     finally:
         crossovers.use_crossover_table(before)
     return [*(f"written: {path}" for path in (*written, table, *readmes, report)), *changes(old, fitted)]

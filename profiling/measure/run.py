@@ -16,7 +16,6 @@ from typing import Any
 import jax
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fastscan.dispatch.choice import KERNEL_SIZES, one_function_lanes
 from fastscan.profiling.measure import operations
@@ -24,6 +23,7 @@ from fastscan.profiling.measure.cases import MEASURED_BY, METROPOLIS, Case, grid
 from fastscan.profiling.measure.machine import stamp
 from fastscan.profiling.measure.operations import PARALLEL, PUBLIC, SEQUENTIAL
 from fastscan.profiling.measure.programs import NOT_COMPILED, CompiledCall, Programs
+from fastscan.profiling.measure.progress import bars
 from fastscan.profiling.measure.rows import Row, append, read
 from fastscan.profiling.measure.timing import Clock, clock, in_subprocess
 
@@ -146,9 +146,7 @@ def measure(
     compiler.settle(budget / 2)
 
     problems = []
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
-    ) as progress:
+    with bars(console) as progress:
         task = progress.add_task("", total=len(wanted))
         for number, (case, ns) in enumerate(wanted.items()):
             left = budget - (time.monotonic() - start)

@@ -22,6 +22,7 @@ SEEDS = {
 KERNEL_NAMES = {
     "smoother": "Linear-Gaussian smoother",
     "likelihood": "Linear-Gaussian likelihood",
+    "score": "Linear-Gaussian gradient",
     "sampler": "Linear-Gaussian sampler",
     "hmm_smoother": "HMM smoother",
     "hmm_mode": "HMM, most likely path",

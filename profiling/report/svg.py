@@ -52,6 +52,8 @@ _RC |= {"axes.edgecolor": _MUTED, "xtick.color": _MUTED, "ytick.color": _MUTED} 
     ("xtick.labelcolor", "ytick.labelcolor"), INK
 )
 _WIDTH = 5.2
+_ROOM = 0.11
+"""Of a figure's height, that a line of text takes."""
 
 
 class Point(NamedTuple):
@@ -166,9 +168,11 @@ def draw_points(
     if slope:
         left, right = axis.get_xlim()
         bottom, top = axis.get_ylim()
+        room = (top / bottom) ** _ROOM  # below all points and above them, for what the sides mean
+        bottom, top = bottom / room, top * room
         axis.plot([left, right], [slope * left, slope * right], color=_MUTED, linewidth=1.2, scalex=False, scaley=False)
         axis.set(xlim=(left, right), ylim=(bottom, top))
-        for text, x, y, align in ((sides[0], 0.02, 0.97, "left"), (sides[1], 0.98, 0.03, "right")):
+        for text, x, y, align in ((sides[0], 0.02, 0.99, "left"), (sides[1], 0.98, 0.01, "right")):
             vertical = "top" if align == "left" else "bottom"
             axis.text(x, y, text, transform=axis.transAxes, ha=align, va=vertical, color=_MUTED, fontsize=9.5, style="italic")
     _finish(figure, axis, xlabel, ylabel)

@@ -48,10 +48,12 @@ def installed(tmp_path):
 def test_without_extras_commands_say_what_to_install():
     """Each in one line, and none with a traceback; explaining needs none of them."""
     needing = ["demo", "demo hmc", "demo slds", "demo metropolis", "measure", "judge", "tables", "compare a b", "report"]
-    ended = run(BARE, *needing, "kernels", "explain lgssm_smoother --D 4 --T 100")
+    explained = "explain lgssm_smoother --D 4 --T 100", "explain rw_metropolis --dimension 2"
+    ended = run(BARE, *needing, "kernels", *explained)
     assert re.fullmatch(f"({NEEDS_PROFILE}\n){{{len(needing) + 1}}}", ended.stderr), ended.stderr
     assert "lgssm_smoother runs as " in ended.stdout
-    assert ended.stdout.count("ran ") == 1
+    assert "rw_metropolis in normal, 2 coordinates" in ended.stdout
+    assert ended.stdout.count("ran ") == 2
 
 
 def test_without_triton_statsmodels_a_gpu_or_what_was_named(tmp_path, capsys, monkeypatch):

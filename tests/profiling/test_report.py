@@ -13,6 +13,7 @@ import pytest
 from fastscan.profiling.compiled import kernel_report as kernels
 from fastscan.profiling.measure import rows as records
 from fastscan.profiling.measure.cases import BATCH, Case
+from fastscan.profiling.report import svg as plots
 from fastscan.profiling.report.data import (
     best,
     chosen,
@@ -25,7 +26,7 @@ from fastscan.profiling.report.data import (
     significant,
 )
 from fastscan.profiling.report.page import summary, write_report
-from fastscan.profiling.report.svg import Point, draw_lines
+from fastscan.profiling.report.svg import Point, draw_lines, draw_points
 from oracles.records import made_up
 
 LENGTHS = {"lgssm_smoother": (10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)}
@@ -321,6 +322,32 @@ def test_kernels_that_go_through_steps_are_read_for_one_architecture(folder, pag
     assert [(r["kernel"], r["D"], r["sm"]) for r in rows] == [("made_up_sweep", D, 90) for D in (1, 2, 4)]
     assert source == "2001-01-01-kernels.csv (commit bbbbbbbbbbbb, Triton 3)"
     assert [cells[5] for cells in rows_of(page, "kernels")] == ["instructions", "bytes", "bytes"]
+
+
+def test_long_tables_are_folded_so_that_figures_are_near(page):
+    """Those that have a box to search in: of kernels, and of every record's rows. The short one is open."""
+    folded = re.findall(r"<details>.*?</details>", page, re.DOTALL)
+    assert [re.search(r'<table id="(\w+)"', part)[1] for part in folded] == ["kernels", "rows0", "rows1"]
+    assert [re.search(r"<summary>.*: ([\d,]+) rows</summary>", part)[1] for part in folded] == [
+        "3",
+        f"{len(made_up_rows()):,}",
+        "2",
+    ]
+    assert 'id="about"' not in "".join(folded)
+
+
+@pytest.mark.parametrize("points", [[(10.0, 1.0), (1_000.0, 1.0)], [(1.0, 9.9), (100.0, 10.0)], [(95.0, 12.0), (5.0, 990.0)]])
+def test_the_words_for_sides_of_a_line_lie_on_no_marker(points, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "_svg", lambda figure, *_: drawn.append(figure) or "")
+    draw_points("key", "words", {"kernel": points}, "x", "y", slope=0.13, sides=("bound by bytes", "bound by instructions"))
+    figure = drawn[0]
+    figure.draw_without_rendering()
+    (axis,) = figure.axes
+    assert [text.get_text() for text in axis.texts] == ["bound by bytes", "bound by instructions"]
+    for text in axis.texts:
+        box = text.get_window_extent().padded(6.5 / 2 * figure.dpi / 72)  # a marker is 6.5 points wide
+        assert not [at for at in axis.transData.transform(points) if box.contains(*at)]
 
 
 def test_numbers_read_well():

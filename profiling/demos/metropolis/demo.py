@@ -1,9 +1,10 @@
 """Rémi Louf's article on vectorised Markov chains as a benchmark: more and more samples, more and more chains."""
 
 import csv
+import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from fastscan.mcmc import MetropolisRun, rw_metropolis
 from fastscan.profiling.demos.figures import BLUE, INK, VERMILION
 from fastscan.profiling.demos.metropolis.rivals import STEP, Rival, density, mixture, rivals
 from fastscan.profiling.measure.machine import stamp
+from fastscan.profiling.measure.progress import counted
 from fastscan.profiling.measure.timing import in_subprocess
 
 OURS = "fastscan"
@@ -70,6 +72,8 @@ def run_metropolis(
 ) -> None:
     """Prints and draws all: ``metropolis.png``, ``metropolis_density.png``, ``metropolis.csv`` in a folder, made if missing.
 
+    What is cheap comes first: a histogram of samples and how good they are, then times of small runs and of larger ones.
+
     Args:
         out: the folder.
         more_samples: of `CHAINS` chains, growing.
@@ -78,38 +82,54 @@ def run_metropolis(
     """
     out.mkdir(parents=True, exist_ok=True)
     console = Console(width=120)
+    samples, qualities = _diagnose(console)
+    draw_density(out / "metropolis_density.png", samples)
+    console.print(f"figure: {out / 'metropolis_density.png'}")
     ways: dict[str, Rival] = {OURS: ours, **rivals()}
-    by_size: dict[tuple[str, int, int], SamplerTiming] = {}
-    for grid in ([(CHAINS, n) for n in more_samples], [(n, SAMPLES) for n in more_chains]):
-        for name, way in ways.items():
-            _grow(name, way, grid, by_size)
-    found = list(by_size.values())
+    grids = [(CHAINS, n) for n in more_samples], [(n, SAMPLES) for n in more_chains]
+    with counted(console, len({*grids[0], *grids[1]}) * len(ways)) as begin:
+        found = _compare(ways, grids, begin)
     console.print(_table(found, ways))
-    headline = _timed(OURS, ours, CHAINS, many_steps)
+    draw_timings(out / "metropolis.png", found, more_samples, more_chains)
+    console.print(f"figure: {out / 'metropolis.png'}")
     steps = CHAINS * many_steps
+    with counted(console, 2) as begin:
+        begin(f"{steps:,} steps")
+        headline = _timed(OURS, ours, CHAINS, many_steps)
+        begin(f"{steps:,} steps in a process of its own, for its memory")
+        peak = _peak(many_steps)
     console.print(
         f"{steps:,} steps of {CHAINS:,} chains, with moments: {headline.seconds:.2f} s, "
-        f"{steps / headline.seconds / 1e6:.0f} million a second; a process that does nothing else holds "
-        f"{_peak(many_steps):.2f} GB"
+        f"{steps / headline.seconds / 1e6:.0f} million a second; a process that does nothing else holds {peak:.2f} GB"
     )
-    samples, qualities = _diagnose(console)
     _write(out / "metropolis.csv", [*found, headline], qualities)
-    draw_timings(out / "metropolis.png", found, more_samples, more_chains)
-    draw_density(out / "metropolis_density.png", samples)
-    names = ("metropolis.png", "metropolis_density.png", "metropolis.csv")
-    console.print(f"written: {', '.join(str(out / name) for name in names)}")
+    console.print(f"rows: {out / 'metropolis.csv'}")
 
 
-def _grow(name: str, way: Rival, grid: list[tuple[int, int]], found: dict[tuple[str, int, int], SamplerTiming]) -> None:
-    """Times one way as far as it takes no longer than it may; what was timed before is not compiled a first time again."""
-    last = None
-    for chains, samples in grid:
-        if last is not None:
-            slow = chains * samples / (last.chains * last.samples) * last.seconds > MOST_SECONDS
-            if slow or (name == "TFP on JAX" and chains * samples > MOST_KEPT):
-                break
-        size = name, chains, samples
-        last = found[size] = found.get(size) or _timed(name, way, chains, samples)
+def _compare(
+    ways: dict[str, Rival], grids: Sequence[list[tuple[int, int]]], begin: Callable[[str], None]
+) -> list[SamplerTiming]:
+    """Times all ways, small runs first, each way in each grid as far as it takes no longer than it may.
+
+    Args:
+        ways: by name.
+        grids: chains and samples, growing; in the order of what is returned.
+        begin: called with words as each of the ways, or its omission, begins at each of the sizes.
+    """
+    sizes = list(dict.fromkeys(size for grid in grids for size in grid))
+    last: dict[tuple[str, int], SamplerTiming] = {}
+    found = []
+    for chains, samples in sorted(sizes, key=math.prod):
+        mine = [number for number, grid in enumerate(grids) if (chains, samples) in grid]
+        for name, way in ways.items():
+            begin(f"{name}, {samples:,} samples of {chains:,} chains")
+            if before := last.get((name, mine[0])):
+                slow = chains * samples / (before.chains * before.samples) * before.seconds > MOST_SECONDS
+                if slow or (name == "TFP on JAX" and chains * samples > MOST_KEPT):
+                    continue
+            found.append(_timed(name, way, chains, samples))
+            last.update({(name, number): found[-1] for number in mine})
+    return sorted(found, key=lambda timing: sizes.index((timing.chains, timing.samples)))
 
 
 def _timed(name: str, way: Rival, chains: int, samples: int) -> SamplerTiming:
@@ -124,13 +144,18 @@ def _timed(name: str, way: Rival, chains: int, samples: int) -> SamplerTiming:
 
 
 def _peak(samples: int) -> float:
-    """GB of memory that a process needs which imports what it takes and runs `CHAINS` chains once."""
+    """Measures the GB of memory of a process that imports what it takes and runs `CHAINS` chains once; NaN but on Linux.
+
+    From Linux's own account of the program: ``getrusage`` also counts what the process that started it held.
+    """
     code = (
-        "import resource, jax\nfrom fastscan.profiling.demos.metropolis import demo as m\n"
+        "import jax\nfrom pathlib import Path\nfrom fastscan.profiling.demos.metropolis import demo as m\n"
         f"jax.block_until_ready(m.ours({CHAINS}, {samples})(jax.random.key(0)))\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "status = Path('/proc/self/status')\n"
+        "lines = status.read_text().splitlines() if status.exists() else []\n"
+        "print(*(line.split()[1] for line in lines if line.startswith('VmHWM')), 'nan')"
     )
-    (kilobytes,) = in_subprocess(code, timeout=600) or [float("nan")]
+    kilobytes, *_ = in_subprocess(code, timeout=600) or [float("nan")]
     return kilobytes / 2**20
 
 
@@ -225,6 +250,8 @@ def draw_density(path: Path, samples: np.ndarray) -> None:
     axes.hist(samples.ravel(), bins=200, range=(x[0], x[-1]), density=True, color=BLUE, alpha=0.4, label="samples")
     axes.plot(x, density(x), color=INK, label="density")
     axes.set_title("The article's mixture of four normal distributions", loc="left", fontsize=10)
+    axes.set_xlabel("x")
+    axes.set_ylabel("density")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     axes.set_ylim(0)

@@ -103,11 +103,18 @@ def loss(theta: Theta, first: jax.Array, gradient: Any, turns: int) -> jax.Array
     return slds_kl(theta[0], posterior) + jnp.tanh(posterior.statistics.x).sum()
 
 
-def gradient_costs(turns: tuple[int, ...] = TURNS, T: int = T) -> GradientCosts:
-    """Measures loss and gradient after so many turns."""
+def gradient_costs(turns: tuple[int, ...] = TURNS, T: int = T, begin: Callable[[str], None] = lambda _: None) -> GradientCosts:
+    """Measures loss and gradient after so many turns.
+
+    Args:
+        turns: how many, one after another.
+        T: time steps.
+        begin: called with words as each of these begins.
+    """
     node, params, first = notebook_problem(T)
     found = GradientCosts({name: [] for name in GRADIENTS}, [])
     for n in turns:
+        begin(f"gradients after {n} turns, by two ways")
         programs = {name: _gradient((node, params), first, name, n) for name in GRADIENTS}
         seconds, apart = _compare(programs, (node, params))
         found.apart.append(apart)
@@ -116,9 +123,13 @@ def gradient_costs(turns: tuple[int, ...] = TURNS, T: int = T) -> GradientCosts:
     return found
 
 
-def speeds(T: int = LONG, turns: int = LONG_TURNS) -> dict[str, Speed]:
-    """Times a long series: inference against the same with `lax.scan` over time, and implicit gradients against unrolled
-    ones.
+def speeds(T: int = LONG, turns: int = LONG_TURNS, begin: Callable[[str], None] = lambda _: None) -> dict[str, Speed]:
+    """Compares inference in a long series with `lax.scan` over time, and implicit gradients with unrolled ones.
+
+    Args:
+        T: time steps.
+        turns: of the mean field.
+        begin: called with words as each of the two comparisons begins.
     """
     node, params, first = notebook_problem(T)
     theta = node, params
@@ -130,12 +141,14 @@ def speeds(T: int = LONG, turns: int = LONG_TURNS) -> dict[str, Speed]:
     def scans(theta: Theta) -> tuple:
         return textbook.slds(*theta, first, turns)
 
-    pairs = {
-        "inference": [jax.jit(function).lower(theta).compile() for function in (ours, scans)],
-        "loss and gradient": [_gradient(theta, first, name, turns) for name in GRADIENTS],
+    pairs: dict[str, Callable[[], list[Any]]] = {
+        "inference": lambda: [jax.jit(function).lower(theta).compile() for function in (ours, scans)],
+        "loss and gradient": lambda: [_gradient(theta, first, name, turns) for name in GRADIENTS],
     }
     found = {}
-    for what, programs in pairs.items():
+    for what, compiled in pairs.items():
+        begin(f"{what} of {T:,} steps, by two ways")
+        programs = compiled()
         seconds, apart = _compare(dict(enumerate(programs)), theta)
         found[what] = Speed(seconds[0], seconds[1], apart)
     return found

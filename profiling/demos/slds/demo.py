@@ -3,6 +3,7 @@ regimes.
 """
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ from fastscan.profiling.demos.slds.costs import (
     speeds,
 )
 from fastscan.profiling.measure.machine import stamp
+from fastscan.profiling.measure.progress import counted
 from fastscan.slds import SLDSParams, SLDSPosterior, slds_inference
 
 TOLERANCE = 1e-10
@@ -59,11 +61,13 @@ class Regimes(NamedTuple):
 def run_slds(out: Path, turns: tuple[int, ...] = TURNS, length: int = LONG, steps: int = STEPS) -> None:
     """Prints and draws both: ``slds_gradients.png``, ``slds_economy.png`` and ``slds.csv`` in a folder, made if it is missing.
 
+    What is cheap comes first: the notebook's problem, the economy's regimes, and then what gradients and a long series cost.
+
     Args:
         out: the folder.
         turns: after which gradients are compared.
         length: time steps of the long series.
-        steps: of the fit to the economy.
+        steps: steps of the fit to the economy.
 
     Raises:
         ImportError: statsmodels, which ships the economy's data, is not installed.
@@ -72,31 +76,46 @@ def run_slds(out: Path, turns: tuple[int, ...] = TURNS, length: int = LONG, step
     out.mkdir(parents=True, exist_ok=True)
     console = Console(width=110)
     with jax.enable_x64(True):
-        node, params, first = notebook_problem()
-        posterior = slds_inference(node, params, initial_probs=first, max_iters=max(turns), tol=TOLERANCE)
+        with counted(console, 1) as begin:
+            begin("mean field of the notebook's problem")
+            node, params, first = notebook_problem()
+            posterior = slds_inference(node, params, initial_probs=first, max_iters=max(turns), tol=TOLERANCE)
+            state = f"{'converged' if posterior.converged else 'not converged'} after {posterior.iterations} turns"
         sizes = f"T = {T}, D = {D}, K = {K}, {N} emissions"
-        state = f"{'converged' if posterior.converged else 'not converged'} after {posterior.iterations} turns"
         console.print(f"{sizes}: {state}, to a relative change of {TOLERANCE:g}")
-        found = gradient_costs(turns)
-        table = Table("turns", "implicit", "unrolled", "memory, implicit", "memory, unrolled", "relative difference")
-        for n, mine, other, apart in zip(turns, *(found.costs[name] for name in GRADIENTS), found.apart, strict=True):
-            times = (f"{1e3 * c.seconds:.3g} ms" for c in (mine, other))
-            table.add_row(str(n), *times, *(f"{c.bytes / 1e6:.2f} MB" for c in (mine, other)), f"{apart:.1e}")
-        console.print(table)
-        both = speeds(length)
-        table = Table(f"T = {length:,}, {LONG_TURNS} turns", "ours", "the other way", "times faster", "relative difference")
-        others = {"inference": "lax.scan over time", "loss and gradient": "unrolled"}
-        for what, x in both.items():
-            ways = f"{1e3 * x.ours:.3g} ms", f"{1e3 * x.other:.3g} ms ({others[what]})"
-            table.add_row(what, *ways, f"{x.other / x.ours:.1f}", f"{x.apart:.1e}")
-        console.print(table)
-        _write(out / "slds.csv", turns, found, length, both)
+        with counted(console, steps) as begin:
+            fitted = fit_economy(y, steps, begin)
+        draw_economy(out / "slds_economy.png", dates, y, fitted)
+        console.print(f"the economy's regimes: {'converged' if fitted.converged else 'not converged'}")
+        console.print(f"figure: {out / 'slds_economy.png'}")
+        with counted(console, len(turns)) as begin:
+            found = gradient_costs(turns, begin=begin)
+        console.print(_table_of_gradients(turns, found))
         trace = slds_inference(node, params, initial_probs=first, max_iters=max(turns), tol=0).trace
         draw_gradients(out / "slds_gradients.png", np.asarray(trace), turns, found)
-        fitted = fit_economy(y, steps)
-        console.print(f"the economy's regimes: {'converged' if fitted.converged else 'not converged'}")
-        draw_economy(out / "slds_economy.png", dates, y, fitted)
-    console.print(f"written: {', '.join(str(out / name) for name in ('slds_gradients.png', 'slds_economy.png', 'slds.csv'))}")
+        console.print(f"figure: {out / 'slds_gradients.png'}")
+        with counted(console, 2) as begin:
+            both = speeds(length, begin=begin)
+        console.print(_table_of_speeds(length, both))
+        _write(out / "slds.csv", turns, found, length, both)
+    console.print(f"rows: {out / 'slds.csv'}")
+
+
+def _table_of_gradients(turns: tuple[int, ...], found: GradientCosts) -> Table:
+    table = Table("turns", "implicit", "unrolled", "memory, implicit", "memory, unrolled", "relative difference")
+    for n, mine, other, apart in zip(turns, *(found.costs[name] for name in GRADIENTS), found.apart, strict=True):
+        times = (f"{1e3 * c.seconds:.3g} ms" for c in (mine, other))
+        table.add_row(str(n), *times, *(f"{c.bytes / 1e6:.2f} MB" for c in (mine, other)), f"{apart:.1e}")
+    return table
+
+
+def _table_of_speeds(length: int, both: dict[str, Speed]) -> Table:
+    table = Table(f"T = {length:,}, {LONG_TURNS} turns", "ours", "the other way", "times faster", "relative difference")
+    others = {"inference": "lax.scan over time", "loss and gradient": "unrolled"}
+    for what, x in both.items():
+        ways = f"{1e3 * x.ours:.3g} ms", f"{1e3 * x.other:.3g} ms ({others[what]})"
+        table.add_row(what, *ways, f"{x.other / x.ours:.1f}", f"{x.apart:.1e}")
+    return table
 
 
 def _write(path: Path, turns: tuple[int, ...], found: GradientCosts, length: int, both: dict[str, Speed]) -> None:
@@ -131,10 +150,15 @@ def load_economy() -> tuple[np.ndarray, np.ndarray]:
     return dates, np.column_stack([growth, data["infl"].to_numpy()[1:]])
 
 
-def fit_economy(y: np.ndarray, steps: int = STEPS) -> Regimes:
-    """Two regimes of a series (T, m), a calm and a volatile one to begin with.
+def fit_economy(y: np.ndarray, steps: int = STEPS, begin: Callable[[str], None] = lambda _: None) -> Regimes:
+    """Finds two regimes of a series (T, m), a calm and a volatile one to begin with.
 
     All parameters by gradient ascent of the bound, which needs no gradient of q.
+
+    Args:
+        y: the series.
+        steps: steps of the gradient ascent.
+        begin: called with words as each of these begins.
     """
     scale = y.std(0)
     z, n = (y - y.mean(0)) / scale, y.shape[1]
@@ -165,13 +189,18 @@ def fit_economy(y: np.ndarray, steps: int = STEPS) -> Regimes:
     optimizer = optax.adam(0.02)
 
     @jax.jit
-    def step(carry: tuple, _: None) -> tuple[tuple, jax.Array]:
-        free, state, probs = carry
+    def step(free: Any, state: Any, probs: jax.Array) -> tuple[Any, Any, jax.Array, jax.Array]:
         (bound, posterior), gradient = jax.value_and_grad(infer, has_aux=True)(free, probs)
         updates, state = optimizer.update(jax.tree.map(jnp.negative, gradient), state)
-        return (optax.apply_updates(free, updates), state, posterior.probs), bound
+        return optax.apply_updates(free, updates), state, posterior.probs, bound
 
-    (free, _, probs), _ = jax.lax.scan(step, (free, optimizer.init(free), probs), None, steps)
+    state, said = optimizer.init(free), ""
+    # Without JAX's weak types, with which the step would be compiled more than once.
+    free, state, probs = jax.tree.map(lambda x: jnp.asarray(x, x.dtype), (free, state, probs))
+    for _ in range(steps):
+        begin(f"the economy's regimes, gradient ascent{said}")
+        free, state, probs, bound = step(free, state, probs)
+        said = f": bound {bound:.2f}"
     found = infer(free, probs, SETTLING)[1]
     x, xx, _ = found.statistics
     deviation = jnp.sqrt(jax.vmap(jnp.diag)(xx) - x**2)
@@ -215,6 +244,7 @@ def draw_economy(path: Path, dates: np.ndarray, y: np.ndarray, found: Regimes) -
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
     panels[2].set_xlim(dates[0], dates[-1])
+    panels[2].set_xlabel("year")
     figure.savefig(path, dpi=120)
 
 

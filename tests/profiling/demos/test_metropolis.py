@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from fastscan.profiling.demos.metropolis import demo as metropolis
 from fastscan.profiling.demos.metropolis.demo import CHAINS, run_metropolis
 from fastscan.profiling.demos.metropolis.rivals import density, mixture, rivals
 from oracles.mcmc import mixture_cdf
@@ -30,6 +31,25 @@ def test_rivals_walk_in_it(name):
     assert x.shape == (2_000,)
     assert abs(x.mean()) < 0.15
     assert 0.9 < x.std() < 1.3
+
+
+def test_small_runs_come_first_and_none_that_would_take_too_long(monkeypatch):
+    """Each way ends in each grid by what it took there; what is in both runs once."""
+    words, steps = [], {}
+    monkeypatch.setattr(metropolis, "MOST_SECONDS", 50)
+
+    def timed(name, way, chains, samples):
+        steps.setdefault(name, []).append(chains * samples)
+        return metropolis.Timing(name, chains, samples, 1.0, way * chains * samples)
+
+    monkeypatch.setattr(metropolis, "_timed", timed)
+    grids = [(10, 1), (10, 10), (10, 100)], [(1, 10), (10, 10), (1_000, 10)]
+    found = metropolis._compare({"fast": 1e-3, "slow": 1.0}, grids, words.append)
+    assert steps == {"fast": [10, 10, 100, 1_000, 10_000], "slow": [10, 10]}
+    assert len(words) == 2 * 5
+    assert words[0] == "fast, 1 samples of 10 chains"
+    in_order = [(t.chains, t.samples) for t in found if t.way == "fast"]
+    assert in_order == [(10, 1), (10, 10), (10, 100), (1, 10), (1_000, 10)]
 
 
 @pytest.mark.slow

@@ -63,7 +63,8 @@ def test_a_run_becomes_records_crossovers_and_the_readmes(place):
     _, kept, table, readmes = place
     assert together(readmes).count("No GPU has been measured yet") == 3
     cpu = crossovers.read_table(table)["devices"]["cpu"]
-    lines = keep(*place)
+    page = readmes[0].with_name("page")
+    lines = keep(*place, page)
     assert any(line.startswith(f"{DEVICE} lgssm float32 D=4 B=1: chunked wins") for line in lines)
     text = together(readmes)
     assert "No GPU" not in text
@@ -83,12 +84,13 @@ def test_a_run_becomes_records_crossovers_and_the_readmes(place):
     assert json.loads((kept / "gpu" / f"gpu-{name}.json").read_text()) == FACTS
     assert "made_up_sweep" in (kept / "gpu" / f"gpu-{name}-profile.csv").read_text()
     assert len(records.read(kept / "measured" / f"measured-{name}.csv")) == 3 * len(LENGTHS)
-    page = (kept / "report.html").read_text()
-    assert f"takes {DEVICE} longer than moving its bytes at 2.5 TB/s" in page
-    assert DEVICE in page
+    text = (page / "report.html").read_text()
+    assert f"takes {DEVICE} longer than moving its bytes at 2.5 TB/s" in text
+    assert DEVICE in text
+    assert not list(kept.rglob("*.html"))
     assert crossovers.given_table() is None
-    before = {path: path.read_bytes() for path in (*filter(Path.is_file, kept.rglob("*")), table, *readmes)}
-    keep(*place)
+    before = {path: path.read_bytes() for path in (*filter(Path.is_file, kept.rglob("*")), *page.iterdir(), table, *readmes)}
+    keep(*place, page)
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -99,7 +101,7 @@ def test_the_first_minutes_count_where_nothing_else_was_measured(place):
     other = made_up(SMOOTHER._replace(operation="lgssm_filter"), "pallas", 1e-9, **ON | {"device": "another"})
     records.append(out / "smoke.csv", [late, alone, other])
     records.append(out / "measured.csv", [alone._replace(status="skipped", p50=None)])
-    keep(*place)
+    keep(*place, out / "page")
     found = records.by_case(records.read(next(kept.rglob("measured-nvidia-*"))))
     assert found[SMOOTHER]["pallas"].p50 == pytest.approx(1.2e-4)
     assert found[alone.case]["pallas"].p50 == pytest.approx(3e-5)
@@ -115,10 +117,11 @@ def test_what_is_not_kept(place):
     ):
         (out / "gpu.json").write_text(json.dumps(facts))
         with pytest.raises(ValueError, match=wanted):
-            keep(*place)
+            keep(*place, out / "page")
     (out / "gpu.json").unlink()
     with pytest.raises(ValueError, match=r"no gpu\.json"):
-        keep(*place)
+        keep(*place, out / "page")
+    assert not (out / "page").exists()
     assert {path: path.read_bytes() for path in (*filter(Path.is_file, kept.rglob("*")), table, *readmes)} == before
 
 
