@@ -13,7 +13,7 @@ from jax.experimental import checkify
 from fastscan.given import seen
 
 matmul = functools.partial(jnp.matmul, precision="highest")
-"""Of matrices, as precise as their dtype."""
+"""The product of matrices, as precise as their dtype."""
 
 
 def deviation(variance: jax.Array) -> jax.Array:

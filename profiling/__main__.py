@@ -146,7 +146,7 @@ def _ahead_of_time(arguments: Namespace) -> None:
 
 
 def _predict(arguments: Namespace) -> None:
-    from fastscan.profiling.compiled.predict import run_predict
+    from fastscan.profiling.compiled.predictions import run_predict
     from fastscan.profiling.measure.rows import RECORDS
 
     folder = arguments.record or (Path("out") if arguments.only else RECORDS / "predictions")

@@ -17,7 +17,7 @@ from fastscan.kernels.lgssm.gaussian import ROUNDINGS
 from fastscan.values import MOST_BYTES, smallest
 
 ASYMMETRY = 1e-3
-"""Of a covariance matrix, relative to its largest entry, from which it can't have been meant as one."""
+"""The asymmetry, relative to its largest entry, from which a matrix can't have been meant as a covariance."""
 
 
 class Objection(NamedTuple):

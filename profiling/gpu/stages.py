@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from fastscan.dispatch.choice import device_kind
-from fastscan.profiling.compiled.predict import read_predictions
+from fastscan.profiling.compiled.predictions import read_predictions
 from fastscan.profiling.gpu import profile, smoke, steps
 from fastscan.profiling.gpu import run as running
 from fastscan.profiling.gpu.run import Run, Stage, run_stage

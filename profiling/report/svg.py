@@ -53,7 +53,7 @@ _RC |= {"axes.edgecolor": _MUTED, "xtick.color": _MUTED, "ytick.color": _MUTED} 
 )
 _WIDTH = 5.2
 _ROOM = 0.11
-"""Of a figure's height, that a line of text takes."""
+"""The share of a figure's height that a line of text takes."""
 
 
 class Point(NamedTuple):

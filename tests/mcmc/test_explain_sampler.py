@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 import fastscan
-from fastscan import mcmc
-from fastscan.mcmc import explain_rw_metropolis, rw_metropolis
+from fastscan.mcmc import api, explain_rw_metropolis, rw_metropolis
 from fastscan.profiling import command_line
 from fastscan.profiling.verdicts.targets import TARGETS
 
@@ -83,11 +82,11 @@ def test_positions_may_be_trees_or_states_of_runs():
 
 
 def test_on_a_gpu_a_kernel_is_what_runs_here(monkeypatch):
-    monkeypatch.setattr(mcmc, "device_kind", lambda: "NVIDIA made-up")
+    monkeypatch.setattr(api, "device_kind", lambda: "NVIDIA made-up")
     lines = explain_rw_metropolis(plain, START).splitlines()
     assert lines[1].startswith(f"here, on NVIDIA made-up: {KERNEL}")
     assert lines[2].startswith(f"on a CPU: {NATIVE}")
-    monkeypatch.setattr(mcmc, "compiled_implementations", lambda _: ("sequential",))
+    monkeypatch.setattr(api, "compiled_implementations", lambda _: ("sequential",))
     told = explain_rw_metropolis(plain, START)
     assert f"here, on NVIDIA made-up: {STANDS}" in told
     assert "kernels can't be compiled by this JAX" in told

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 
 from fastscan.kernels.gpu.tiles import tiles
-from fastscan.profiling.compiled import ahead_of_time, latency, predict, public_calls
+from fastscan.profiling.compiled import ahead_of_time, latency, predict, predictions, public_calls
 from fastscan.profiling.compiled.kernel_report import program
 from fastscan.profiling.compiled.machine_code import Code, TritonKernel, examine, lower_for_gpu, triton_kernels
 from fastscan.profiling.measure.cases import Case
@@ -127,12 +127,12 @@ def test_predictions_add_up_and_are_written_down(tmp_path, monkeypatch):
     pytest.importorskip("triton", reason="Triton's compiler, which pip has for Linux only")
     toy = public_calls.of_case(Case("lgssm_marginal_loglik", 1, 1, 200))
     bad = public_calls.PublicCall("bad", lambda: 1 / 0, ())
-    monkeypatch.setattr(predict, "public_calls", lambda: [bad, toy])
+    monkeypatch.setattr(predictions, "public_calls", lambda: [bad, toy])
     counted = ahead_of_time.CompiledProgram(toy.name, H100.name, 1.0, 1.0, 9, 5, 2, 1, 1, 1, 1, 0, 4_000, 0)
     (tmp_path / "ahead-of-time").mkdir()
     with (tmp_path / "ahead-of-time" / "2026-01-01.csv").open("w", newline="") as file:
         csv.writer(file).writerows([ahead_of_time.CompiledProgram._fields, counted])
-    rows = predict.run_predict(tmp_path / "predictions", tmp_path, "")
+    rows = predictions.run_predict(tmp_path / "predictions", tmp_path, "")
     (path,) = tmp_path.rglob("*-predictions.csv")
     assert len(path.read_text().splitlines()) == 1 + len(rows)
     assert "not measured" in path.with_suffix(".json").read_text()
@@ -145,9 +145,9 @@ def test_predictions_add_up_and_are_written_down(tmp_path, monkeypatch):
         assert mine["all, least"].us == pytest.approx(sum(row.us for row in parts))
         assert mine["all, least"].us < mine["all, most"].us
         assert all(row.us == max(row.issue_us, row.latency_us, row.memory_us, row.cache_us) > 0 for row in kernels)
-    read = predict.read_predictions(tmp_path, H100.name)
+    read = predictions.read_predictions(tmp_path, H100.name)
     assert read.keys() == {toy.name}
     least, most = read[toy.name]
     assert least == pytest.approx(1e-6 * next(r.us for r in rows if r.part == "all, least" and r.card == H100.name), rel=1e-3)
     assert least < most
-    assert predict.read_predictions(tmp_path / "nowhere", H100.name) == predict.read_predictions(tmp_path, "cpu") == {}
+    assert predictions.read_predictions(tmp_path / "nowhere", H100.name) == predictions.read_predictions(tmp_path, "cpu") == {}

@@ -40,7 +40,7 @@ def test_small_runs_come_first_and_none_that_would_take_too_long(monkeypatch):
 
     def timed(name, way, chains, samples):
         steps.setdefault(name, []).append(chains * samples)
-        return metropolis.Timing(name, chains, samples, 1.0, way * chains * samples)
+        return metropolis.SamplerTiming(name, chains, samples, 1.0, way * chains * samples)
 
     monkeypatch.setattr(metropolis, "_timed", timed)
     grids = [(10, 1), (10, 10), (10, 100)], [(1, 10), (10, 10), (1_000, 10)]
