@@ -1,4 +1,4 @@
-"""What families compute with arrays alike: products, deviations, and functions of time as tables."""
+"""Arrays as all families compute with them: products, deviations, and functions of time as tables."""
 
 import functools
 import warnings
@@ -13,7 +13,7 @@ from jax.experimental import checkify
 from fastscan.given import seen
 
 matmul = functools.partial(jnp.matmul, precision="highest")
-"""Of matrices, as precise as their dtype."""
+"""Multiplies matrices, as precisely as their dtype allows."""
 
 
 def deviation(variance: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""What arrays are and how they lie: axes in two orders, types under `shard_map`, blank ones, and a choice of two.
+"""Arrays and how they lie: axes in two orders, types under `shard_map`, blank ones, and a choice of two.
 
 Matrices lie in series, a row a matrix, and in lanes, whose axes are the last ones.
 """

@@ -17,11 +17,11 @@ from fastscan.kernels.lgssm.gaussian import ROUNDINGS
 from fastscan.values import MOST_BYTES, smallest
 
 ASYMMETRY = 1e-3
-"""Of a covariance matrix, relative to its largest entry, from which it can't have been meant as one."""
+"""Asymmetry of a matrix, relative to its largest entry, from which it can't have been meant as a covariance."""
 
 
 class Objection(NamedTuple):
-    """What is wrong with a covariance, if anything is, and whether that is no more than an eigenvalue below zero."""
+    """A fault of a covariance, if it has one, and whether that is no more than an eigenvalue below zero."""
 
     wrong: str = ""
     negative: bool = False

@@ -26,7 +26,7 @@ from fastscan.kernels.scan import driver
 
 
 class PotentialChain(NamedTuple):
-    """What all say of the first state, a series of one row; and the rows' inputs, those that do not vary in ``params``."""
+    """All that is said of the first state, a series of one row; and the rows' inputs, those that do not vary in ``params``."""
 
     first: Potential
     params: PairInputs

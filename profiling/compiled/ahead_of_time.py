@@ -86,7 +86,7 @@ class Pass(NamedTuple):
 
 
 class ProgramCounts(NamedTuple):
-    """What runs in one call of a program.
+    """Counts of what runs in one call of a program.
 
     Attributes:
         kernels: launches of our own.

@@ -45,7 +45,7 @@ _NUMBERS = {1: "uint8", 2: "float16", 4: "float32", 8: "float64"}
 
 
 class Processor(NamedTuple):
-    """What predictions take of a GPU.
+    """A GPU, as predictions know it.
 
     Attributes:
         name: as JAX has it.

@@ -145,7 +145,7 @@ def _memory(ours: Row, theirs: Row | None) -> str:
 
 
 def _kernels(records: Path, works: dict[tuple[str, int, int], str], title: str) -> str:
-    """What kernels cost by their code for sm_90, in float32: by family, D and m, under which names."""
+    """Writes what kernels cost by their code for sm_90, in float32: by family, D and m, under which names."""
     rows = [
         row for path in sorted((records / "kernels").glob("*.csv")) for row in csv.DictReader(path.read_text().splitlines())
     ]

@@ -12,7 +12,7 @@ from fastscan.profiling.measure.run import is_default
 
 
 class Judgement(NamedTuple):
-    """What None takes in one case, by the table in force now: its time over our best one's, and over dynamax's (None: no such).
+    """The automatic choice in one case, by the table in force now: its time over our best one's and dynamax's (None: no such).
 
     ``open``: the samples' spread, from the 20th to the 80th percentile, leaves open whether another one is faster.
     """
