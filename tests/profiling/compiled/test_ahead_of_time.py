@@ -89,7 +89,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path, monkeypatch):
         return row, [ahead_of_time.Pass("copy.1", "copy", 2, 1 << 20, "")], "HLO"
 
     monkeypatch.setattr(ahead_of_time, "compiled", compiled)
-    ahead_of_time.run_ahead_of_time(tmp_path, "T=100,000", ["NVIDIA H200"], tmp_path / "hlo")
+    ahead_of_time.run_ahead_of_time(tmp_path / "ahead-of-time", "T=100,000", ["NVIDIA H200"], tmp_path / "hlo")
     path = ahead_of_time.newest_record(tmp_path)
     assert path is not None
     rows = ahead_of_time.read_rows(path)
