@@ -52,6 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ahead.add_argument("--hlo", type=Path, help="folder for the optimised programs (default: none are kept)")
     ahead.set_defaults(run=_ahead_of_time)
 
+    first = commands.add_parser("first-calls", help="where the time of first calls goes, ours and dynamax's, from cold starts")
+    first.add_argument("--only", default="", help="cases whose text holds this, e.g. 'lgssm_filter'")
+    first.add_argument("--repeats", type=int, default=3, help="processes of each, whose median counts (default: 3)")
+    first.set_defaults(run=_first_calls)
+
     predict = commands.add_parser("predict", help="predict what public calls take on an H100 and an H200, kernel by kernel")
     predict.add_argument("--only", default="", help="calls whose name holds this")
     predict.set_defaults(run=_predict)
@@ -72,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     fit = commands.add_parser("fit-co2", help="fit the variances of the demo's CO2 model by maximum likelihood")
     fit.set_defaults(run=_fit)
 
-    for command in (ahead, predict):
+    for command in (ahead, predict, first):
         command.add_argument(
             "--record", type=Path, help="folder for it (default: its own in profiling/records; with --only, out)"
         )
@@ -143,6 +148,14 @@ def _ahead_of_time(arguments: Namespace) -> None:
         raise ValueError(f"--devices: {', '.join(unknown)} given, wanted some of {', '.join(DEVICES)}.")
     folder = arguments.record or (Path("out") if arguments.only else RECORDS / "ahead-of-time")
     run_ahead_of_time(folder, arguments.only, arguments.devices, arguments.hlo)
+
+
+def _first_calls(arguments: Namespace) -> None:
+    from fastscan.profiling.compiled.first_calls import run_first_calls
+    from fastscan.profiling.measure.rows import RECORDS
+
+    folder = arguments.record or (Path("out") if arguments.only else RECORDS / "first-calls")
+    run_first_calls(folder, arguments.only, arguments.repeats)
 
 
 def _predict(arguments: Namespace) -> None:
