@@ -24,7 +24,7 @@ def deviation(variance: jax.Array) -> jax.Array:
 
 
 def tabulated(name: str, function: Callable[[Any], Any], steps: int, remedy: str) -> Any:
-    """The values of a function of time at 0 to ``steps`` - 1; a warning with a remedy if it indexes a table out of bounds.
+    """Returns a function of time's values at 0 to ``steps`` - 1; warns, with a remedy, if it indexes a table out of bounds.
 
     JAX reads the last entry then, and the values end with two equal ones: only those functions are run with checks. Nothing is
     known of what is being traced.

@@ -16,7 +16,7 @@ MOST_LOOKED_AT = 65536
 
 
 def smallest(x: np.ndarray) -> float:
-    """The smallest entry, NaN if there is one; 0 of arrays that are too large to be looked at."""
+    """Returns the smallest entry, NaN if there is one; 0 for arrays that are too large to be looked at."""
     if x.nbytes <= MOST_BYTES:
         return _smallest_of_bytes(x.tobytes(), x.dtype)
     return float(x.min()) if x.nbytes <= MOST_LOOKED_AT and x.dtype.kind in "fiub" else 0.0

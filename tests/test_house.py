@@ -192,6 +192,33 @@ def test_docstrings_begin_with_what_they_are_about(path):
     assert not found
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda f: str(f.relative_to(ROOT)))
+def test_docstrings_of_functions_begin_with_a_verb(path):
+    """Not with an article, a bracket or a pronoun, as those of classes and properties may."""
+    others = {
+        "The",
+        "A",
+        "An",
+        "All",
+        "Both",
+        "Every",
+        "Some",
+        "So",
+        "These",
+        "This",
+        "Those",
+        "As",
+        "How",
+        "Where",
+        "Whether",
+        "With",
+    }
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+    functions = [node for node in nodes if not any(ast.unparse(x).endswith("property") for x in node.decorator_list)]
+    found = {node.name: (ast.get_docstring(node) or "Has").split()[0] for node in functions}
+    assert not {name: word for name, word in found.items() if word in others or not word[0].isalpha()}
+
+
 def test_docstrings_are_found(tmp_path):
     path = tmp_path / "module.py"
     path.write_text('"""What."""\nX = 1\n"""Of X."""\nclass A:\n    """A."""\n    def f(self):\n        """Of f."""\n')

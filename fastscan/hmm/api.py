@@ -311,7 +311,7 @@ def _given(
 def _prepare(
     initial: Any, matrix: Any, ll: jax.Array, called: bool, implementation: str | None, family: str = "hmm"
 ) -> tuple[CheckedHMM, bool, How]:
-    """The checked model, whether it has a batch axis, and how to run it."""
+    """Returns the checked model, whether it has a batch axis, and how to run it."""
     model, batched = check_hmm(initial, matrix, ll, called)
     B, T, K = model.log_likelihoods.shape
     problem = Problem(implementation, T, K, 0, str(model.A.dtype), family, shared=len(model.A) == 1)

@@ -22,7 +22,7 @@ class CheckedHMM(NamedTuple):
 
 
 def transition_weights(matrix: Any, function: Callable | None, series: Any) -> tuple[Any, bool]:
-    """Transition weights as an array or None, and whether they are the function's, for the steps of a series (..., T, K)."""
+    """Returns transition weights as an array or None, and whether a function gave them, for a series (..., T, K)."""
     if function is not None:
         steps = jnp.shape(series)[-2] - 1 if jnp.ndim(series) > 1 else 0
         return tabulated("transition_fn", function, steps, "Entry t is of the transition from t to t + 1."), True

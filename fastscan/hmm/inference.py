@@ -34,14 +34,14 @@ def _run(how: How, run: Callable[..., Any], series: HMMSeries, *noise: jax.Array
 
 @functools.partial(jax.jit, static_argnames=("how", "log_weights"))
 def filter_states(model: CheckedHMM, how: How, log_weights: bool) -> HMMPosteriorFiltered:
-    """Log-likelihoods, filtered and predicted probabilities."""
+    """Computes log-likelihoods, filtered and predicted probabilities."""
     series, scales = scaled_series(model, log_weights)
     return _filtered(how, series, _run(how, hmm_passes.filter_states, series), scales, log_weights)
 
 
 @functools.partial(jax.jit, static_argnames=("how", "log_weights", "counting"))
 def smooth_states(model: CheckedHMM, how: How, log_weights: bool, counting: bool) -> HMMPosterior:
-    """These and smoothed probabilities; if ``counting``, expected transitions, which wants weights that do not vary."""
+    """Computes these and smoothed probabilities; if ``counting``, expected transitions, for weights that do not vary."""
     series, scales = scaled_series(model, log_weights)
     smooth = functools.partial(hmm_passes.smooth_states, counting=counting)
     states, smoothed, counts = _run(how, smooth, series)
@@ -52,7 +52,7 @@ def smooth_states(model: CheckedHMM, how: How, log_weights: bool, counting: bool
 
 @functools.partial(jax.jit, static_argnames=("how", "log_weights"))
 def loglik(model: CheckedHMM, how: How, log_weights: bool) -> jax.Array:
-    """The log-likelihood (B,) alone."""
+    """Computes the log-likelihood (B,) alone."""
     series, scales = scaled_series(model, log_weights)
     density = _run(how, hmm_passes.filter_loglik, jax.lax.stop_gradient(series))
     return unscaled_loglik(_scored(how, series, density), scales, how.plan.steps + 1)
@@ -60,7 +60,7 @@ def loglik(model: CheckedHMM, how: How, log_weights: bool) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames=("how", "log_weights"))
 def filter_backward(model: CheckedHMM, how: How, log_weights: bool) -> tuple[jax.Array, jax.Array]:
-    """The sum over all paths without initial weights, as a logarithm (B,), and messages (B, T, K)."""
+    """Computes the sum over all paths without initial weights, as a logarithm (B,), and messages (B, T, K)."""
     series, scales = scaled_series(model, log_weights)
     predicted, density = _run(how, hmm_passes.filter_backward, series)
     messages = predicted[..., 0]
@@ -72,14 +72,14 @@ def filter_backward(model: CheckedHMM, how: How, log_weights: bool) -> tuple[jax
 
 @functools.partial(jax.jit, static_argnames=("how", "log_weights"))
 def most_likely_states(model: CheckedHMM, how: How, log_weights: bool) -> jax.Array:
-    """(B, T)."""
+    """Finds the most likely states (B, T)."""
     states, score = _run(how, hmm_passes.most_likely_states, log_series(model, log_weights))
     return _unless_impossible(how.plan, states, score[:, 0, 0, 0])
 
 
 @functools.partial(jax.jit, static_argnames=("how", "log_weights"))
 def sample_states(model: CheckedHMM, uniform: jax.Array, how: How, log_weights: bool) -> tuple[jax.Array, jax.Array]:
-    """The log-likelihood (B,), and states (B, T) by uniform numbers (B, T, 1, 1)."""
+    """Draws states (B, T) by uniform numbers (B, T, 1, 1), and computes the log-likelihood (B,)."""
     series, scales = scaled_series(model, log_weights)
     states, density = _run(how, hmm_passes.sample_states, series, uniform)
     loglik = unscaled_loglik(density, scales, how.plan.steps + 1)

@@ -177,7 +177,7 @@ def _mapped(task: Task, walk: Walk, records: int) -> Callable[[ChainState, Param
 
 
 def _kernels(task: Task, walk: Walk, records: int, params: Params, chain: ChainState) -> tuple[ChainState, Moments | None, Any]:
-    """As `_xla`."""
+    """Runs chains as kernels; arguments and results are those of `_xla`."""
     plan = Plan(records, 1, launch=task.launch)
 
     @custom_vmap

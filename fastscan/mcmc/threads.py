@@ -33,7 +33,7 @@ def run_on_all_cores(
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _shares(walkers: Walkers, parts: int, chains: int) -> list[Walkers]:
-    """So many parts of so many chains; the last one is repeated."""
+    """Cuts walkers into parts of so many chains; the last part is repeated."""
 
     def part(x: jax.Array, k: int) -> jax.Array:
         filled = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, parts * chains - x.shape[-1])], mode="edge")

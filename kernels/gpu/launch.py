@@ -42,7 +42,7 @@ class MatrixArray(NamedTuple):
 
     @classmethod
     def of(cls, kind: Kind, x: Any) -> "MatrixArray":
-        """That of an array."""
+        """Describes an array."""
         batch, rows, n, p = x.shape
         return cls(kind, batch, rows, n, p, x.dtype)
 

@@ -36,7 +36,7 @@ class PotentialChain(NamedTuple):
 
 
 def smooth(plan: Plan, chain: PotentialChain) -> tuple[jax.Array, Smoothed]:
-    """The logarithm of the product's integral, less T D/2 log 2 pi (B,); moments (B, T, ...), cross ones (B, T - 1, ...)."""
+    """Computes the log of the product's integral, less T D/2 log 2 pi (B,); moments (B, T, ...), cross ones (B, T - 1, ...)."""
     by = driver.phases(plan)
     given = chain.params, as_lanes(chain.first), chain.rows
     _, _, ends, out = driver.run_with_futures(plan, PAIR_FILTER, PAIR_HINDSIGHT, *given)
@@ -55,7 +55,7 @@ def log_normalizer(plan: Plan, chain: PotentialChain) -> jax.Array:
 
 
 def sample(plan: Plan, chain: PotentialChain, noise: jax.Array) -> jax.Array:
-    """States (B, T, D, 1), from standard normal noise of the same shape."""
+    """Draws states (B, T, D, 1), from standard normal noise of the same shape."""
     by = driver.phases(plan)
     rows = NormalRow(chain.rows, noise[:, :-1])
     last, maps = driver.run(plan, PAIR_SAMPLER, chain.params, as_lanes(chain.first), rows)

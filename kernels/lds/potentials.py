@@ -211,7 +211,7 @@ def _log_normalizer(d, mean, log_det):
 
 
 def _subtract_symmetric(a, b):
-    """The difference of symmetric matrices."""
+    """Subtracts symmetric matrices."""
     return mirrored(symmetrized(subtract(a, b)))
 
 

@@ -205,7 +205,7 @@ def blocks(keep: Keep, records: int) -> tuple[int, int, int]:
 
 @phase("walk")
 def in_lanes(walk: Walk, params: Params, chain: ChainState, records: int, kind: type[Matrix]) -> tuple[ChainState, Any, Any]:
-    """A run under XLA, with chains as lanes.
+    """Runs under XLA, with chains as lanes.
 
     Args:
         walk: what is done.

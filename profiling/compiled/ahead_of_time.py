@@ -333,7 +333,7 @@ def _bytes(shape: str) -> int:
 
 
 def _moved(line: HLOInstruction, around: dict[str, HLOInstruction], inside: dict[str, HLOInstruction]) -> int:
-    """The bytes that a launch reads and writes."""
+    """Counts the bytes that a launch reads and writes."""
     if not inside:
         return _bytes(line.shape) + sum(_bytes(around[x].shape) for x in line.operands if x in around)
     total = 0

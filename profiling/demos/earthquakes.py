@@ -59,7 +59,7 @@ class Decoded(NamedTuple):
 
 
 def load_earthquakes() -> tuple[np.ndarray, np.ndarray]:
-    """Major earthquakes, magnitude 7 or greater, in the world, 1900 to 2006; ``data/earthquakes.csv`` names their source.
+    """Reads counts of major earthquakes, magnitude 7 or more, 1900 to 2006; ``data/earthquakes.csv`` names their source.
 
     Returns:
         Years (107,) and counts a year (107,), int64.
@@ -70,7 +70,7 @@ def load_earthquakes() -> tuple[np.ndarray, np.ndarray]:
 
 
 def poisson_log_likelihoods(counts: jax.typing.ArrayLike, rates: jax.typing.ArrayLike) -> jax.Array:
-    """Log p(count | state), (T, K).
+    """Computes log p(count | state), (T, K).
 
     Args:
         counts: (T,), integers from 0.
@@ -82,7 +82,7 @@ def poisson_log_likelihoods(counts: jax.typing.ArrayLike, rates: jax.typing.Arra
 
 
 def fit_poisson_hmm(counts: np.ndarray, K: int, iterations: int = 300) -> PoissonHMM:
-    """Maximum likelihood with a free initial distribution, by expectation-maximisation (chapter 4 of the book).
+    """Fits by maximum likelihood with a free initial distribution, by expectation-maximisation (chapter 4 of the book).
 
     Starts from K quantiles of the counts as rates and a chain that tends to stay where it is. In float64 where JAX has it
     enabled, else in float32, where log-likelihoods increase up to rounding.
@@ -106,7 +106,7 @@ def fit_poisson_hmm(counts: np.ndarray, K: int, iterations: int = 300) -> Poisso
 
 
 def fit_stationary_poisson_hmm(counts: np.ndarray, K: int) -> PoissonHMM:
-    """Maximum likelihood where the initial distribution is A's own stationary one, as in chapter 3 of the book.
+    """Fits by maximum likelihood where A's own stationary distribution is the initial one, as in chapter 3 of the book.
 
     By L-BFGS from where `fit_poisson_hmm` ends, in float64 whatever JAX has enabled, over logarithms of the rates, and
     logarithms of A relative to its diagonal.
@@ -153,13 +153,13 @@ def fit_stationary_poisson_hmm(counts: np.ndarray, K: int) -> PoissonHMM:
 
 
 def stationary_distribution(A: jax.Array) -> jax.Array:
-    """The distribution (K,) that a chain with transitions A (K, K) keeps, if it is the only one."""
+    """Computes the distribution (K,) that a chain with transitions A (K, K) keeps, if it is the only one."""
     K = A.shape[-1]
     return jnp.linalg.solve((jnp.eye(K, dtype=A.dtype) - A + 1).T, jnp.ones(K, A.dtype))
 
 
 def decode(model: PoissonHMM, counts: np.ndarray) -> Decoded:
-    """The most likely path of states, and every state's probability, given all counts (T,).
+    """Finds the most likely path of states, and every state's probability, given all counts (T,).
 
     In float64 where JAX has it enabled and the model is, else in float32.
     """
@@ -171,7 +171,7 @@ def decode(model: PoissonHMM, counts: np.ndarray) -> Decoded:
 
 @functools.partial(jax.jit, static_argnames="iterations")
 def _expect_and_maximise(counts: jax.Array, start: tuple, iterations: int) -> tuple[jax.Array, ...]:
-    """The initial distribution, transition matrix and rates after some iterations, and ``iterations + 1`` log-likelihoods."""
+    """Returns initial distribution, transition matrix and rates after iterations, and ``iterations + 1`` log-likelihoods."""
 
     def step(models: tuple, _: None) -> tuple[tuple, jax.Array]:
         initial, A, rates = models[0]

@@ -166,7 +166,7 @@ def draw_speedup(path: pathlib.Path, rows: Sequence[dict[str, Any]]) -> Figure:
 
 
 def missing_runs(missing: np.ndarray) -> list[tuple[int, int]]:
-    """The half-open ranges [start, stop) where ``missing`` (T,) is true."""
+    """Finds the half-open ranges [start, stop) where ``missing`` (T,) is true."""
     edges = np.flatnonzero(np.diff(np.concatenate(([0], missing.astype(int), [0]))))
     return [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]
 

@@ -49,14 +49,14 @@ class Prediction(NamedTuple):
 
 
 def true_params(key: jax.Array) -> ParamsLGSSM:
-    """A slowly decaying rotation, seen through random weights, as the notebook has it."""
+    """Makes a slowly decaying rotation, seen through random weights, as the notebook has it."""
     angle = np.pi / 10
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]], np.float32)
     return _params(0.99 * rotation, 0.01 * np.eye(D, dtype=np.float32), jax.random.normal(key, (M, D)))
 
 
 def start_params(key: jax.Array) -> ParamsLGSSM:
-    """Where chains start."""
+    """Makes the parameters that chains start from."""
     return _params(0.99 * np.eye(D, dtype=np.float32), 0.1 * np.eye(D, dtype=np.float32), jax.random.normal(key, (M, D)))
 
 
@@ -146,7 +146,7 @@ def _predict(params: ParamsLGSSM, y: jax.Array) -> Prediction:
 
 @jax.jit
 def _average(params: ParamsLGSSM, y: jax.Array) -> Prediction:
-    """Under the posterior (C, S, ...), by the law of total variance."""
+    """Averages over the posterior (C, S, ...), by the law of total variance."""
     some = jax.tree.map(lambda x: x[:, ::THIN], params)
     each = jax.vmap(jax.vmap(functools.partial(_predict, y=y)))(some)
 

@@ -45,7 +45,7 @@ Fitted once by L-BFGS on their logarithms, in float64, from the initial state's 
 
 
 def co2_params(dtype: jax.typing.DTypeLike = "float32", variances: CO2Variances = CO2_VARIANCES) -> ParamsLGSSM:
-    """A local linear trend and a yearly cycle of two harmonics: a basic structural model of weekly CO2, D = 6, m = 1.
+    """Makes a local linear trend and a yearly cycle of two harmonics: a basic structural model of weekly CO2, D = 6, m = 1.
 
     The state is the level (ppm), its slope (ppm / week), and two coordinates (ppm) for each harmonic j = 1, 2, which
     turn by 2 pi j / `WEEKS_PER_YEAR` a week. The form is that of Durbin & Koopman (2012), Time Series Analysis by State
@@ -75,7 +75,7 @@ def co2_params(dtype: jax.typing.DTypeLike = "float32", variances: CO2Variances 
 
 
 def load_co2() -> tuple[np.ndarray, np.ndarray]:
-    """The weekly record of CO2 at Mauna Loa, 1958 to 2001; ``data/co2.csv`` names its source.
+    """Reads the weekly record of CO2 at Mauna Loa, 1958 to 2001; ``data/co2.csv`` names its source.
 
     Returns:
         Dates (T,) as datetime64[D], and emissions (T, 1) in ppm, float64, NaN where a week is missing.
@@ -87,7 +87,7 @@ def load_co2() -> tuple[np.ndarray, np.ndarray]:
 
 
 def tracking_params(dtype: jax.typing.DTypeLike = "float32") -> ParamsLGSSM:
-    """A target in the plane whose velocity wanders, seen in position: D = 4, m = 2, a step of 0.1.
+    """Makes a target in the plane whose velocity wanders, seen in position: D = 4, m = 2, a step of 0.1.
 
     Example 3.6 of Särkkä (2013), Bayesian Filtering and Smoothing. The state is two positions, then two velocities.
 
@@ -106,6 +106,6 @@ def tracking_params(dtype: jax.typing.DTypeLike = "float32") -> ParamsLGSSM:
 
 
 def simulate(params: ParamsLGSSM, T: int, seed: int) -> np.ndarray:
-    """Emissions (T, m) drawn from a model, in its dtype."""
+    """Draws emissions (T, m) from a model, in its dtype."""
     _, emissions = lgssm_joint_sample(params, jax.random.key(seed), T)
     return np.asarray(emissions)

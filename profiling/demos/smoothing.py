@@ -221,6 +221,6 @@ def _cells(timing: Timing, yardstick: dict[int, float]) -> list[str]:
 
 
 def _interpolate(emissions: np.ndarray) -> np.ndarray:
-    """(T, 1) without gaps: straight lines across them."""
+    """Fills the gaps of a series (T, 1) by straight lines across them."""
     weeks, missing = np.arange(len(emissions)), np.isnan(emissions[:, 0])
     return np.interp(weeks, weeks[~missing], emissions[~missing, 0])[:, None]

@@ -16,7 +16,7 @@ from fastscan.profiling.measure.timing import Clock, clock
 
 
 def measure_ceilings(*, toy: bool = False) -> dict[str, float | str]:
-    """Rates and seconds; in place of a number the error of what could not run.
+    """Measures rates and seconds; in place of a number the error of what could not run.
 
     ``copy_bytes_per_second`` counts bytes read and written; ``call_seconds`` is that of a tiny program waited for,
     ``call_in_flight_seconds`` that of one among many, ``kernel_seconds`` that of each of a program's 100 Pallas kernels, and

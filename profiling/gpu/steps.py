@@ -42,7 +42,7 @@ def machine(run: Run) -> str:
 
 
 def ceilings(run: Run) -> str:
-    """Rates of the device, and what it takes to start something on it."""
+    """Measures rates of the device, and what it takes to start something on it."""
     run.facts["ceilings"] = measure_ceilings(toy=run.dry_run)
     bad = [name for name, value in run.facts["ceilings"].items() if isinstance(value, str)]
     return f"failed: {', '.join(bad)}" if bad else "ok"

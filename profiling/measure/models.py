@@ -14,12 +14,12 @@ WEIGHTS = np.array([[0.2, 0.3, 0.1, 0.4]], "float32").T
 
 
 def mixture(x: jax.Array) -> jax.Array:
-    """The log density of four normal distributions' mixture: (1, chains) to (chains,)."""
+    """Computes the log density of four normal distributions' mixture: (1, chains) to (chains,)."""
     return logsumexp(stats.norm.logpdf(x, LOC, SCALE) + np.log(WEIGHTS), axis=0)
 
 
 def random_params(D: int, m: int, dtype: jax.typing.DTypeLike = "float32", seed: int = 0) -> ParamsLGSSM:
-    """A stable model with full matrices everywhere: a shrunken rotation, and well-conditioned covariances.
+    """Makes a stable model with full matrices everywhere: a shrunken rotation, and well-conditioned covariances.
 
     Args:
         D: state dimensions.

@@ -126,7 +126,7 @@ def by_case(rows: Iterable[Row]) -> dict[Case, dict[str, Row]]:
 
 
 def all_records(folder: Path) -> Iterator[tuple[Path, list[Row]]]:
-    """Every record of `measure` among others, by name."""
+    """Reads every record of `measure` among others, by name."""
     for path in sorted((folder / "measured").glob("*.csv")):
         yield path, read(path)
 

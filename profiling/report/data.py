@@ -34,7 +34,7 @@ class Record(NamedTuple):
 
 
 def label(implementation: str) -> str | None:
-    """The legend's name of an implementation; None for those that repeat another one."""
+    """Returns the legend's name of an implementation; None for those that repeat another one."""
     return (
         "our chunked"
         if implementation.startswith("chunked")
@@ -43,12 +43,12 @@ def label(implementation: str) -> str | None:
 
 
 def timed(row: Row | None) -> bool:
-    """Whether the row has a time."""
+    """Tells whether the row has a time."""
     return row is not None and row.status == "ok" and row.p50 is not None and row.p50 > 0
 
 
 def time(row: Row) -> float:
-    """The median, of a row that is `timed`."""
+    """Returns the median of a row that is `timed`."""
     return row.p50 or math.nan
 
 
@@ -64,7 +64,7 @@ def best(found: Mapping[str, Row]) -> dict[str, Row]:
 
 
 def over_lengths(rows: Iterable[Row], case: Case) -> dict[str, list[Row]]:
-    """The rows of a case with any T, by the legend's names, in the order of T."""
+    """Finds the rows of a case with any T, by the legend's names, in the order of T."""
     found = by_case(r for r in rows if r.case._replace(T=0) == case._replace(T=0))
     lines: dict[str, list[Row]] = {}
     for at in sorted(found):
@@ -74,7 +74,7 @@ def over_lengths(rows: Iterable[Row], case: Case) -> dict[str, list[Row]]:
 
 
 def crossing(first: Sequence[Row], second: Sequence[Row]) -> float | None:
-    """The length from which the second is faster than the first at every longer one; between lengths, on logarithms."""
+    """Finds the length from which the second is faster than the first at every longer one; between lengths, on logarithms."""
     gains = {a.T: math.log(time(a) / time(b)) for a in first for b in second if a.T == b.T}
     lengths, start = sorted(gains), None
     for T in reversed(lengths):
@@ -89,7 +89,7 @@ def crossing(first: Sequence[Row], second: Sequence[Row]) -> float | None:
 
 
 def gather(folder: Path) -> list[Record]:
-    """The records of a folder, oldest first: files of one machine and commit together, a file of several apart."""
+    """Reads the records of a folder, oldest first: files of one machine and commit together, a file of several apart."""
     parts: dict[tuple, tuple[list[str], list[Row]]] = {}
     for path, rows in all_records(folder):
         for row in rows:
@@ -102,12 +102,12 @@ def gather(folder: Path) -> list[Record]:
 
 
 def latest(records: Iterable[Record]) -> list[Record]:
-    """The newest record of every machine."""
+    """Finds the newest record of every machine."""
     return list({record.machine: record for record in records}.values())
 
 
 def read_kernels(folder: Path) -> tuple[list[dict[str, Any]], str]:
-    """The rows of the kernel reports for sm 90 that go through the steps of a series, and what they were compiled with."""
+    """Reads the rows of kernel reports for sm 90 that go through the steps of a series, and what they were compiled with."""
     rows, sources = {}, []
     for path in sorted((folder / "kernels").glob("*.csv")):
         with path.open(newline="") as file:
@@ -127,7 +127,7 @@ def read_kernels(folder: Path) -> tuple[list[dict[str, Any]], str]:
 
 
 def seconds(x: float, digits: int = 3) -> str:
-    """A time in the unit that suits it."""
+    """Writes a time in the unit that suits it."""
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if x >= scale * 0.9995:
             return f"{significant(x / scale, digits)} {unit}"
@@ -135,7 +135,7 @@ def seconds(x: float, digits: int = 3) -> str:
 
 
 def significant(x: float, digits: int = 3) -> str:
-    """A number with at most so many digits behind which there is something, and no exponent."""
+    """Writes a number with at most so many digits behind which there is something, and no exponent."""
     if x == 0 or not math.isfinite(x):
         return f"{x:g}"
     behind = max(digits - 1 - math.floor(math.log10(abs(x))), 0)

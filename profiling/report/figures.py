@@ -51,7 +51,7 @@ H200 = Card("an H200", 4.3e12)
 
 
 def card(ceilings: Mapping[str, Any]) -> Card:
-    """The card whose ceilings a run on a GPU has measured, if `ISSUED` is right of it; else an H200."""
+    """Finds the card whose ceilings a run on a GPU has measured, if `ISSUED` is right of it; else an H200."""
     name, bandwidth = ceilings.get("device", ""), ceilings.get("copy_bytes_per_second")
     return Card(name, bandwidth) if isinstance(bandwidth, float) and ("H100" in name or "H200" in name) else H200
 
@@ -65,7 +65,7 @@ class Figure(NamedTuple):
 
 
 def seed_curves(key: str, rows: Sequence[Row]) -> list[Figure]:
-    """Time per call against length, and times sooner than dynamax's sequential code."""
+    """Draws time per call against length, and how many times faster than dynamax's sequential code that is."""
     figures = []
     for number, (title, case) in enumerate(SEEDS.items()):
         lines = over_lengths(rows, case)
@@ -90,7 +90,7 @@ def seed_curves(key: str, rows: Sequence[Row]) -> list[Figure]:
 
 
 def heat_maps(key: str, families: Mapping[str, Any]) -> list[Figure]:
-    """The lengths from which an implementation wins, over sizes and batches."""
+    """Draws the lengths from which an implementation wins, over sizes and batches."""
     figures = []
     for family, name in FAMILY_NAMES.items():
         slices = families.get(family)
@@ -117,7 +117,7 @@ def heat_maps(key: str, families: Mapping[str, Any]) -> list[Figure]:
 
 
 def rooflines(kernels: Iterable[Mapping[str, Any]], card: Card) -> list[Figure]:
-    """A figure a family of kernels: bytes a step over instructions a step, in float32."""
+    """Draws a figure for each family of kernels: bytes a step over instructions a step, in float32."""
     families: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for row in kernels:
         if row["dtype"] == "float32":
@@ -139,7 +139,7 @@ def rooflines(kernels: Iterable[Mapping[str, Any]], card: Card) -> list[Figure]:
 
 
 def accuracy(key: str, rows: Iterable[Row]) -> list[Figure]:
-    """Error over time a step, for all float32 cases."""
+    """Draws error over time a step, for all float32 cases."""
     figures = []
     for prefix, name in (("lgssm", "Linear-Gaussian models"), ("hmm", "Hidden Markov models")):
         groups: dict[str, list[tuple[float, float]]] = {}
@@ -166,7 +166,7 @@ def memory(key: str, rows: Iterable[Row]) -> list[Figure]:
 
 
 def compile_times(key: str, rows: Iterable[Row]) -> list[Figure]:
-    """Seconds of the first call against length."""
+    """Draws seconds of the first call against length."""
 
     def point(row: Row) -> Point | None:
         return Point(row.T, row.first_call) if row.first_call else None
@@ -176,7 +176,7 @@ def compile_times(key: str, rows: Iterable[Row]) -> list[Figure]:
 
 
 def history(key: str, records: Sequence[Record]) -> list[Figure]:
-    """Time a step of the default, and the length from which chunks win, over the commits of one machine."""
+    """Draws time a step of the default, and the length from which chunks win, over the commits of one machine."""
     names = [record.commit[:8] for record in records]
     steps: dict[str, list[Point]] = {}
     wins: dict[str, list[Point]] = {}
@@ -219,7 +219,7 @@ def _seeds(
 
 
 def _gain_band(base: float, row: Row) -> tuple[float | None, float | None]:
-    """With the base's median, as the bands of the two are measured apart."""
+    """Returns the band of a gain, with the base's median, as the bands of the two are measured apart."""
     return (base / row.p80, base / row.p20) if row.p20 and row.p80 else (None, None)
 
 
@@ -238,7 +238,7 @@ def _rough(length: float) -> str:
 
 
 def _ends(lines: Mapping[str, Sequence[Row]]) -> str:
-    """The times at the longest series that most lines have."""
+    """Finds the times at the longest series that most lines have."""
     counts: dict[int, int] = {}
     for found in lines.values():
         for row in found:

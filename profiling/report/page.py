@@ -128,10 +128,10 @@ def sections(
     source: str,
     card: Card,
 ) -> list[Section]:
-    """The page's sections, in order."""
+    """Lists the page's sections, in order."""
 
     def each(draw: Any, prefix: str, missing: str) -> list[Group]:
-        """A group a machine; the prefix keeps ids apart."""
+        """Makes a group for each machine; the prefix keeps ids apart."""
         groups = []
         for number, record in enumerate(newest):
             figures = draw(f"{prefix}{number}", record.rows)

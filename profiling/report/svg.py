@@ -85,7 +85,7 @@ def draw_lines(
     names: Sequence[str] | None = None,
     level: float | None = None,
 ) -> str:
-    """Lines over a logarithmic axis, or over ``names`` in order.
+    """Draws lines over a logarithmic axis, or over ``names`` in order.
 
     Args:
         key: unique on the page.
@@ -182,7 +182,7 @@ def draw_points(
 def draw_heat(
     key: str, alt: str, rows: Sequence[str], columns: Sequence[str], cells: Mapping[tuple[str, str], HeatCell]
 ) -> str:
-    """A heat map whose fields say their numbers.
+    """Draws a heat map whose fields say their numbers.
 
     Args:
         key: unique on the page.
@@ -215,7 +215,7 @@ def _figure(height: float) -> tuple[Figure, Axes]:
 
 
 def _log(axis: Axes, which: str, values: Sequence[float], formatter: Any) -> None:
-    """A logarithmic axis from decade to decade: at least two of them have a label, and at most eight."""
+    """Makes an axis logarithmic, from decade to decade: at least two of them have a label, and at most eight."""
     low, high = math.floor(math.log10(min(values)) + 1e-9), math.ceil(math.log10(max(values)) - 1e-9)
     high = max(high, low + 1)
     axis.set(**{f"{which}scale": "log", f"{which}lim": (10.0**low / 1.2, 10.0**high * 1.2)})
@@ -263,7 +263,7 @@ def _finish(figure: Figure, axis: Axes, xlabel: str, ylabel: str) -> None:
 
 
 def _svg(figure: Figure, key: str, alt: str) -> str:
-    """The figure as an element of an HTML page: ids unique, colours the page's variables, fonts the page's."""
+    """Writes the figure as an element of an HTML page: ids unique, colours the page's variables, fonts the page's."""
     text = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with matplotlib.rc_context(_RC | {"svg.hashsalt": key}):

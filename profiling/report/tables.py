@@ -33,7 +33,7 @@ class Table(NamedTuple):
 
 
 def heading(record: Record) -> str:
-    """A machine's name."""
+    """Names a machine."""
     device, machine, cores = record.machine
     return f"{machine}, {cores} cores" if device == "cpu" else f"{device} ({machine}, {cores} cores)"
 
@@ -61,7 +61,7 @@ def about(records: Sequence[Record]) -> Table:
 
 
 def of_kernels(kernels: Iterable[Mapping[str, Any]], card: Card) -> Table:
-    """The GPU kernels that go through the steps of a series, and what bounds each."""
+    """Lists the GPU kernels that go through the steps of a series, and what bounds each."""
     columns = ("Kernel", "Of", "D or K", "m", "dtype", "Bound by", "Instructions a step", "Bytes a step")
     rows = []
     for row in kernels:
@@ -80,7 +80,7 @@ def of_kernels(kernels: Iterable[Mapping[str, Any]], card: Card) -> Table:
 
 
 def of_rows(key: str, record: Record) -> Table:
-    """Every row of a record, also those without a time."""
+    """Lists every row of a record, also those without a time."""
     columns = ("Operation", "D or K", "m", "T", "B", "dtype", "Implementation", "Default", "p50", "p20 to p80")
     columns += ("Times dynamax sequential", "Error", "First call", "Temporary / in and out", "In flight", "Note")
     numeric = (False, True, True, True, True, False, False, False, *(True,) * 7, False)

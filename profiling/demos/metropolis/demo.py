@@ -59,7 +59,7 @@ class Quality(NamedTuple):
 
 
 def ours(chains: int, samples: int) -> Callable[[jax.Array], Any]:
-    """With running moments of every chain."""
+    """Runs ours, with running moments of every chain."""
     start = jnp.zeros((1, chains), "float32")
     return lambda key: rw_metropolis(key, mixture, start, samples, step_size=STEP, keep="moments")
 
@@ -197,7 +197,7 @@ def _diagnose(console: Console) -> tuple[np.ndarray, list[Quality]]:
 
 
 def _table(found: list[SamplerTiming], ways: dict[str, Rival]) -> Table:
-    """Warm seconds of all, and how many times ours they are."""
+    """Makes a table of warm seconds of all, and how many times ours they are."""
     table = Table("chains", "samples", *ways, title="seconds of a compiled call, and over ours")
     cells = {(t.chains, t.samples, t.way): t.seconds for t in found}
     for chains, samples in dict.fromkeys((t.chains, t.samples) for t in found):
@@ -210,7 +210,7 @@ def _table(found: list[SamplerTiming], ways: dict[str, Rival]) -> Table:
 
 
 def _write(path: Path, timings: list[SamplerTiming], qualities: list[Quality]) -> None:
-    """All figures, and what they were measured on."""
+    """Writes all figures, and what they were measured on."""
     about = stamp()
     rows = [row._asdict() | about for row in (*timings, *qualities)]
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -220,7 +220,7 @@ def _write(path: Path, timings: list[SamplerTiming], qualities: list[Quality]) -
 
 
 def draw_timings(path: Path, found: list[SamplerTiming], more_samples: tuple[int, ...], more_chains: tuple[int, ...]) -> None:
-    """The article's two figures: seconds over samples and over chains, compiled and, dotted, with compiling."""
+    """Draws the article's two figures: seconds over samples and over chains, compiled and, dotted, with compiling."""
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, grid, title, label in (
@@ -243,7 +243,7 @@ def draw_timings(path: Path, found: list[SamplerTiming], more_samples: tuple[int
 
 
 def draw_density(path: Path, samples: np.ndarray) -> None:
-    """A histogram of all samples over the true density."""
+    """Draws a histogram of all samples over the true density."""
     figure = Figure(figsize=(7, 3.8), layout="constrained")
     axes = figure.subplots()
     x = np.linspace(-14, 20, 500, dtype="float32")

@@ -26,13 +26,13 @@ Rival = Callable[[int, int], Callable[[jax.Array], Any]]
 
 
 def density(x: np.ndarray) -> np.ndarray:
-    """The density itself, of numbers (n,)."""
+    """Computes the density itself, of numbers (n,)."""
     z = (x - LOC) / SCALE
     return (WEIGHTS / SCALE * np.exp(-(z**2) / 2)).sum(0) / np.sqrt(2 * np.pi)
 
 
 def by_numpy(chains: int, samples: int) -> Callable[[jax.Array], Any]:
-    """The article's generator, with SciPy's distributions."""
+    """Runs the article's generator, with SciPy's distributions."""
     from scipy.special import logsumexp as numpy_logsumexp
     from scipy.stats import norm
 
@@ -56,7 +56,7 @@ def by_numpy(chains: int, samples: int) -> Callable[[jax.Array], Any]:
 
 
 def _step(key: jax.Array, position: Position, log_prob: jax.Array) -> tuple[Position, jax.Array]:
-    """The article's kernel in JAX."""
+    """Takes a step by the article's kernel in JAX."""
     moves, decisions = jax.random.split(key)
     proposal = position + STEP * jax.random.normal(moves, position.shape, position.dtype)
     proposed = mixture(proposal)
@@ -65,7 +65,7 @@ def _step(key: jax.Array, position: Position, log_prob: jax.Array) -> tuple[Posi
 
 
 def by_python(chains: int, samples: int) -> Callable[[jax.Array], Any]:
-    """The article's jitted step, called from a loop in Python."""
+    """Runs the article's jitted step, called from a loop in Python."""
     step = jax.jit(_step)
 
     def run(key: jax.Array) -> Position:
@@ -79,7 +79,7 @@ def by_python(chains: int, samples: int) -> Callable[[jax.Array], Any]:
 
 
 def by_scan(chains: int, samples: int) -> Callable[[jax.Array], Any]:
-    """The same step in `lax.scan`."""
+    """Runs the same step in `lax.scan`."""
 
     @jax.jit
     def run(key: jax.Array) -> Position:
@@ -108,7 +108,7 @@ def by_blackjax(chains: int, samples: int) -> Callable[[jax.Array], Any]:
 
 
 def by_tfp(chains: int, samples: int) -> Callable[[jax.Array], Any]:
-    """TensorFlow Probability's on JAX, all samples kept."""
+    """Runs TensorFlow Probability's on JAX, all samples kept."""
     from tensorflow_probability.substrates import jax as tfp
 
     kernel = tfp.mcmc.RandomWalkMetropolis(
@@ -124,7 +124,7 @@ def by_tfp(chains: int, samples: int) -> Callable[[jax.Array], Any]:
 
 
 def rivals() -> dict[str, Rival]:
-    """Those whose packages are installed, by what figures call them."""
+    """Lists those whose packages are installed, by what figures call them."""
     needed: dict[str, tuple[Rival, str]] = {
         "NumPy": (by_numpy, "scipy"),
         "JAX, step by step": (by_python, "jax"),

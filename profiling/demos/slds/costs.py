@@ -61,7 +61,7 @@ class Speed(NamedTuple):
 
 
 def conditional(dynamics: Dynamics) -> tuple[PairPotential, jax.Array]:
-    """Pair potentials of conditional densities, and the logarithms of their scales."""
+    """Makes pair potentials of conditional densities, and the logarithms of their scales."""
     A, b, log_q = dynamics
     P = jnp.exp(-log_q)
     AP = A.mT * P[:, None, :]
@@ -98,7 +98,7 @@ def notebook_problem(T: int = T, seed: int = 0) -> tuple[NodePotential, SLDSPara
 
 
 def loss(theta: Theta, first: jax.Array, gradient: Any, turns: int) -> jax.Array:
-    """The divergence from the prior and a function of the states, as a structured VAE's loss is."""
+    """Computes the divergence from the prior and a function of the states, as a structured VAE's loss is."""
     posterior = slds_inference(*theta, initial_probs=first, max_iters=turns, tol=0, gradient=gradient)
     return slds_kl(theta[0], posterior) + jnp.tanh(posterior.statistics.x).sum()
 
@@ -155,12 +155,12 @@ def speeds(T: int = LONG, turns: int = LONG_TURNS, begin: Callable[[str], None] 
 
 
 def _gradient(theta: Theta, first: jax.Array, name: str, turns: int) -> Any:
-    """The loss and its gradient, compiled."""
+    """Compiles the loss and its gradient."""
     return jax.jit(jax.value_and_grad(functools.partial(loss, first=first, gradient=name, turns=turns))).lower(theta).compile()
 
 
 def _compare(programs: dict[Any, Callable], theta: Theta) -> tuple[dict[Any, float], float]:
-    """Median seconds of programs, and how far the first one's result is from the second one's."""
+    """Measures median seconds of programs, and how far the first one's result is from the second one's."""
     mine, other = (jax.block_until_ready(program(theta)) for program in programs.values())
     times = clock({name: functools.partial(program, theta) for name, program in programs.items()}, repeats=9)
     seconds = {name: float(np.median(time.waited)) for name, time in times.items()}

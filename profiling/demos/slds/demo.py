@@ -119,7 +119,7 @@ def _table_of_speeds(length: int, both: dict[str, Speed]) -> Table:
 
 
 def _write(path: Path, turns: tuple[int, ...], found: GradientCosts, length: int, both: dict[str, Speed]) -> None:
-    """All figures, and what they were measured on."""
+    """Writes all figures, and what they were measured on."""
     rows: list[dict[str, Any]] = []
     for name in GRADIENTS:
         for n, cost, apart in zip(turns, found.costs[name], found.apart, strict=True):
@@ -210,7 +210,7 @@ def fit_economy(y: np.ndarray, steps: int = STEPS, begin: Callable[[str], None] 
 
 
 def draw_gradients(path: Path, trace: np.ndarray, turns: tuple[int, ...], found: GradientCosts) -> None:
-    """How the objective rises, and what gradients cost over the number of turns."""
+    """Draws how the objective rises, and what gradients cost over the number of turns."""
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     rise, seconds, memory = figure.subplots(1, 3)
     rise.semilogy(np.arange(1, len(trace)), np.maximum(trace[-1] - trace[:-1], 1e-12), color=INK)
@@ -227,7 +227,7 @@ def draw_gradients(path: Path, trace: np.ndarray, turns: tuple[int, ...], found:
 
 
 def draw_economy(path: Path, dates: np.ndarray, y: np.ndarray, found: Regimes) -> None:
-    """Both series, smoothed with two standard deviations, and the probability of the volatile regime under them."""
+    """Draws both series, smoothed with two standard deviations, and the probability of the volatile regime under them."""
     changes = np.abs(np.diff(y[:, 0]))
     volatile = int(np.argmax(changes @ found.probs / found.probs.sum(0)))
     figure = Figure(figsize=(10, 6.5), layout="constrained")
