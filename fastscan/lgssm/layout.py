@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fastscan.arrays import matmul
+from fastscan.arrays import matmul, matmul_by_entries
 from fastscan.kernels.arrays import as_lanes
 from fastscan.kernels.lgssm.decorrelation import decorrelate_rows
 from fastscan.kernels.lgssm.gaussian import Gaussian, indefinite
@@ -66,7 +66,8 @@ def _independent(plan, H, R, y, observed) -> tuple[jax.Array, jax.Array, jax.Arr
     if observed is not None:
         R = jnp.where(observed & jnp.swapaxes(observed, -1, -2), R, 0)
     apart = decorrelate_rows(plan, H, R)
-    return apart.H, apart.noise, matmul(apart.change, y)
+    product = matmul if plan.launch is None else matmul_by_entries
+    return apart.H, apart.noise, product(apart.change, y)
 
 
 def _indefinite(plan: Plan, cov: jax.Array, scale: jax.Array) -> jax.Array:

@@ -4,7 +4,6 @@ XLA differentiates the elimination itself. A kernel is a program that JAX does n
 """
 
 import functools
-import operator
 from typing import Any
 
 import jax
@@ -23,18 +22,6 @@ def decorrelate_rows(plan: Plan, H: jax.Array, noise_cov: jax.Array) -> Decorrel
     if by.differentiable:
         return by.each_row("decorrelate", decorrelate, (H, noise_cov))
     return _in_kernels(plan, H, noise_cov)
-
-
-def change_coordinates(plan: Plan, change: jax.Array, y: jax.Array) -> jax.Array:
-    """Multiplies every row by its change of coordinates: change (B or 1, rows or 1, m, m), y (B, rows, m, 1).
-
-    Beside kernels entry by entry, as XLA's own product of matrices so small takes much longer on a GPU than the bytes that it
-    moves: 42 microseconds for a million rows of m = 2 on an H200 (jax 0.11.2), which is a tenth of what memory can do.
-    """
-    if driver.phases(plan).differentiable:
-        return jnp.matmul(change, y, precision="highest")
-    terms = (change[..., j : j + 1] * y[..., j : j + 1, :] for j in range(y.shape[-2]))
-    return functools.reduce(operator.add, terms)
 
 
 def decorrelate_back(apart: Decorrelated, change: Decorrelated) -> tuple[Any, Any]:

@@ -18,7 +18,7 @@ from fastscan.lgssm import inference as lgssm_inference
 from fastscan.lgssm.check import check_model
 from fastscan.lgssm.layout import series
 from fastscan.profiling.compiled.kernel_report import program
-from fastscan.profiling.compiled.machine_code import lower_for_gpu
+from fastscan.profiling.compiled.machine_code import inner_jaxprs, lower_for_gpu
 from oracles.lgssm import SMOOTHER_KERNELS, assert_moments, close, random_params, simulate, textbook
 
 
@@ -211,3 +211,25 @@ def test_lowered_for_mosaic(D):
 def program_of(D):
     function, arguments = program("smoother", D, 1, how=Launch("mosaic", lanes=128, warps=4))
     return function, *arguments
+
+
+def products_of_rows(jaxpr, rows):
+    """Counts the products of matrices that XLA makes for every row."""
+    own = sum(e.primitive.name == "dot_general" and rows in e.outvars[0].aval.shape for e in jaxpr.eqns)
+    return own + sum(products_of_rows(inner, rows) for e in jaxpr.eqns for inner in inner_jaxprs(e))
+
+
+def test_beside_kernels_xla_multiplies_no_row_by_a_matrix():
+    """It takes longer for that on a GPU than for all that reads the rows."""
+    rows = 37
+    params = random_params(0, 2, 3)
+    y = simulate(params, rows, 0)[None]
+    model, _ = check_model(params, rows, 1, y.dtype)
+    plans = Plan(rows - 1, 6), Plan(rows - 1, 6, launch=Launch(interpret=True))
+    by_xla, by_kernels = (jax.make_jaxpr(lambda y, plan=plan: series(plan, model, y, False))(y) for plan in plans)
+    assert products_of_rows(by_xla.jaxpr, rows) == 1
+    assert products_of_rows(by_kernels.jaxpr, rows) == 0
+    for given, wanted in zip(
+        *(jax.tree.leaves(jax.jit(lambda y, p=p: series(p, model, y, False))(y)) for p in plans), strict=True
+    ):
+        close(given, wanted, 1e-13)
