@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from fastscan.profiling.measure.cases import Case
 from fastscan.profiling.measure.machine import stamp
 from fastscan.profiling.measure.programs import Programs
 from fastscan.profiling.measure.rows import Row, append, read
-from fastscan.profiling.measure.run import DeviceLostError, first_line, left_to_do, measure_case, row_of
+from fastscan.profiling.measure.run import BAD, DeviceLostError, first_line, left_to_do, measure_case, row_of
 
 TURN_SECONDS = 40.0
 """That a process has the device to itself, at most: it is ended then, as a kernel may hang."""
@@ -101,6 +101,12 @@ def run_jobs(
                 break
             time.sleep(0.1)
     return ended
+
+
+def problems(ended: dict[str, str], rows: Iterable[Row]) -> list[str]:
+    """Says in a line each which jobs did not end well, and which of the rows tell that something is broken."""
+    told = [f"{name} {how}" for name, how in ended.items() if how != "ok"]
+    return told + [f"{row.implementation} {row.case}: {row.status}, {row.note}" for row in rows if row.status in BAD]
 
 
 def _start(told: dict[str, Any], output: Path) -> Any:

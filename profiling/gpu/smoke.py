@@ -2,12 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 
-from fastscan.profiling.gpu.jobs import Job, run_jobs, together
+from fastscan.profiling.gpu.jobs import Job, problems, run_jobs, together
 from fastscan.profiling.gpu.run import Run
 from fastscan.profiling.measure.cases import METROPOLIS, Case
 from fastscan.profiling.measure.operations import PARALLEL, SEQUENTIAL
 from fastscan.profiling.measure.rows import Row, by_case, read
-from fastscan.profiling.measure.run import BAD
 
 RESERVE = 20.0
 """Seconds that are left for what comes after the cases."""
@@ -46,10 +45,9 @@ def smoked(run: Run) -> str:
     """Compiles, checks and times every family of kernels beside XLA's forms and dynamax's, each in a process of its own."""
     record = run.out / "smoke.csv"
     jobs = toy_jobs() if run.dry_run else JOBS
-    ended = run_jobs(jobs, record, run.left() - RESERVE, commit=run.facts.get("commit"))
+    ended = run_jobs(jobs, record, run.left() - RESERVE, commit=run.commit)
     run.facts["jobs"] = ended
-    told = [f"{name} {how}" for name, how in ended.items() if how != "ok"]
-    told += [f"{row.implementation} {row.case}: {row.status}, {row.note}" for row in run.own(read(record)) if row.status in BAD]
+    told = problems(ended, run.own(read(record)))
     return f"failed: {'; '.join(told)}" if told else "ok"
 
 

@@ -7,13 +7,13 @@ import jax
 
 from fastscan.dispatch.choice import device_kind
 from fastscan.profiling.gpu.ceilings import measure_ceilings
-from fastscan.profiling.gpu.jobs import Job, run_jobs, together
+from fastscan.profiling.gpu.jobs import Job, problems, run_jobs, together
 from fastscan.profiling.gpu.run import Run
 from fastscan.profiling.measure.cases import cases
 from fastscan.profiling.measure.machine import nvidia_smi, stamp
 from fastscan.profiling.measure.programs import NOT_COMPILED
 from fastscan.profiling.measure.rows import RECORDS, by_case, read
-from fastscan.profiling.measure.run import BAD, implementations
+from fastscan.profiling.measure.run import implementations
 from fastscan.profiling.report.readme import ROOT, newest
 from fastscan.profiling.verdicts.compare import compare, markdown, regressed
 
@@ -59,8 +59,7 @@ def measured(run: Run) -> str:
     ended = run_jobs(jobs, run.record, seconds, commit=run.commit, repeats=REPEATS)
     run.facts["nvidia_smi_after"] = nvidia_smi(_SMI)
     rows = [row for found in by_case(run.own(read(run.record))).values() for row in found.values()]
-    told = [f"{name} {how}" for name, how in ended.items() if how != "ok"]
-    told += [f"{row.implementation} {row.case}: {row.status}, {row.note}" for row in rows if row.status in BAD]
+    told = problems(ended, rows)
     run.facts["problems"] = told
     if told:
         return f"failed: {len(told)} of {len(jobs)} jobs and {len(rows)} rows; see problems"

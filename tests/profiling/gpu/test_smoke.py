@@ -38,6 +38,7 @@ def test_dry_run_of_the_smoke_stage(tmp_path):
     assert facts["steps"] == dict.fromkeys(STAGES["smoke"].steps, "ok")
     assert facts["jobs"] == {job.name: "ok" for job in smoke.toy_jobs()}
     rows = records.read(out / "smoke.csv")
+    assert {(row.commit, row.dirty) for row in rows} == {(facts["commit"], facts["dirty"])}
     for job in smoke.toy_jobs():
         for case, names in job.work:
             mine = {row.implementation: row for row in rows if row.case == case}
