@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
 import jax
@@ -49,15 +49,13 @@ class Programs:
         longer.
         """
         ahead = self._futures.pop((case, _REFERENCE), None)
-        if ahead is None or ahead.cancelled():
-            return operations.reference(case, dynamax)
-        return ahead.result()
+        return operations.reference(case, dynamax) if ahead is None else ahead.result()
 
     def get(self, case: Case, implementation: str, timeout: float | None = None) -> CompiledCall:
         """Returns the program, once it is compiled; errors are the compiler's.
 
         Raises:
-            TimeoutError: it was not compiled within ``timeout`` seconds, or not begun when the programs had to settle.
+            TimeoutError: it was not compiled within ``timeout`` seconds.
         """
         if not self.background:
             jax.clear_caches()
@@ -65,7 +63,7 @@ class Programs:
         self.ahead(case, implementation)
         try:
             return self._futures[case, implementation].result(timeout)
-        except (TimeoutError, CancelledError) as error:
+        except TimeoutError as error:
             raise TimeoutError(NOT_COMPILED) from error
 
     def ready(self, case: Case, implementation: str) -> bool:
@@ -75,12 +73,6 @@ class Programs:
     def wait(self, case: Case, implementations: Iterable[str], timeout: float) -> None:
         """Waits for a case's programs."""
         wait([self._futures[case, name] for name in implementations], max(timeout, 0))
-
-    def settle(self, timeout: float) -> None:
-        """Waits for all that is to be compiled, then gives up what was not begun, so that little disturbs a measurement."""
-        wait(list(self._futures.values()), max(timeout, 0))
-        for future in self._futures.values():
-            future.cancel()
 
 
 def compiled(case: Case, implementation: str) -> CompiledCall:

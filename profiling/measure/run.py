@@ -112,9 +112,6 @@ def measure(
     *,
     names: Sequence[str] | None = None,
     budget: float = BUDGET,
-    programs: Programs | None = None,
-    toy: bool = False,
-    commit: str | None = None,
     console: Console | None = None,
 ) -> list[str]:
     """Measures cases and appends their rows to a record, each case's as it ends.
@@ -124,9 +121,6 @@ def measure(
         path: the record. What it holds of this device, these versions and this commit is not measured again.
         names: implementations; default those of `implementations`.
         budget: seconds after which no case begins.
-        programs: with a background, all programs are compiled ahead, for half of the budget.
-        toy: as on a GPU, but in the interpreter.
-        commit: what is measured, where git tells something else, or nothing.
         console: where progress is shown.
 
     Returns:
@@ -135,15 +129,9 @@ def measure(
     Raises:
         DeviceLostError: start again, in another process.
     """
-    start, on = time.monotonic(), stamp(commit)
-    compiler = programs or Programs()
-    wanted = {case: list(names or implementations(case, on["device"], toy=toy)) for case in cases}
+    start, on, programs = time.monotonic(), stamp(), Programs()
+    wanted = {case: list(names or implementations(case, on["device"])) for case in cases}
     wanted = left_to_do(wanted, read(path), on)
-    for case, ns in wanted.items():
-        for name in ns:
-            compiler.ahead(case, name)
-        compiler.reference_ahead(case, bool(on["dynamax"]))
-    compiler.settle(budget / 2)
 
     problems = []
     with bars(console) as progress:
@@ -158,7 +146,7 @@ def measure(
                 if begun.crashed:
                     rows = [row_of(case, name, on, status="crashed", note="the process died of it") for name in ns]
                 else:
-                    rows = measure_case(case, ns, on, compiler, compiler.reference(case, bool(on["dynamax"])), left)
+                    rows = measure_case(case, ns, on, programs, programs.reference(case, bool(on["dynamax"])), left)
                 append(path, rows)
             problems += [f"{r.implementation} {case}: {r.status}, {r.note}" for r in rows if r.status in BAD]
             progress.advance(task)

@@ -114,7 +114,7 @@ def test_nothing_is_measured_twice(tmp_path, monkeypatch):
     measure([SHORT], path, names=NAMES)
     assert [row.implementation for row in records.read(path)] == NAMES
     on = module.stamp()
-    monkeypatch.setattr(module, "stamp", lambda _: on | {"commit": "another"})
+    monkeypatch.setattr(module, "stamp", lambda: on | {"commit": "another"})
     measure([SHORT], path, names=["sequential"])
     assert len(records.read(path)) == 3
 
