@@ -7,8 +7,6 @@ it emits of them, and LLVM's code. Names in that profile are not part of XLA's i
 import csv
 import json
 import re
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -26,6 +24,7 @@ from fastscan.profiling.measure.cases import Case
 from fastscan.profiling.measure.machine import describe
 from fastscan.profiling.measure.operations import PUBLIC, SEQUENTIAL
 from fastscan.profiling.measure.progress import counted
+from fastscan.profiling.measure.timing import last_line
 
 CASES = (
     Case("lgssm_smoother", 4, 2, 1_000),
@@ -52,7 +51,12 @@ _EVENTS = {
 }
 _PHASE = re.compile(r"(summarise|scan_summaries|sweep_forward|sweep_backward)")
 _NAMED = re.compile(r'op_name="([^"]*)"')
-_CODE = "from fastscan.profiling.compiled.first_calls import main; main()"
+_CODE = """
+import json
+from fastscan.profiling.compiled.first_calls import first_call
+from fastscan.profiling.measure.cases import Case
+print(json.dumps(first_call({case!r}, {way!r})))
+"""
 
 
 class FirstCall(NamedTuple):
@@ -138,7 +142,7 @@ def first_call(case: Case, way: str) -> FirstCall:
     found = FirstCall(str(case), way, total, lowering, compiling, passes, emission, codegen, running)
     if WAYS[way] == PUBLIC:
         return found
-    text = count_text(jax.jit(function).lower(*data).compile().as_text() or "")
+    text = count_text(call.lower(*data).compile().as_text() or "")  # JAX kept the program: nothing is compiled again
     return found._replace(**text._asdict() | {"phases": json.dumps(text.phases)})
 
 
@@ -159,23 +163,16 @@ def _durations(profile: Path) -> dict[str, float]:
     return found
 
 
-def main() -> None:
-    """Makes the first call that the command line holds as JSON, and prints it as JSON."""
-    case, way = json.loads(sys.argv[1])
-    print(json.dumps(first_call(Case(*case), way)))
-
-
-def alone(case: Case, way: str) -> FirstCall:
+def from_cold_start(case: Case, way: str) -> FirstCall:
     """Makes a first call in a process of its own.
 
     Raises:
-        RuntimeError: it failed; its own message is in it.
+        RuntimeError: it failed, or took longer than `TIMEOUT`; its own message is in it.
     """
-    command = [sys.executable, "-W", "ignore", "-c", _CODE, json.dumps([case, way])]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{case}, {way}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
-    return FirstCall(*json.loads(done.stdout.strip().splitlines()[-1]))
+    line = last_line(_CODE.format(case=case, way=way), TIMEOUT)
+    if line is None:
+        raise RuntimeError(f"{case}, {way}: not done within {TIMEOUT:.0f} s.")
+    return FirstCall(*json.loads(line))
 
 
 def run_first_calls(folder: Path, only: str, repeats: int = REPEATS) -> list[FirstCall]:
@@ -195,7 +192,7 @@ def run_first_calls(folder: Path, only: str, repeats: int = REPEATS) -> list[Fir
             for _ in range(repeats):
                 for way, calls in turns.items():
                     begin(f"{case}, {way}")
-                    calls.append(alone(case, way))
+                    calls.append(from_cold_start(case, way))
             found += [_median(calls) for calls in turns.values()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{about['date']}-first-calls.csv"

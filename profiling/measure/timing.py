@@ -80,9 +80,8 @@ def median_seconds(function: Callable, *args: Any) -> float:
     return float(np.median(clock({0: call}, repeats=9)[0].waited))
 
 
-def in_subprocess(code: str, timeout: float) -> list[float] | None:
-    """Runs a Python program, and returns the numbers in the last line that it prints; None if it takes longer than ``timeout``
-    seconds.
+def last_line(code: str, timeout: float) -> str | None:
+    """Runs a Python program, and returns the last line that it prints; None if it takes longer than ``timeout`` seconds.
 
     Raises:
         RuntimeError: the program failed; its own message is in it.
@@ -93,4 +92,10 @@ def in_subprocess(code: str, timeout: float) -> list[float] | None:
         return None
     if done.returncode:
         raise RuntimeError(f"A subprocess failed: {done.stderr.strip().splitlines()[-1:]}")
-    return [float(x) for x in done.stdout.strip().splitlines()[-1].split()]
+    return done.stdout.strip().splitlines()[-1]
+
+
+def in_subprocess(code: str, timeout: float) -> list[float] | None:
+    """Runs a Python program, and returns the numbers in its last line; None and errors are those of `last_line`."""
+    line = last_line(code, timeout)
+    return None if line is None else [float(x) for x in line.split()]

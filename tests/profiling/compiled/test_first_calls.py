@@ -6,7 +6,7 @@ import json
 import pytest
 
 from fastscan.profiling.compiled import first_calls
-from fastscan.profiling.compiled.first_calls import WAYS, FirstCall, alone, count_text, run_first_calls
+from fastscan.profiling.compiled.first_calls import WAYS, FirstCall, count_text, from_cold_start, run_first_calls
 from fastscan.profiling.measure.cases import Case
 
 CASE = Case("hmm_filter", 2, 0, 3)
@@ -28,7 +28,7 @@ def test_text_is_counted_by_kind_and_phase():
 
 @pytest.mark.parametrize("way", WAYS)
 def test_parts_of_a_first_call_are_no_more_than_the_whole(way):
-    found = alone(CASE, way)
+    found = from_cold_start(CASE, way)
     assert (found.case, found.way) == (str(CASE), way)
     assert 0 < found.lowering + found.compiling + found.running < found.total
     assert found.tracing == pytest.approx(found.total - found.lowering - found.compiling - found.running)
@@ -40,13 +40,13 @@ def test_parts_of_a_first_call_are_no_more_than_the_whole(way):
 
 def test_what_fails_says_so():
     with pytest.raises(RuntimeError, match=r"lgssm_smoother_with_gaps .*dynamax has no such function"):
-        alone(Case("lgssm_smoother_with_gaps", 1, 1, 3), "dynamax, in jit")
+        from_cold_start(Case("lgssm_smoother_with_gaps", 1, 1, 3), "dynamax, in jit")
 
 
 def test_the_median_process_counts_and_is_written_down(tmp_path, monkeypatch, capsys):
     totals = iter([3.0, 1.0, 9.0, 2.0, 0.5, 8.0, 1.0, 2.0, 0.5])  # in turns: called, in jit, dynamax
     monkeypatch.setattr(first_calls, "CASES", (CASE, Case("lgssm_filter", 1, 1, 3)))
-    monkeypatch.setattr(first_calls, "alone", lambda case, way: FirstCall(str(case), way, next(totals), *[0.1] * 6))
+    monkeypatch.setattr(first_calls, "from_cold_start", lambda case, way: FirstCall(str(case), way, next(totals), *[0.1] * 6))
     found = run_first_calls(tmp_path, "hmm", repeats=3)
     assert [call.total for call in found] == [2.0, 1.0, 8.0]
     (path,) = tmp_path.glob("*.csv")
