@@ -3,8 +3,8 @@
 A lane owns chunk c of sequence b. Every array of matrices is (batch, rows, n, p) to those who launch; a lane's row is the
 only one, its chunk's, or one of its chunk's rows for every step. Two lowerings, two layouts:
 
-* Triton: arrays stay as they are, records of n p entries. A thread moves 16 bytes at a time, because an entry by itself
-  would touch a sector of memory of its own.
+* Triton: arrays stay as they are, records of n p entries. Threads move a sector of memory at a time, 32 bytes,
+  because every entry by itself would touch one.
 * Mosaic has no such addresses: arrays are (rows, n p, lanes), which XLA transposes them to and from.
 """
 

@@ -13,8 +13,8 @@ from jax import lax
 
 SECTOR = 32
 """Bytes that a GPU's memory moves at once. Lanes' records lie apart, so every store of fewer bytes is a request of its own to
-the L2 cache, and their number bounds the sweeps of long series: tiles of 32 bytes in place of 16 took ``rts_smoother_sweep``
-from 175 to 110 microseconds for a million steps of D = 4 on an H200 (jax 0.11.2, Triton 3.6.0)."""
+the L2 cache. On an H200 their number, and not the bytes, bounds the sweeps of long series: see `profiling/README.md`, "GPU
+kernels"."""
 
 
 def tiles(entries: int, dtype: Any, *, past_the_end: bool = False) -> list[tuple[int, int]]:

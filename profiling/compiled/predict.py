@@ -66,10 +66,10 @@ CARDS = (
 )
 """Copies, multiprocessors, and L2 of the H100: measured in this workplace, KINDS.md (H100 2026-11-13, H200 2026-10-28, where
 PyTorch said 60 MB of L2; XLA's description of the card says 50). Clock: read on the H200, the H100's by XLA's description.
-Sectors: sweeps of smoothers of a million steps (D = 4, K = 5) took L2 37 to 67 thousand million a second on an H200 (Nsight
-Compute, 2026-11-26, commit 447c3bc). L2's bandwidth and both latencies are leads, not checked on these cards: 5.5 TB/s is what
-is said of an H100 PCIe; 263 and 479 cycles what arXiv 2402.13499 is said to have on one; L2 took 222 to 339 cycles on an L40
-(arXiv 2606.22588)."""
+Sectors: those that the model counts for the sweeps of smoothers of a million steps (D = 4, K = 5), as kernels stored at
+commit 447c3bc, over the times in that commit's record of a profile on an H200: 36 to 67 thousand million a second. L2's
+bandwidth and both latencies are leads, not checked on these cards: 5.5 TB/s is what is said of an H100 PCIe; 263 and 479
+cycles what arXiv 2402.13499 is said to have on one; L2 took 222 to 339 cycles on an L40 (arXiv 2606.22588)."""
 
 LAUNCH_SECONDS = 1.3e-6, 2.5e-6
 """Seconds of a launch beside the kernel itself, least and most: by a CUDA graph, one by one in a stream. Assumptions."""

@@ -83,8 +83,8 @@ def seed_curves(key: str, rows: Sequence[Row]) -> list[Figure]:
         }
         gains = {name: found for name, found in gains.items() if found}
         if gains:
-            alt = f"{title}: how many times sooner than dynamax's sequential code {_listed(gains)} are done, against length."
-            svg = draw_lines(f"{key}-gain-{number}", alt, gains, "times sooner", level=1)
+            alt = f"{title}: how many times faster than dynamax's sequential code {_listed(gains)} are, against length."
+            svg = draw_lines(f"{key}-gain-{number}", alt, gains, "times faster", level=1)
             figures.append(Figure(f"{title}: speed-up", "Times sooner than dynamax's sequential code, the line at 1.", svg))
     return figures
 
