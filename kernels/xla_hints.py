@@ -2,8 +2,10 @@
 
 Two attributes of a call are set here with `set_xla_metadata`, for which neither JAX nor XLA promises anything.
 
-* ``inlineable="false"``: the call stays a call (`own_unit`). XLA:CPU otherwise fuses what it computes into all that is made of
-  it, and computes it anew for each. JAX tests the mark on a CPU (tests/xla_metadata_test.py of jax-ml/jax, "inlineable").
+* ``inlineable="false"``: the call stays a call (`own_unit`). XLA:CPU otherwise fuses an operation into each of those that use
+  its result, and computes it again for each; unless it counts as expensive, which sums, products and selections do not
+  (`CpuInstructionFusion`, xla/service/cpu/cpu_instruction_fusion.cc of openxla/xla, 0725a3a). JAX tests the mark on a CPU
+  (tests/xla_metadata_test.py of jax-ml/jax, "inlineable").
 * ``xla_cpu_small_call="true"``: the call becomes one native function, with every loop in it (`as_one_function`), and not a list
   of operations that a runtime starts one by one (`ThunkEmitter::EmitCallThunk`, xla/service/cpu/thunk_emitter.cc of
   openxla/xla).
