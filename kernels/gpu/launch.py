@@ -19,6 +19,7 @@ from jax import lax
 
 from fastscan.kernels.algebra import Lanes, StagedLanes, stable_carry
 from fastscan.kernels.gpu import lowerings
+from fastscan.kernels.gpu.blocks import Traced
 from fastscan.kernels.gpu.tiles import columns, indices, side_by_side, tiles
 from fastscan.kernels.plan import Launch, Plan
 
@@ -52,8 +53,8 @@ class MatrixArray(NamedTuple):
         return self.n * self.p
 
     def matrix(self, how: Launch) -> Lanes:
-        """Returns the form of a matrix that a lane reads, without the numbers."""
-        return matrix_kind(how)([[jax.ShapeDtypeStruct((), self.dtype)] * self.p] * self.n)
+        """Returns the form of a matrix that lanes read, without the numbers."""
+        return matrix_kind(how)([[jax.ShapeDtypeStruct((how.lanes,), self.dtype)] * self.p] * self.n)
 
 
 def launch(
@@ -108,7 +109,7 @@ def _check_rows(B: int, tables: Sequence[MatrixArray]) -> None:
 
 
 def form(plan: Plan, tree: Any) -> Any:
-    """Returns the form of what a lane reads of a tree of arrays (batch, rows, n, p), without the numbers."""
+    """Returns the form of what lanes read of a tree of arrays (batch, rows, n, p), without the numbers."""
     return jax.tree.map(lambda x: MatrixArray.of("once", x).matrix(plan.kernels), tree)
 
 
@@ -143,8 +144,12 @@ class Program:
             return spread(after)
 
         row = jax.tree.map(lambda pair: pair[0].matrix(self.plan.kernels), self.sources[source], is_leaf=_is_pair)
-        carry = spread(stable_carry(step, carry, row))
+        carry = spread(stable_carry(step, spread(carry), row))
         return body(np.int32(0), carry) if L == 1 else lax.fori_loop(np.int32(0), np.int32(L), body, carry)
+
+    def compute(self, function: Traced, *arguments: Any) -> Any:
+        """Calls a function of trees of `Lanes`, in the form that takes least time to compile."""
+        return self.layout.compute(function, *arguments)
 
     def read(self, number: int, t: Any = None) -> Any:
         """Reads a tree of `Lanes`; ``t`` is the step within the chunk."""
@@ -170,7 +175,7 @@ class _Layout:
 
     Outside a kernel: ``shape`` of a table's array, ``pack`` and ``unpack`` to and from (batch, rows, n, p), ``inputs`` of the
     layout's own. Inside, after ``enter``: ``read`` and ``write`` a lane's matrix as a list of vectors, ``spread`` what is one
-    number for all lanes, ``present`` where a padded chunk's row ``t`` exists.
+    number for all lanes, ``present`` where a padded chunk's row ``t`` exists, ``compute`` a function.
     """
 
     def __init__(self, plan: Plan, B: int):
@@ -192,9 +197,16 @@ class _Layout:
             compiler_params=None if how.interpret else lowerings.triton().CompilerParams(num_warps=how.warps, num_stages=1),
         )(*operands)
 
+    def compute(self, function: Traced, *arguments: Any) -> Any:
+        return function(*arguments)
+
 
 class _Records(_Layout):
     """Arrays as (batch * rows, n p), for Triton."""
+
+    def compute(self, function: Traced, *arguments: Any) -> Any:
+        assemble = None if self.plan.kernels.interpret else lowerings.assembly()
+        return function(*arguments) if assemble is None else function.in_blocks(assemble, *arguments)
 
     def inputs(self) -> list[jax.Array]:
         return []

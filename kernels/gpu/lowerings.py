@@ -5,7 +5,9 @@ said that it will drop the Triton backend: without it everything else goes on, a
 """
 
 import functools
+from collections.abc import Callable, Sequence
 from types import ModuleType
+from typing import Any
 
 import jax
 
@@ -47,6 +49,40 @@ def mosaic() -> ModuleType:
     except ImportError as error:
         raise ImportError("Launch.lowering is 'mosaic', which needs absl-py: pip install absl-py") from error
     return mosaic_gpu
+
+
+@functools.cache
+def assembly() -> Callable[[str, int, Sequence[jax.Array]], Sequence[jax.Array]] | None:
+    """Makes inline assembly of several results; None with a JAX that has no place for it.
+
+    By what it says of itself, Triton's `elementwise_inline_asm` is that. But JAX 0.10 to 0.12 take its results for one.
+
+    Returns:
+        ``(text, results, operands) -> results``: see `blocks.Assemble`.
+    """
+    try:
+        from jax._src.pallas.triton.lowering import register_lowering
+        from jax.extend.core import Primitive
+        from jaxlib.triton import dialect
+    except ImportError:
+        return None
+    primitive = Primitive("fastscan_assembly")
+    primitive.multiple_results = True
+
+    @primitive.def_abstract_eval
+    def _types(first: Any, *_: Any, results: int, **how: Any) -> list[Any]:
+        del how
+        return [first] * results
+
+    @register_lowering(primitive)
+    def _lower(_: Any, *operands: Any, text: str, results: int) -> list[Any]:
+        register = "d" if "f64" in str(operands[0].type) else "f"
+        constraints = [f"=&{register}"] * results + [register] * len(operands)  # &: written while operands are yet to be read
+        how = {"constraints": ",".join(constraints), "pure": True, "packed_element": 1}
+        out: Any = dialect.elementwise_inline_asm([operands[0].type] * results, text, args=operands, **how)
+        return [out] if results == 1 else list(out)
+
+    return lambda text, results, operands: primitive.bind(*operands, text=text, results=results)
 
 
 @functools.cache

@@ -18,6 +18,7 @@ from jax import lax
 
 from fastscan.kernels.algebra import Lanes
 from fastscan.kernels.arrays import as_lanes, as_rows
+from fastscan.kernels.gpu.blocks import Traced
 from fastscan.kernels.gpu.launch import Kind, Program, form, launch, matrix_kind
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.ranges import phase
@@ -61,10 +62,11 @@ class OnGPU:
 
         def kernel(program: Program) -> None:
             params = program.read(0)
-            summary = program.loop(lambda s, x: (append(params, s, x), None), empty, 1, None, reverse)
+            summary = program.loop(lambda s, x: (program.compute(append, params, s, x), None), empty, 1, None, reverse)
             program.write(0, summary)
 
-        after = jax.eval_shape(append, form(self.plan, params), empty, form(self.plan, rows))
+        spread = jax.tree.map(lambda x: jax.ShapeDtypeStruct((self.plan.kernels.lanes,), x.dtype), empty)
+        after = append.form(form(self.plan, params), spread, form(self.plan, rows))
         inputs: list[tuple[Kind, Any]] = [("once", params), ("step", rows)]
         return launch(self.plan, f"{recurrence.name}_summarise", kernel, inputs, [("chunk", after, False)])[0]
 
@@ -114,14 +116,12 @@ class OnGPU:
 
         def kernel(program: Program) -> None:
             params, state = program.read(0), program.read(2)
-            after = program.loop(lambda s, x: step(params, s, x), with_sums(params, state), 1, 0, reverse)
+            after = program.loop(lambda s, x: program.compute(step, params, s, x), with_sums(params, state), 1, 0, reverse)
             if exits:
                 program.write(1, after)
 
-        def one_row(params: Any, state: Any, row: Any) -> Any:
-            return step(params, with_sums(params, state), row)
-
-        forms = jax.eval_shape(one_row, *form(self.plan, (params, state, rows)))
+        of_params, of_state, of_rows = form(self.plan, (params, state, rows))
+        forms = step.form(of_params, jax.eval_shape(with_sums, of_params, of_state), of_rows)
         outputs: list[tuple[Kind, Any, Any]] = [("step", forms[1], room)]
         if exits:
             outputs.append(("chunk", forms[0], False))
@@ -143,19 +143,23 @@ class OnGPU:
         rows = max(x.shape[1] for x in jax.tree.leaves(series))
         plan = self.plan._replace(steps=rows, chunks=rows)
         series = jax.tree.map(lambda x: jnp.broadcast_to(x, (x.shape[0], rows, *x.shape[2:])), series)
-        out = jax.eval_shape(function, *form(plan, series))
+        traced = _traced(function)
+        out = traced.form(*form(plan, series))
 
         def kernel(program: Program) -> None:
-            program.write(0, function(*program.read(0)))
+            program.write(0, program.compute(traced, *program.read(0)))
 
         return launch(plan, name, kernel, [("chunk", series)], [("chunk", out, False)])[0]
 
 
+_traced = functools.cache(Traced)
+
+
 @functools.cache
-def _of_row(recurrence: Recurrence, name: str) -> Callable:
-    """Returns one of the functions of a row as it is read; kernels share its trace."""
+def _of_row(recurrence: Recurrence, name: str) -> Traced:
+    """Returns one of the functions of a row as it is read."""
     function, prepare = getattr(recurrence, name), recurrence.prepare
-    return jax.jit(function if prepare is None else lambda params, state, x: function(params, state, prepare(x)))
+    return Traced(function if prepare is None else lambda params, state, x: function(params, state, prepare(x)))
 
 
 def _ladder(plan: Plan, recurrence: Recurrence, state: Any, summaries: Any, reverse: bool) -> list[tuple[Plan, Any]]:
