@@ -3,6 +3,7 @@
 Matrices lie in series, a row a matrix, and in lanes, whose axes are the last ones.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -33,6 +34,18 @@ def select(condition: jax.Array, chosen: jax.typing.ArrayLike, other: jax.typing
     shape = jnp.broadcast_shapes(condition.shape, jnp.shape(chosen), jnp.shape(other))
     chosen, other = (jnp.broadcast_to(jnp.asarray(x, dtype), shape) for x in (chosen, other))
     return lax.select(jnp.broadcast_to(condition, shape), chosen, other)
+
+
+def broadcasting(operation: Callable, x: jax.Array, y: jax.Array) -> jax.Array:
+    """Applies an operation of `lax` to arrays of one dtype and rank, as `jnp` would, which takes longer to trace."""
+    shape = jnp.broadcast_shapes(x.shape, y.shape)
+    return operation(*(a if a.shape == shape else lax.broadcast_in_dim(a, shape, range(a.ndim)) for a in (x, y)))
+
+
+def diagonal(x: jax.Array) -> jax.Array:
+    """Returns the diagonals of matrices (n, n, ...) as columns (n, 1, ...), by one slice."""
+    n = len(x)
+    return lax.slice_in_dim(x.reshape(n * n, 1, *x.shape[2:]), 0, n * n, n + 1)
 
 
 def as_rows(tree: Any) -> Any:

@@ -2,6 +2,9 @@
 
 from typing import Literal, NamedTuple
 
+BLOCK = 16
+"""About as many rows lie between two looks at the states of a chunk, where it is found out how far it has to be swept again."""
+
 
 class Launch(NamedTuple):
     """How kernels are launched on a GPU.
@@ -34,8 +37,8 @@ class Plan(NamedTuple):
         scan: of the summaries, under XLA: "associative" is `lax.associative_scan`; "doubling" does log2 C rounds of a loop
             of constant shape, compiled once.
         algebra: under XLA, a key of `algebra.ALGEBRAS`.
-        forgetting: under XLA, sweep chunks from the row on where they have forgotten their beginnings, if the recurrence says
-            how to tell (see the module of that name). Its loops have no fixed length, so no reverse-mode derivative.
+        relay: under XLA, enter chunks with guesses and sweep them again as far as that matters, if the recurrence forgets (see
+            the module of that name). Its loops have no fixed length, so no reverse-mode derivative.
         one_function: under XLA on a CPU, compile every loop to one native function. Otherwise a runtime starts a loop's
             operations one by one, which for a few numbers takes longer than to compute them. Not for large arrays, nor for
             programs that are to be differentiated or mapped: XLA can't compile every operation so.
@@ -48,7 +51,7 @@ class Plan(NamedTuple):
     chunks: int
     scan: Literal["associative", "doubling"] = "doubling"
     algebra: str = "stacked"
-    forgetting: bool = False
+    relay: bool = False
     one_function: bool = False
     checked: bool = False
     launch: Launch | None = None
@@ -62,7 +65,22 @@ class Plan(NamedTuple):
     @property
     def length(self) -> int:
         """L, the rows of a chunk."""
-        return -(-self.steps // self.chunks)
+        return self._blocks[0] * self._blocks[1]
+
+    @property
+    def block(self) -> int:
+        """The rows of a chunk from one look at its states to the next."""
+        return self._blocks[1]
+
+    @property
+    def _blocks(self) -> tuple[int, int]:
+        """The number of blocks in a chunk, and their rows: whole blocks of some 16 where that leaves no chunk empty."""
+        rows = -(-self.steps // self.chunks)
+        if self.checked and self.launch is None and rows > BLOCK:
+            block = min(range(BLOCK - BLOCK // 4, BLOCK + BLOCK // 4 + 1), key=lambda n: (-rows % n, abs(n - BLOCK)))
+            if -(-rows // block) * block * (self.chunks - 1) < self.steps:
+                return -(-rows // block), block
+        return 1, rows
 
     @property
     def padded(self) -> bool:

@@ -176,8 +176,10 @@ def choose(
             chunks = min(chunks, lanes // B)
     plan = _plan(name, chunks, device, hmm, T - 1, B, D, lanes)
     one_function = name in ("sequential", "chunked") and T > 1 and plan.chunks * B <= lanes
-    checked = not hmm and plan.chunks > 1
-    return Choice(name, plan._replace(one_function=one_function, checked=checked), reason)
+    relay = name == "chunked" and device == "cpu" and plan.chunks > 1 and family != "lds"
+    checked = (relay or not hmm) and plan.chunks > 1
+    plan = plan._replace(one_function=one_function, relay=relay, checked=checked)
+    return Choice(name, plan, reason)
 
 
 def _parse(implementation: str | None) -> tuple[str | None, int | None]:
@@ -267,7 +269,7 @@ def chunked_plan(hmm: bool, device: str, rows: int, chunks: int, few: int = 0) -
     most = few if chunks <= few else rows
     if not hmm or rows < chunks * FORGETTING_ROWS:
         return Plan(rows, _fit(chunks, rows, most), algebra=_algebra(device))
-    return Plan(rows, _fit_lanes(chunks, rows, most), algebra=_algebra(device), forgetting=True)
+    return Plan(rows, _fit_lanes(chunks, rows, most), algebra=_algebra(device))
 
 
 def _check_kernels(implementation: str, device: str, family: str, D: int, m: int, dtype: str) -> None:

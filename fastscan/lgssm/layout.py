@@ -9,7 +9,7 @@ from jax import lax
 from fastscan.arrays import matmul, matmul_by_entries
 from fastscan.kernels.arrays import as_lanes
 from fastscan.kernels.lgssm.decorrelation import decorrelate_rows
-from fastscan.kernels.lgssm.gaussian import Gaussian, indefinite
+from fastscan.kernels.lgssm.gaussian import Gaussian, indefinite_model
 from fastscan.kernels.lgssm.kalman import FilterInputs
 from fastscan.kernels.lgssm.passes import Series
 from fastscan.kernels.plan import Plan
@@ -34,11 +34,10 @@ def series(plan: Plan, model: Model, emissions: jax.Array, missing: bool) -> Ser
         y = jnp.where(observed, y, 0)
     H, noise, y = _independent(plan, model.H, model.R, y, observed)
     weight = None if observed is None else observed.astype(y.dtype)
-    inputs = FilterInputs(model.F, drift, model.Q + _indefinite(plan, *_with_scale(model)), H, noise, y, weight)
+    Q, initial_cov = _unless_indefinite(plan, model)
+    inputs = FilterInputs(model.F, drift, Q, H, noise, y, weight)
     params, rows = _divide(inputs)
-    prior = Gaussian(
-        model.initial_mean, model.initial_cov + _indefinite(plan, model.initial_cov, _variances(model.initial_cov))
-    )
+    prior = Gaussian(model.initial_mean, initial_cov)
     first = FilterInputs(*(None if x is None else x[:, :1] for x in inputs))
     return Series(prior, first, params, rows)
 
@@ -70,24 +69,23 @@ def _independent(plan, H, R, y, observed) -> tuple[jax.Array, jax.Array, jax.Arr
     return apart.H, apart.noise, product(apart.change, y)
 
 
-def _indefinite(plan: Plan, cov: jax.Array, scale: jax.Array) -> jax.Array:
-    """Returns NaN, to be added where a covariance matrix is none, so that no result can look right; else 0."""
-    return driver.phases(plan).each_row("indefinite", indefinite, lax.stop_gradient((cov, scale)))
+def _unless_indefinite(plan: Plan, model: Model) -> tuple[jax.Array, jax.Array]:
+    """Returns Q and the initial covariance, NaN where they are no covariances, so that no result can look right.
 
-
-def _with_scale(model: Model) -> tuple[jax.Array, jax.Array]:
-    """Returns Q, and the variances that it is judged beside: its own at any time, and those of an initial state moved on.
-
-    Who computes Q by subtraction, as Gaussian processes have it, has it up to a rounding of these.
+    Q is judged beside its own variances at any time, and those of an initial state moved on: who computes Q by subtraction, as
+    Gaussian processes have it, has it up to a rounding of these.
     """
-    moved = (matmul(model.F, model.initial_cov) * model.F).sum(-1)[..., None]
-    variances = _variances(model.Q)
-    largest = jnp.where(jnp.isnan(variances), 0, variances).max(1, keepdims=True)  # the first entry, which is not read, may be
-    return model.Q, jnp.abs(moved) + largest
-
-
-def _variances(cov: jax.Array) -> jax.Array:
-    return jnp.abs(jnp.diagonal(cov, axis1=-2, axis2=-1))[..., None]
+    Q, P = model.Q, model.initial_cov
+    by = driver.phases(plan)
+    given = lax.stop_gradient((Q, model.F, P))
+    if Q.shape[1] == model.F.shape[1] == 1:
+        of_Q, of_P = by.each_row("indefinite", indefinite_model, given)
+    else:
+        variances = jnp.abs(jnp.diagonal(given[0], axis1=-2, axis2=-1))[..., None]
+        largest = jnp.where(jnp.isnan(variances), 0, variances).max(1, keepdims=True)  # the first entry, not read, may be NaN
+        of_Q, of_P = by.each_row("indefinite", indefinite_model, (*given, largest))
+        of_P = of_P[:, :1]
+    return Q + of_Q, P + of_P
 
 
 def _divide(container: Any) -> tuple[Any, Any]:

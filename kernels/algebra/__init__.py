@@ -46,6 +46,7 @@ __all__ = [
     "max_plus",
     "mirrored",
     "multiply_add",
+    "pivots",
     "product",
     "select",
     "solve",
@@ -107,6 +108,14 @@ def eliminate(matrix: Any, right: Any, *, checked: bool = False) -> tuple[Any, A
     """
     settle = _settling(np.dtype(matrix.dtype), matrix.shape[0], checked)
     return matrix.eliminate(right, settle) if isinstance(matrix, Lanes) else systems.eliminate(matrix, right, settle)
+
+
+def pivots(matrix: Any, *, checked: bool = False) -> Any:
+    """Computes the pivots alone, d of `eliminate` (n, 1)."""
+    settle = _settling(np.dtype(matrix.dtype), matrix.shape[0], checked)
+    if isinstance(matrix, Lanes):
+        return matrix.eliminate(zeros(matrix, matrix.shape[0], 1), settle)[1]
+    return systems.pivots(matrix, settle)
 
 
 def solve(matrix: Any, right: Any) -> tuple[Any, Any, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 
 from fastscan.kernels import xla_hints
-from fastscan.kernels.arrays import vary_over, varying
+from fastscan.kernels.arrays import broadcasting, diagonal, vary_over, varying
 
 UNROLLED_ROWS = 8  # up to here a loop over a matrix's rows is unrolled
 UNROLLED_TERMS = 16  # up to here a product is a sum of outer products, which XLA fuses; beyond, a dot
@@ -72,14 +72,16 @@ class Stacked:
         return type(self)(jnp.swapaxes(self.array, 0, 1))
 
     def __add__(self, other: Self) -> Self:
-        return type(self)(self.array + other.array)
+        return type(self)(broadcasting(lax.add, self.array, other.array))
 
     def __sub__(self, other: Self) -> Self:
-        return type(self)(self.array - other.array)
+        return type(self)(broadcasting(lax.sub, self.array, other.array))
 
     def __mul__(self, other: "Self | float") -> Self:
         """Multiplies entry by entry; a row, a column or a 1 x 1 matrix is repeated."""
-        return type(self)(self.array * (other.array if isinstance(other, Stacked) else other))
+        if not isinstance(other, Stacked):
+            return type(self)(lax.mul(self.array, lax.full_like(self.array, other)))
+        return type(self)(broadcasting(lax.mul, self.array, other.array))
 
     def __matmul__(self, other: Self) -> Self:
         return type(self)(_product(self.array, other.array))
@@ -89,7 +91,7 @@ class Stacked:
         a, b = self.array, other.array
         terms = a.shape[1]
         if terms <= UNROLLED_TERMS:
-            return type(self)(functools.reduce(jnp.maximum, (a[:, k, None] + b[None, k] for k in range(terms))))
+            return type(self)(_sum_of_terms(lax.max, lax.add, a, b))
 
         def larger(k, best):
             column, row = (lax.dynamic_index_in_dim(x, k, axis, False) for x, axis in ((a, 1), (b, 0)))
@@ -99,7 +101,7 @@ class Stacked:
 
     def diagonal(self) -> Self:
         """Returns the diagonal as a column."""
-        return type(self)(jnp.stack([self.array[i, i] for i in range(self.shape[0])])[:, None])
+        return type(self)(diagonal(self.array))
 
     def constant(self, values: np.ndarray) -> Self:
         """Returns the same matrix of constants in every lane."""
@@ -108,11 +110,11 @@ class Stacked:
 
     def block(self, start: int, stop: int) -> Self:
         """Returns the rows from ``start`` to ``stop``."""
-        return type(self)(self.array[start:stop])
+        return type(self)(lax.slice_in_dim(self.array, start, stop, axis=0))
 
     def columns(self, start: int, stop: int) -> Self:
         """Returns the columns from ``start`` to ``stop``."""
-        return type(self)(self.array[:, start:stop])
+        return type(self)(lax.slice_in_dim(self.array, start, stop, axis=1))
 
     def column(self, number: Self) -> Self:
         """Returns, in every lane, the column of a number (1, 1), an integer. (`Lanes`, whose entries have no addresses, have no
@@ -146,11 +148,8 @@ class Stacked:
         return cls(jnp.concatenate([jnp.broadcast_to(m.array, m.array.shape[:2] + lanes) for m in matrices]))
 
     @classmethod
-    def over_rows(cls, body: Callable, carry: Any, rows: Any, *, rolled: bool = False) -> tuple[Any, Any]:
-        """Scans the rows of matrices by `lax.scan`: ``body(carry, row of each) -> (carry, new rows)``.
-
-        A rolled loop compiles its body once, and is the slower one where matrices are small.
-        """
+    def over_rows(cls, body: Callable, carry: Any, rows: Any) -> tuple[Any, Any]:
+        """Scans the rows of matrices by `lax.scan`, which compiles ``body(carry, row of each) -> (carry, new rows)`` once."""
         arrays = jax.tree.map(lambda m: m.array, rows, is_leaf=lambda m: isinstance(m, cls))
         length = jax.tree.leaves(arrays)[0].shape[0]
 
@@ -158,16 +157,11 @@ class Stacked:
             carry, out = body(carry, jax.tree.map(lambda a: cls(a[None]), arrays))
             return carry, jax.tree.map(lambda m: m.array[0], out, is_leaf=lambda m: isinstance(m, cls))
 
-        if rolled or length > UNROLLED_ROWS:
-            carry = stable_carry(step, carry, jax.tree.map(lambda a: a[0], arrays))
-            carry, out = lax.scan(step, carry, arrays)
-            return carry, jax.tree.map(cls, out)
-        outs = []
-        for k in range(length):
-            carry, out = body(carry, jax.tree.map(lambda a, k=k: cls(a[k : k + 1]), arrays))
-            outs.append(out)
-        stacked = jax.tree.map(lambda *ms: cls.vstack(ms), *outs, is_leaf=lambda m: isinstance(m, cls))
-        return carry, stacked
+        if length == 1:
+            return body(carry, rows)
+        carry = stable_carry(step, carry, jax.tree.map(lambda a: a[0], arrays))
+        carry, out = lax.scan(step, carry, arrays)
+        return carry, jax.tree.map(cls, out)
 
 
 class Staged(Stacked):
@@ -240,7 +234,7 @@ def _in_stages(multiply: str, add: str, a, b):
         return _terms(multiply, add, 0, terms)(a, b)
     total: tuple = ()
     for start in range(0, terms, xla_hints.STAGED_TERMS):
-        total = (_terms(multiply, add, start, start + xla_hints.STAGED_TERMS)(a, b, *total),)
+        total = (_terms(multiply, add, start, min(start + xla_hints.STAGED_TERMS, terms))(a, b, *total),)
     return total[0]
 
 
@@ -255,10 +249,17 @@ def _terms(multiply: str, add: str, start: int, stop: int) -> Callable:
     return stage(terms)
 
 
+def _sum_of_terms(add: Callable, multiply: Callable, a: jax.Array, b: jax.Array) -> jax.Array:
+    """Multiplies matrices as a sum of products of a column and a row."""
+    columns = (lax.slice_in_dim(a, k, k + 1, axis=1) for k in range(a.shape[1]))
+    rows = (lax.slice_in_dim(b, k, k + 1, axis=0) for k in range(a.shape[1]))
+    return functools.reduce(add, (broadcasting(multiply, x, y) for x, y in zip(columns, rows, strict=True)))
+
+
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:
     terms = a.shape[1]
     if terms <= UNROLLED_TERMS:
-        return functools.reduce(jnp.add, (a[:, k, None] * b[None, k] for k in range(terms)))
+        return _sum_of_terms(lax.add, lax.mul, a, b)
     if np.prod(a.shape[2:]) == 1:
         return jnp.tensordot(a.reshape(a.shape[:2]), b, 1)
     if np.prod(b.shape[2:]) == 1:

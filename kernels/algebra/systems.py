@@ -18,22 +18,32 @@ ROUGH = 1024  # roundings of a diagonal entry, of which less is left of a pivot 
 
 def eliminate(matrix: Stacked, right: Stacked, settle: Callable) -> tuple[Stacked, Stacked, Stacked]:
     """Eliminates symmetrically, without pivoting: see `fastscan.kernels.algebra.eliminate`."""
-    n, diagonal = matrix.shape[0], matrix.diagonal()
-    unit, below = np.eye(n), np.tril(np.ones((n, n)), -1)
+    kind, n, diagonal = type(matrix), matrix.shape[0], matrix.diagonal()
+    later = matrix.constant(np.triu(np.ones((n, n)), 1))
 
-    def step(carry, row):
+    def step(carry, k):
         matrix, right = carry
-        basis, below, diagonal = row
-        pivot_row, right_row = basis @ matrix, basis @ right
-        pivot = pivot_row @ basis.T
-        pivot, inverse = _each(settle, pivot, diagonal)
-        factors = _multiply(pivot_row * below, inverse)
-        carry = _eliminate(matrix, factors, pivot_row), _eliminate(right, factors, right_row)
-        return carry, (factors + basis, pivot)
+        row, right_row = _row(matrix, k), _row(right, k)
+        pivot, inverse = _settled(settle)(_entry(row, k), _row(diagonal, k))
+        factors = _factors(row, _row(later, k), inverse)
+        return (_eliminate(matrix, factors, row), _eliminate(right, factors, right_row)), (factors.array[0], pivot.array[0])
 
-    rows = (matrix.constant(unit), matrix.constant(below.T), diagonal)
-    (_, right), (columns, pivots) = type(matrix).over_rows(step, (matrix, right), rows, rolled=True)
-    return columns.T, pivots, right
+    order = jnp.arange(n)
+    (_, right), (factors, pivots) = lax.scan(step, stable_carry(step, (matrix, right), order[0]), order)
+    return kind(factors).T + matrix.constant(np.eye(n)), kind(pivots), right
+
+
+def pivots(matrix: Stacked, settle: Callable) -> Stacked:
+    """Eliminates for the pivots alone: see `fastscan.kernels.algebra.pivots`."""
+    kind, n, diagonal = type(matrix), matrix.shape[0], matrix.diagonal()
+
+    def step(matrix, k):
+        row = _row(matrix, k)
+        pivot, inverse = _settled(settle)(_entry(row, k), _row(diagonal, k))
+        return _without_pivot(matrix, row, inverse), pivot.array[0]
+
+    order = jnp.arange(n)
+    return kind(lax.scan(step, stable_carry(step, matrix, order[0]), order)[1])
 
 
 def solve(matrix: Stacked, right: Stacked, settle: Callable) -> tuple[Stacked, Stacked, Stacked]:
@@ -70,14 +80,11 @@ def _solve_rolled(matrix: Stacked, right: Stacked, diagonal: Stacked, settle: Ca
     kind, n = type(matrix), matrix.shape[0]
     later = matrix.constant(np.triu(np.ones((n, n)), 1))
 
-    def row_of(m: Stacked, k: Any) -> Stacked:
-        return kind(lax.dynamic_slice_in_dim(m.array, k, 1, 0))
-
     def forward(carry, k):
         matrix, right = carry
-        row, right_row = row_of(matrix, k), row_of(right, k)
-        inverse = _inverse(settle)(kind(lax.dynamic_slice_in_dim(row.array, k, 1, 1)), row_of(diagonal, k))
-        factors = _factors(row, row_of(later, k), inverse)
+        row, right_row = _row(matrix, k), _row(right, k)
+        inverse = _inverse(settle)(_entry(row, k), _row(diagonal, k))
+        factors = _factors(row, _row(later, k), inverse)
         return (_eliminate(matrix, factors, row), _eliminate(right, factors, right_row)), (factors, right_row, inverse)
 
     def backward(x, row):
@@ -113,11 +120,19 @@ def _solve_pivoted(matrix: Stacked, right: Stacked, diagonal: Stacked) -> tuple[
     def backward(x, row):
         return _with_row(x, *row), ()
 
-    start, rolled = (matrix, right, diagonal, matrix.constant(np.ones((n, 1)))), n > UNROLLED_ROWS
-    _, found = kind.over_rows(forward, start, matrix.constant(np.zeros((n, 1))), rolled=rolled)
+    start = matrix, right, diagonal, matrix.constant(np.ones((n, 1)))
+    _, found = kind.over_rows(forward, start, matrix.constant(np.zeros((n, 1))))
     reverse = jax.tree.map(lambda m: kind(m.array[::-1]), found, is_leaf=lambda m: isinstance(m, kind))
-    x, _ = kind.over_rows(backward, right * 0.0, reverse, rolled=rolled)
+    x, _ = kind.over_rows(backward, right * 0.0, reverse)
     return found[2], found[3], x
+
+
+def _row(matrix: Stacked, k: Any) -> Stacked:
+    return type(matrix)(lax.dynamic_slice_in_dim(matrix.array, k, 1, 0))
+
+
+def _entry(row: Stacked, k: Any) -> Stacked:
+    return type(row)(lax.dynamic_slice_in_dim(row.array, k, 1, 1))
 
 
 def _each(function: Callable, *matrices: Stacked) -> tuple[Stacked, ...]:
@@ -145,6 +160,17 @@ def _first_inverse(settle: Callable) -> Callable:
 def _inverse(settle: Callable) -> Callable:
     """Makes the stage that inverts a pivot."""
     return stage(lambda pivot, diagonal: _each(settle, pivot, diagonal)[1])
+
+
+@functools.cache
+def _settled(settle: Callable) -> Callable:
+    """Makes the stage that settles a pivot, and inverts it."""
+    return stage(functools.partial(_each, settle))
+
+
+@stage
+def _without_pivot(matrix, row, inverse):
+    return matrix - (row.T @ row) * inverse
 
 
 @stage

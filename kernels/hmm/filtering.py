@@ -15,9 +15,10 @@ import numpy as np
 from fastscan.kernels.algebra import product
 from fastscan.kernels.algebra.stages import hadamard
 from fastscan.kernels.hmm import scaled
-from fastscan.kernels.hmm.probability import distribution, known, likelihoods, observe, ratio
+from fastscan.kernels.hmm.probability import distribution, known, likelihoods, observe
 from fastscan.kernels.hmm.scaled import Scaled
-from fastscan.kernels.scan.recurrence import Forgetting, Hindsight, Recurrence
+from fastscan.kernels.scan.recurrence import Hindsight, Recurrence, Seam
+from fastscan.kernels.scan.seams import weights_apart
 
 
 class HMMInputs(NamedTuple):
@@ -93,20 +94,12 @@ def _filter_identity(state) -> Scaled:
     return scaled.identity(state, state.shape[0])
 
 
-def _settled(summary: Scaled) -> tuple[Any, Any]:
-    """Returns the mean of the rows' distributions, and how far they are from it."""
-    kind = type(summary.values)
-    sums = summary.values.reduce(jnp.add)
-    rows = ratio(summary.values, sums)
-    some = kind.elementwise(lambda s: (s != 0).astype(s.dtype), sums)
-    state = ratio(rows.T.reduce(jnp.add), some.T.reduce(jnp.add))
-    apart = kind.elementwise(lambda r, v, some: jnp.abs(r - v) * some, rows, state.T, some)
-    return state, ratio(apart.T.reduce(jnp.maximum), state).T.reduce(jnp.maximum)
+def _uniform(state):
+    return type(state).elementwise(lambda p: jnp.full_like(p, 1 / state.shape[0]), state)
 
 
-def _extend(summary: Scaled, state) -> Scaled:
-    return scaled.normalized(Scaled(summary.values.reduce(jnp.add) * state.T, summary.scale))
-
+FORGETS = Seam(weights_apart, guess=_uniform)
+"""Between distributions of states: all of them may be the right one."""
 
 HMM_FILTER = Recurrence(
     "hmm_filter",
@@ -116,7 +109,7 @@ HMM_FILTER = Recurrence(
     filter_enter,
     filter_step,
     prepare,
-    Forgetting(_settled, _extend),
+    FORGETS,
 )
 HMM_LIKELIHOOD = HMM_FILTER._replace(name="hmm_likelihood", step=likelihood_step)
 
@@ -168,5 +161,6 @@ HMM_BACKWARD_FILTER = Recurrence(
     enter=backward_enter,
     step=backward_step,
     prepare=prepare,
+    seam=FORGETS,
 )
 """Row t is here the observation at t and the transition from t to t+1; its state, p(y_{t+1..T} | z_{t+1}), sums to one."""

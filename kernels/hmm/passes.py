@@ -168,18 +168,20 @@ def _choose(
         with (1, 1, 1, B) to those of all rows, for `join`.
     """
     by = driver.phases(plan)
-    back, back_params = maps.paths(state.shape[0]), None
+    back, back_params, composed = maps.paths(state.shape[0]), None, None
     params, entries, rows = by.matrices(params), by.matrices(state), by.split(series)
-    if plan.chunks > 1:
-        summaries, swept = driver.summarise(plan, model.recurrence, model.in_chunks, params, entries, rows, reverse=reverse)
-        entries = by.entries(model.recurrence, entries, summaries, reverse=reverse)
-        (exits, composed), out = driver.sweep(plan, model.in_chunks, params, entries, rows, swept, reverse=reverse)
-        choices, *more = out
+    recurrence, begin = model.recurrence, None
+    if by.addressable and (plan.chunks == 1 or driver.relayed(plan, recurrence)):
+        entries = driver.enter_chunks(plan, recurrence, params, entries, rows, reverse=reverse)
+        exits, (needed, *more) = by.sweep(model.ahead, params, (entries,), rows, reverse=reverse)
+        back, back_params, choices = model.back, params, model.rows(rows, needed)
     else:
-        composed, recurrence = None, model.ahead if by.addressable else model.recurrence
-        exits, (choices, *more) = by.sweep(recurrence, params, (entries,), rows, reverse=reverse)
-        if by.addressable:
-            back, back_params, choices = model.back, params, model.rows(rows, choices)
+        if plan.chunks > 1:
+            entries = driver.enter_chunks(plan, recurrence, params, entries, rows, reverse=reverse)
+            recurrence, begin = model.in_chunks
+        exits, (choices, *more) = by.sweep(recurrence, params, (entries,), rows, begin=begin, reverse=reverse)
+        if plan.chunks > 1:
+            exits, composed = exits
 
     def follow(state: jax.Array) -> Any:
         entries = by.matrices(state)

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastscan.kernels.algebra import select, stage
-from fastscan.kernels.scan.recurrence import InChunks, Recurrence
+from fastscan.kernels.scan.recurrence import InChunks, Recurrence, Seam
+from fastscan.kernels.scan.seams import numbers_apart
 
 WORD = 32
 
@@ -128,10 +129,7 @@ def composing(recurrence: Recurrence) -> InChunks:
     def begin(state: Any) -> Composed:
         return Composed(state, identity(state.shape[0], state))
 
-    def merge(first: Composed, then: Composed) -> Composed:
-        return Composed(then.state, paths(then.state.shape[0]).combine(then.path, first.path))
-
-    return InChunks(recurrence._replace(name=f"{recurrence.name}_in_chunks", step=step), begin, merge)
+    return InChunks(recurrence._replace(name=f"{recurrence.name}_in_chunks", step=step), begin)
 
 
 def signed(states) -> Any:
@@ -151,7 +149,7 @@ def sequential_path(name: str, choose: Callable[[Any, Any, Any], Any]) -> Recurr
     def none(*_: Any) -> Any:
         raise NotImplementedError(f"{name} runs in one chunk.")
 
-    return Recurrence(name, identity=none, append=none, combine=none, enter=none, step=step)
+    return Recurrence(name, identity=none, append=none, combine=none, enter=none, step=step, seam=Seam(numbers_apart))
 
 
 @functools.cache

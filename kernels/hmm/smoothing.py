@@ -11,7 +11,7 @@ from fastscan.kernels.algebra import eye, product, zeros
 from fastscan.kernels.algebra.stages import hadamard
 from fastscan.kernels.hmm import paths as maps
 from fastscan.kernels.hmm import scaled
-from fastscan.kernels.hmm.filtering import HMM_FILTER, HMMInputs, filter_append, likelihood_step, prepare, weights
+from fastscan.kernels.hmm.filtering import FORGETS, HMM_FILTER, HMMInputs, filter_append, likelihood_step, prepare, weights
 from fastscan.kernels.hmm.probability import distribution, draw, product_distribution, ratio
 from fastscan.kernels.hmm.scaled import Scaled
 from fastscan.kernels.scan.recurrence import Recurrence
@@ -53,6 +53,7 @@ HMM_SMOOTHER = Recurrence(
     combine=lambda left, right: product(right, left),
     enter=lambda state, summary: distribution(product(summary, state)),
     step=smoother_step,
+    seam=FORGETS,
 )
 HMM_SMOOTHER_WITH_COUNTS = HMM_SMOOTHER._replace(
     name="hmm_smoother_with_counts",

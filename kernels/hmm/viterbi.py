@@ -6,7 +6,6 @@ are as exact at the beginning of a long series as at its end. Of equal scores th
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -14,7 +13,8 @@ from fastscan.kernels.algebra import max_plus, select, stage
 from fastscan.kernels.algebra.stages import add, subtract
 from fastscan.kernels.hmm import paths as maps
 from fastscan.kernels.hmm.probability import relative
-from fastscan.kernels.scan.recurrence import Forgetting, Recurrence
+from fastscan.kernels.scan.recurrence import Recurrence, Seam
+from fastscan.kernels.scan.seams import scores_apart
 
 
 class ViterbiInputs(NamedTuple):
@@ -79,35 +79,7 @@ def _prepare(x: ViterbiInputs) -> ViterbiInputs:
     return x._replace(log_likelihood=relative(x.log_likelihood))
 
 
-def _settled(summary) -> tuple[Any, Any]:
-    """Returns the largest of the columns less their best entries, and how far the others are from it."""
-    kind = type(summary)
-    columns = subtract(summary, _best_of_columns(summary))
-    scores = columns.reduce(jnp.maximum)
-    possible = _best_of_columns(kind.elementwise(lambda x: select(x == -jnp.inf, 0, x * 0 + 1), summary))
-    apart = kind.elementwise(_apart, columns, scores, summary, possible)
-    return scores, apart.reduce(jnp.maximum).T.reduce(jnp.maximum)
-
-
-def _apart(x: jax.Array, y: jax.Array, rounded: jax.Array, possible: jax.Array) -> jax.Array:
-    """Measures how far scores are apart, relative to the number that was rounded; not at all where none of a column is
-    possible.
-    """
-    far = jnp.abs(x - y) / jnp.maximum(jnp.abs(rounded), 1)
-    return select((x == y) | (possible == 0), 0, select(jnp.abs(far) < jnp.inf, far, jnp.inf))
-
-
-def _extend(summary, scores):
-    return add(scores, _best_of_columns(summary))
-
-
-def _best_of_columns(summary):
-    """Returns the largest entries as a row; zero if nothing is possible."""
-    best = summary.T.reduce(jnp.maximum).T
-    return type(best).elementwise(lambda c: select(c == -jnp.inf, 0, c), best)
-
-
-VITERBI = Recurrence("viterbi", _identity, _append, _combine, _enter, _step, _prepare, Forgetting(_settled, _extend))
+VITERBI = Recurrence("viterbi", _identity, _append, _combine, _enter, _step, _prepare, Seam(scores_apart, lambda state: state))
 VITERBI_PATH = maps.Choosing(
     VITERBI,
     in_chunks=maps.composing(VITERBI),

@@ -18,7 +18,7 @@ from fastscan.kernels.algebra.stages import add, matmul, matmul_add, maximum, mi
 from fastscan.kernels.lgssm.gaussian import Gaussian
 from fastscan.kernels.lgssm.smoothing import AffineMap, BackwardKernel
 from fastscan.kernels.scan.recurrence import Hindsight, Recurrence, Seam, merge
-from fastscan.kernels.scan.seams import gaussians_agree
+from fastscan.kernels.scan.seams import gaussians_apart
 
 
 class Potential(NamedTuple):
@@ -156,7 +156,7 @@ def _unless_empty(summary: PairSummary, same: Potential, other: Potential) -> Po
     return Potential(where(summary.empty, same.h, other.h), mirrored(where(summary.empty, same.J, other.J)))
 
 
-PAIR_FILTER = Recurrence("pair_filter", _identity, _append, _combine, _enter, _step, seam=Seam(gaussians_agree))
+PAIR_FILTER = Recurrence("pair_filter", _identity, _append, _combine, _enter, _step, seam=Seam(gaussians_apart))
 PAIR_HINDSIGHT = Hindsight(_read, _retreat)
 PAIR_LIKELIHOOD = PAIR_FILTER._replace(name="pair_likelihood", step=_likelihood_step)
 PAIR_SAMPLER = PAIR_FILTER._replace(

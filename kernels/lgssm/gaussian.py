@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fastscan.kernels.algebra import downdate, eliminate, eye, mirrored, multiply_add, select, solve, stage, zeros
+from fastscan.kernels.algebra import downdate, eliminate, eye, mirrored, multiply_add, pivots, select, solve, stage, zeros
 from fastscan.kernels.algebra.stages import hadamard, matmul, matmul_add, symmetrized
 
 ROUNDINGS = 16
@@ -74,7 +74,7 @@ def push(transition: Transition, means: tuple, cov) -> tuple[tuple, Any]:
 
 
 def condition(
-    cov, means: tuple, values: tuple, H, weight, noise, *, exact: bool = True, rolled: bool = False
+    cov, means: tuple, values: tuple, H, weight, noise, *, exact: bool = True, learning: bool = True
 ) -> tuple[Any, tuple, Innovations]:
     """Conditions a Gaussian on scalar observations, one row of H at a time.
 
@@ -96,7 +96,7 @@ def condition(
         weight: (n, 1).
         noise: (n, 1), non-negative.
         exact: whether a noise may be zero.
-        rolled: compile the loop over rows as a loop, for where it is not worth unrolling.
+        learning: whether `Innovations.rows` are wanted, or left out.
 
     Returns:
         The covariance, the means, and the `Innovations`.
@@ -107,10 +107,13 @@ def condition(
         cov, means = carry
         values, h, weight, noise, floor = row
         a = _project(cov, h)
-        variance, inverse = _innovation_variance(h, a, weight, noise), _inverse(h, a, weight, noise, floor)
+        variance, inverse = _variance_and_inverse(h, a, weight, noise, floor)
         k = hadamard(a, inverse)
-        rows = tuple(matmul(h, M) for M in means)
-        innovations = tuple(_innovation(y, r, weight) for y, r in zip(values, rows, strict=True))
+        rows = tuple(matmul(h, M) for M in means) if learning else ()
+        if learning:
+            innovations = tuple(_innovation_of_row(y, r, weight) for y, r in zip(values, rows, strict=True))
+        else:
+            innovations = tuple(_innovation(y, h, M, weight) for y, M in zip(values, means, strict=True))
         means = tuple(matmul_add(k, u, M) for M, u in zip(means, innovations, strict=True))
         cov = _downdate(cov, a, weight, inverse)
         error = _remaining_error(cov, h, k, noise)
@@ -118,7 +121,7 @@ def condition(
         return (cov, means), Innovations(rows, innovations, variance, inverse, k.T)
 
     rows = (values, H, weight, noise, floor)
-    (cov, means), innovations = type(H).over_rows(observe, (mirrored(cov), means), rows, rolled=rolled)
+    (cov, means), innovations = type(H).over_rows(observe, (mirrored(cov), means), rows)
     return cov, means, innovations
 
 
@@ -138,7 +141,7 @@ def inform(cov, means: tuple, eta, J) -> tuple[Any, tuple, Innovations, Any]:
     """
     L, d, z = eliminate(J, eta)
     values = (*(None for _ in means[1:]), z)
-    return *condition(cov, means, values, L.T, d, d.constant(np.ones(d.shape)), exact=False, rolled=True), d
+    return *condition(cov, means, values, L.T, d, d.constant(np.ones(d.shape)), exact=False), d
 
 
 def decorrelate(H, noise_cov) -> Decorrelated:
@@ -160,8 +163,25 @@ def indefinite(cov, scale):
     """
     n = cov.shape[0]
     allowed = ROUNDINGS * n * float(np.finfo(cov.dtype).eps)
-    _, d, _ = eliminate(mirrored(cov + eye(cov, n) * (scale * allowed)), zeros(scale, n, 1), checked=True)
+    d = pivots(mirrored(cov + eye(cov, n) * (scale * allowed)), checked=True)
     return type(d).elementwise(lambda x: select(x != x, x, jnp.zeros_like(x)), d).T.reduce(jnp.add)
+
+
+def indefinite_model(Q, F, P, largest=None) -> tuple[Any, Any]:
+    """Judges the covariances of a model: of the dynamics' noise Q, and of the initial state P.
+
+    Args:
+        Q: (D, D).
+        F: the transition (D, D).
+        P: (D, D).
+        largest: the variances that Q is judged beside, beside those of F P F' (D, 1); default its own.
+
+    Returns:
+        `indefinite` of Q and of P.
+    """
+    own = _magnitude(Q.diagonal())
+    moved = _magnitude(_moved_variances(F, matmul(F, P)))
+    return indefinite(Q, moved + (own if largest is None else largest)), indefinite(P, _magnitude(P.diagonal()))
 
 
 def smoothing_gain(filtered_cov, F, Q) -> tuple[Any, Any]:
@@ -196,20 +216,24 @@ def square_root(cov):
     return L * type(d).elementwise(lambda x: select(x > 0, x * lax.rsqrt(select(x > 0, x, 1)), 0), d).T
 
 
+def _magnitude(x):
+    return type(x).elementwise(jnp.abs, x)
+
+
+@stage
+def _moved_variances(F, FP):
+    return (FP * F).reduce(jnp.add)
+
+
 @stage
 def _project(cov, h):
     return cov @ h.T
 
 
 @stage
-def _innovation_variance(h, a, weight, noise):
-    return _variance(h, a, weight, noise)
-
-
-@stage
-def _inverse(h, a, weight, noise, floor):
+def _variance_and_inverse(h, a, weight, noise, floor):
     s = _variance(h, a, weight, noise)
-    return type(s).elementwise(lambda s, f: select(s <= f, 0, 1 / select(s <= f, 1, s)), s, floor)
+    return s, type(s).elementwise(lambda s, f: select(s <= f, 0, 1 / select(s <= f, 1, s)), s, floor)
 
 
 def _variance(h, a, weight, noise):
@@ -225,7 +249,16 @@ def _rounding(H, variances, noise):
 
 
 @stage
-def _innovation(y, row, weight):
+def _innovation(y, h, mean, weight):
+    return _less(y, h @ mean, weight)
+
+
+@stage
+def _innovation_of_row(y, row, weight):
+    return _less(y, row, weight)
+
+
+def _less(y, row, weight):
     return y - row * weight if y is not None else row * (weight * -1.0)
 
 

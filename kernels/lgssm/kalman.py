@@ -13,7 +13,7 @@ from fastscan.kernels.algebra import eye, mirrored, multiply_add, stage, zeros
 from fastscan.kernels.algebra.stages import add, hadamard
 from fastscan.kernels.lgssm.gaussian import Gaussian, Transition, condition, inform, log_density, push
 from fastscan.kernels.scan.recurrence import Hindsight, Recurrence, Seam, merge
-from fastscan.kernels.scan.seams import gaussians_agree
+from fastscan.kernels.scan.seams import gaussians_apart
 
 
 class FilterInputs(NamedTuple):
@@ -121,7 +121,9 @@ def read(summary: FilterSummary) -> Message:
     return Message(summary.eta, summary.J)
 
 
-KALMAN_FILTER = Recurrence("kalman_filter", identity, append, combine, enter, step, seam=Seam(gaussians_agree))
+KALMAN_FILTER = Recurrence(
+    "kalman_filter", identity, append, combine, enter, step, seam=Seam(gaussians_apart, guess=lambda state: state)
+)
 KALMAN_HINDSIGHT = Hindsight(read, retreat)
 KALMAN_LIKELIHOOD = KALMAN_FILTER._replace(name="kalman_likelihood", step=likelihood_step)
 
@@ -138,7 +140,7 @@ def observe(predicted: Gaussian, x: FilterInputs) -> tuple[Gaussian, Any]:
     *_, H, noise, y, weight = complete(x)
     innovation = _innovation(y, H, predicted.mean, weight)
     start = zeros(predicted.mean, *predicted.mean.shape)
-    cov, (correction,), innovations = condition(predicted.cov, (start,), (innovation,), H, weight, noise)
+    cov, (correction,), innovations = condition(predicted.cov, (start,), (innovation,), H, weight, noise, learning=False)
     size = _size(y, H, predicted.mean)
     return Gaussian(add(predicted.mean, correction), cov), log_density(innovations, weight, size)
 

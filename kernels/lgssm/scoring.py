@@ -16,7 +16,7 @@ from fastscan.kernels.algebra.stages import hadamard, matmul, matmul_add, negate
 from fastscan.kernels.lgssm.gaussian import Gaussian, Transition, condition, push
 from fastscan.kernels.lgssm.kalman import KALMAN_FILTER, FilterInputs, Message, complete, identity, read, retreat
 from fastscan.kernels.scan.recurrence import Seam, merge
-from fastscan.kernels.scan.seams import gaussians_agree
+from fastscan.kernels.scan.seams import gaussians_apart
 
 
 class ScoreRow(NamedTuple):
@@ -38,7 +38,7 @@ def observe_back(predicted: Gaussian, x: FilterInputs, after: Message) -> tuple[
         r and N, and the derivatives with respect to the predicted state, and to the observation's H, noise and y.
     """
     *_, H, noise, y, weight = complete(x)
-    cov, (mean,), seen = condition(predicted.cov, (predicted.mean,), (y,), H, weight, noise)
+    cov, (mean,), seen = condition(predicted.cov, (predicted.mean,), (y,), H, weight, noise, learning=False)
     smoothed = matmul_add(cov, after.eta, mean)
 
     def back(carry, row):
@@ -87,7 +87,7 @@ def score_step(
 KALMAN_SCORE = KALMAN_FILTER._replace(
     name="kalman_score",
     step=score_step,
-    seam=Seam(gaussians_agree),
+    seam=Seam(gaussians_apart),
     sums=nothing_shared,
 )
 """For chunks whose filtered states and messages are known; it has no summaries of its own."""

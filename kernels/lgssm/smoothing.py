@@ -17,7 +17,7 @@ from fastscan.kernels.lgssm.gaussian import (
 )
 from fastscan.kernels.lgssm.kalman import KALMAN_FILTER, FilterInputs, observe
 from fastscan.kernels.scan.recurrence import Recurrence, Seam, merge
-from fastscan.kernels.scan.seams import gaussians_agree, vectors_agree
+from fastscan.kernels.scan.seams import gaussians_apart, vectors_apart
 
 
 class SmootherInputs(NamedTuple):
@@ -85,7 +85,7 @@ RTS_SMOOTHER = Recurrence(
     _kernel_combine,
     _kernel_enter,
     _smoother_step,
-    seam=Seam(gaussians_agree),
+    seam=Seam(gaussians_apart),
 )
 """Rauch, Tung & Striebel's smoother: the conditional covariance L is kept apart, so covariances are sums of PSD terms."""
 
@@ -107,7 +107,7 @@ BACKWARD_KERNELS = Recurrence(
     combine=_kernel_combine,
     enter=_kernel_enter,
     step=_moments_step,
-    seam=Seam(gaussians_agree),
+    seam=Seam(gaussians_apart),
 )
 """Moments under kernels that are known, row by row."""
 
@@ -185,7 +185,7 @@ AFFINE_MAPS = Recurrence(
     combine=_map_combine,
     enter=lambda state, summary: matmul_add(summary.E, state, summary.e),
     step=_map_step,
-    seam=Seam(vectors_agree),
+    seam=Seam(vectors_apart),
 )
 """Vectors under affine maps."""
 

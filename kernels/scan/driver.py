@@ -6,8 +6,8 @@ All of them cut time into C chunks of L rows, one lane each:
 2. *scan* the C summaries and `enter` each chunk: its entry state;
 3. *sweep*: run `step` over every chunk's rows, from its entry state.
 
-`OnXLA` does this with XLA, `OnGPU` with kernels; both are `Phases`. `forgetting` sweeps most rows ahead of the others, where
-the plan says so and the recurrence can.
+`OnXLA` does this with XLA, `OnGPU` with kernels; both are `Phases`. Where the plan says so, models that forget need no
+summaries: every chunk is entered with a guess, and swept again as far as that matters (see the module `relay`).
 """
 
 from typing import Any
@@ -15,11 +15,9 @@ from typing import Any
 import jax
 
 from fastscan.kernels.plan import Plan
-from fastscan.kernels.scan import forgetting
-from fastscan.kernels.scan.forgetting import Ahead
 from fastscan.kernels.scan.pallas import OnGPU
 from fastscan.kernels.scan.phases import Phases
-from fastscan.kernels.scan.recurrence import Hindsight, InChunks, Recurrence
+from fastscan.kernels.scan.recurrence import Hindsight, Recurrence
 from fastscan.kernels.scan.xla import OnXLA
 
 
@@ -47,11 +45,8 @@ def run(
     """
     by = phases(plan)
     params, state, rows = by.matrices(params), by.matrices(state), by.split(series)
-    entries, ahead, in_chunks = state, None, InChunks(recurrence)
-    if plan.chunks > 1:
-        summaries, ahead = summarise(plan, recurrence, in_chunks, params, state, rows, reverse=reverse)
-        entries = by.entries(recurrence, state, summaries, reverse=reverse)
-    exits, outs = sweep(plan, in_chunks, params, entries, rows, ahead, reverse=reverse, room=room)
+    entries = enter_chunks(plan, recurrence, params, state, rows, reverse=reverse)
+    exits, outs = by.sweep(recurrence, params, (entries,), rows, reverse=reverse, room=room)
     return last(plan, exits, reverse=reverse), outs
 
 
@@ -66,39 +61,29 @@ def run_with_futures(
     """
     by = phases(plan)
     params, state, rows = by.matrices(params), by.matrices(state), by.split(series)
-    entries, ahead, futures, in_chunks = state, None, (), InChunks(recurrence)
-    if plan.chunks > 1:
-        summaries, ahead = summarise(plan, recurrence, in_chunks, params, state, rows)
+    futures: list[Any] = []
+    if plan.chunks > 1 and not relayed(plan, recurrence):
+        summaries = by.summarise(recurrence, params, state, rows)
         entries, *futures = by.entries_and_futures(recurrence, hindsight, state, summaries)
-    exits, outputs = sweep(plan, in_chunks, params, entries, rows, ahead, room=room)
+    else:
+        entries = enter_chunks(plan, recurrence, params, state, rows)
+    exits, outputs = by.sweep(recurrence, params, (entries,), rows, room=room)
     return params, rows, (exits, *futures), outputs
 
 
-def summarise(
-    plan: Plan, recurrence: Recurrence, in_chunks: InChunks, params: Any, state: Any, rows: Any, *, reverse: bool = False
-) -> tuple[Any, Ahead | None]:
-    """Finds every chunk's summary, and what was swept on the way; arguments as `Phases.summarise`."""
-    if plan.forgetting and plan.launch is None and recurrence.forgetting:
-        return forgetting.look_ahead(OnXLA(plan), recurrence, in_chunks, params, state, rows, reverse=reverse)
-    return phases(plan).summarise(recurrence, params, state, rows, reverse=reverse), None
+def relayed(plan: Plan, recurrence: Recurrence) -> bool:
+    """Tells whether a recurrence's chunks are entered with guesses."""
+    return plan.relay and plan.launch is None and recurrence.seam is not None and recurrence.seam.guess is not None
 
 
-def sweep(
-    plan: Plan,
-    in_chunks: InChunks,
-    params: Any,
-    entries: Any,
-    rows: Any,
-    ahead: Ahead | None,
-    *,
-    reverse: bool = False,
-    room: Any = False,
-) -> tuple[Any, Any]:
-    """Runs the recursion within every chunk, as far as it was not swept ahead; arguments and results as `Phases.sweep`."""
-    if ahead is not None:
-        return forgetting.catch_up(OnXLA(plan), in_chunks, params, entries, rows, ahead, reverse=reverse)
-    begin = in_chunks.begin
-    return phases(plan).sweep(in_chunks.recurrence, params, (entries,), rows, begin=begin, reverse=reverse, room=room)
+def enter_chunks(plan: Plan, recurrence: Recurrence, params: Any, state: Any, rows: Any, *, reverse: bool = False) -> Any:
+    """Finds the state before every chunk, or of those that are entered with guesses before the first; arguments as
+    `Phases.summarise`.
+    """
+    by = phases(plan)
+    if plan.chunks == 1 or relayed(plan, recurrence):
+        return state
+    return by.entries(recurrence, state, by.summarise(recurrence, params, state, rows, reverse=reverse), reverse=reverse)
 
 
 def last(plan: Plan, exits: Any, *, reverse: bool = False) -> Any:

@@ -23,7 +23,7 @@ from fastscan.kernels.gpu.launch import Kind, Program, form, launch, matrix_kind
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.ranges import phase
 from fastscan.kernels.scan.recurrence import Hindsight, Recurrence, Seam, of_hindsight, of_summaries
-from fastscan.kernels.scan.seams import facing, neighbours
+from fastscan.kernels.scan.seams import facing, neighbours, tolerance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,9 +191,13 @@ def _until_seams_hold(recurrence: Recurrence, seam: Seam, sweep: Callable, state
     def left(after: Any) -> Any:
         return as_lanes(after[0] if recurrence.sums else after)
 
+    def fit(entered: Any, left: Any) -> jax.Array:
+        apart = seam.apart(entered, left)
+        return apart <= tolerance(apart.dtype)
+
     def looked_at(state: Any) -> tuple[Any, Any, jax.Array]:
         outs, after = sweep(state)
-        return state, (outs, after), ~seam.agree(*facing(as_lanes(state), left(after), reverse=reverse))
+        return state, (outs, after), ~fit(*facing(as_lanes(state), left(after), reverse=reverse))
 
     def again(carry: tuple[Any, Any, jax.Array]) -> tuple[Any, Any, jax.Array]:
         state, (_, after), _ = carry

@@ -20,7 +20,6 @@ class Recurrence(NamedTuple):
         step: ``(params, state, x) -> (state, output)``, the sequential recursion.
         prepare: ``(x) -> x``, what can be known of one step's inputs by themselves; `append` and `step` get its result.
             XLA runs it for all steps at once, before its loops, a kernel where it reads them.
-        forgetting: how to tell that a summary's beginning no longer matters, for models that forget.
         seam: how to tell that chunks fit together, for models whose summaries may hold less than their states.
         sums: ``(params, state) -> sums``, zeros, of what a sweep adds up over a chunk's rows beside its state: `step` then
             takes and returns ``(state, sums)``. A kernel has them in no memory before the chunk's end.
@@ -33,33 +32,22 @@ class Recurrence(NamedTuple):
     enter: Callable[[Any, Any], Any]
     step: Callable[[Any, Any, Any], tuple[Any, Any]]
     prepare: Callable[[Any], Any] | None = None
-    forgetting: "Forgetting | None" = None
     seam: "Seam | None" = None
     sums: Callable[[Any, Any], Any] | None = None
 
 
-class Forgetting(NamedTuple):
-    """Where a stretch of time is long enough, the state after it is the same whatever the state before it was.
-
-    Attributes:
-        settled: ``(summary) -> (state, difference)``: the state after the stretch if it is the same for all states before
-            it, and by how much it is not (1, 1), relative to itself.
-        extend: ``(summary, state) -> summary`` of the stretch and what follows it, from the state after both.
-    """
-
-    settled: Callable[[Any], tuple[Any, Any]]
-    extend: Callable[[Any, Any], Any]
-
-
 class Seam(NamedTuple):
-    """Where two chunks meet (see the module `seams`).
+    """Where two chunks meet (see the modules `seams` and `relay`).
 
     Attributes:
-        agree: ``(entered, left) -> bool``, whether the states that chunks are entered with are those that their neighbours are
-            left with; of arrays (rows, columns, C, B or 1).
+        apart: ``(entered, left) -> number``, how far the states that chunks are entered with are from those that their
+            neighbours are left with, at most; of arrays (rows, columns, C, B or 1).
+        guess: ``(state) -> state`` that a chunk may be entered with as long as nothing is known, from the one where time
+            begins, for models that forget; None for others, whose entry states come from summaries.
     """
 
-    agree: Callable[[Any, Any], Any]
+    apart: Callable[[Any, Any], Any]
+    guess: Callable[[Any], Any] | None = None
 
 
 class InChunks(NamedTuple):
@@ -68,12 +56,10 @@ class InChunks(NamedTuple):
     Attributes:
         recurrence: what to run; the first field of its state is that of the recurrence that is summarised, if it has more.
         begin: ``(state) -> state`` at a chunk's beginning, or None where the two are the same.
-        merge: ``(first, then) -> state``: after a chunk, from those after its first rows and after the others begun afresh.
     """
 
     recurrence: Recurrence
     begin: Callable[[Any], Any] | None = None
-    merge: Callable[[Any, Any], Any] = lambda _, then: then
 
 
 class Hindsight(NamedTuple):
@@ -99,7 +85,6 @@ def of_summaries(recurrence: Recurrence) -> Recurrence:
         append=lambda _, summary, x: recurrence.combine(summary, x),
         step=lambda _, state, x: (recurrence.enter(state, x), state),
         prepare=None,
-        forgetting=None,
         seam=None,
         sums=None,
     )

@@ -13,6 +13,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
+
+from fastscan.kernels.arrays import diagonal
 
 CHUNK_AXIS = -2
 
@@ -22,23 +25,43 @@ def tolerance(dtype: Any) -> float:
     return float(jnp.finfo(dtype).eps) ** 0.5 / 4
 
 
-def gaussians_agree(entered: Any, left: Any) -> jax.Array:
-    """Tells whether states are the same, each a mean and a covariance, or information in these forms.
+def rounding(dtype: Any) -> float:
+    """Returns by how many standard deviations states may differ from rounding alone."""
+    return 16 * float(jnp.finfo(dtype).eps)
+
+
+def gaussians_apart(entered: Any, left: Any) -> jax.Array:
+    """Measures how far states are apart, in standard deviations: means and covariances, or information in these forms.
 
     What is less than rounding of a mean, or of the largest one that any chunk is entered with, is no difference.
     """
     (mean, cov), (other_mean, other_cov) = entered, left
     eps = float(jnp.finfo(mean.dtype).eps)
-    sd = jnp.sqrt(jnp.maximum(jnp.stack([other_cov[i, i] for i in range(len(cov))]), 0))[:, None]
+    sd = jnp.sqrt(jnp.maximum(diagonal(other_cov), 0))
     rounding = 8 * eps * _largest(other_mean)
-    means = _close(mean, other_mean, tolerance(mean.dtype) * sd + 32 * eps * jnp.abs(other_mean) + rounding)
-    covs = _close(cov, other_cov, tolerance(cov.dtype) * _outer(sd) + _outer(rounding))
-    return (means.all((0, 1)) & covs.all((0, 1))).all()
+    means = _apart(mean, other_mean, 32 * eps * jnp.abs(other_mean) + rounding, sd)
+    covs = _apart(cov, other_cov, _outer(rounding), _outer(sd))
+    return jnp.maximum(means.max(), covs.max())
 
 
-def vectors_agree(entered: jax.Array, left: jax.Array) -> jax.Array:
-    """Tells whether vectors are the same. Nothing says how large a difference matters but the largest entry of any chunk."""
-    return _close(entered, left, tolerance(left.dtype) * _largest(left)).all()
+def vectors_apart(entered: jax.Array, left: jax.Array) -> jax.Array:
+    """Measures how far vectors are apart. Nothing says how large a difference matters but the largest entry of any chunk."""
+    return _apart(entered, left, jnp.zeros_like(left), _largest(left)).max()
+
+
+def weights_apart(entered: jax.Array, left: jax.Array) -> jax.Array:
+    """Measures how far non-negative numbers are apart, relative to each."""
+    return _apart(entered, left, jnp.zeros_like(left), left).max()
+
+
+def scores_apart(entered: jax.Array, left: jax.Array) -> jax.Array:
+    """Measures how far scores are apart, logarithms relative to the largest, beside what they are rounded from."""
+    return _apart(entered, left, jnp.zeros_like(left), jnp.maximum(jnp.abs(left), 1)).max()
+
+
+def numbers_apart(entered: jax.Array, left: jax.Array) -> jax.Array:
+    """Tells whether numbers differ: infinitely, or not at all."""
+    return jnp.where(entered == left, 0, jnp.inf).max()
 
 
 def neighbours(first: Any, exits: Any, *, reverse: bool) -> Any:
@@ -48,11 +71,10 @@ def neighbours(first: Any, exits: Any, *, reverse: bool) -> Any:
 
     def one(first: jax.Array, exits: jax.Array) -> jax.Array:
         C = exits.shape[CHUNK_AXIS]
-        others = exits[..., 1:, :] if reverse else exits[..., : C - 1, :]
-        first = jnp.broadcast_to(first, jnp.broadcast_shapes(first.shape, exits.shape))
-        end = first[..., C - 1 :, :] if reverse else first[..., :1, :]
-        others = jnp.broadcast_to(others, (*others.shape[:-1], end.shape[-1]))
-        return jnp.concatenate((others, end) if reverse else (end, others), CHUNK_AXIS)
+        shift = (-1, 1, 0) if reverse else (1, -1, 0)
+        padding = [shift if axis == exits.ndim + CHUNK_AXIS else (0, 0, 0) for axis in range(exits.ndim)]
+        others = lax.pad(exits, jnp.zeros((), exits.dtype), padding)
+        return jnp.where(jnp.arange(C)[:, None] == (C - 1 if reverse else 0), first, others)
 
     return jax.tree.map(one, first, exits)
 
@@ -76,5 +98,7 @@ def _outer(sd: jax.Array) -> jax.Array:
     return sd * jnp.swapaxes(sd, 0, 1)
 
 
-def _close(x: jax.Array, y: jax.Array, allowed: jax.Array) -> jax.Array:
-    return (jnp.abs(x - y) <= allowed) | ((x != x) & (y != y))
+def _apart(x: jax.Array, y: jax.Array, allowed: jax.Array, scale: jax.Array) -> jax.Array:
+    """Measures differences beyond what is allowed, in units of a scale."""
+    far = jnp.abs(x - y) - allowed
+    return jnp.where((x != x) ^ (y != y), jnp.inf, jnp.where(far > 0, far / scale, 0))

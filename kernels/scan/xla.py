@@ -16,12 +16,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fastscan.kernels.algebra import ALGEBRAS, blank, in_form_of, stable_carry, vary_over, varying
+from fastscan.kernels.algebra import ALGEBRAS, blank, in_form_of, stable_carry
 from fastscan.kernels.arrays import as_lanes, as_rows
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.ranges import phase
-from fastscan.kernels.scan.recurrence import Hindsight, Recurrence, Seam
-from fastscan.kernels.scan.seams import CHUNK_AXIS, neighbours
+from fastscan.kernels.scan import relay
+from fastscan.kernels.scan.recurrence import Hindsight, Recurrence
+from fastscan.kernels.scan.seams import CHUNK_AXIS
 from fastscan.kernels.xla_hints import SUM_BLOCK, as_one_function, own_unit
 
 Side = Literal["before", "after"]
@@ -135,7 +136,7 @@ class OnXLA:
         """
         del room, exits
         prepare = None
-        if self.plan.chunks == 1 and (self.plan.one_function or all(x.shape[-1] == 1 for x in jax.tree.leaves(rows))):
+        if self.plan.one_function or (self.plan.chunks == 1 and all(x.shape[-1] == 1 for x in jax.tree.leaves(rows))):
             prepare = recurrence.prepare
         else:
             rows = self.prepared(recurrence, rows)
@@ -146,49 +147,26 @@ class OnXLA:
             after, out = recurrence.step(params, state, prepare(x) if prepare else x)
             return where(present, after, state), self.arrays(out)
 
-        state = begin(*entries) if begin else entries[0]
-        if recurrence.sums:
-            state = state, recurrence.sums(params, state)
-        if self.plan.checked and self.plan.chunks > 1 and recurrence.seam:
-            return self._until_seams_hold(recurrence, recurrence.seam, step, state, rows, reverse)
-        return self.scan_rows(step, state, rows, reverse)
+        state, seam, sums = begin(*entries) if begin else entries[0], recurrence.seam, recurrence.sums
+        if not (self.plan.checked and self.plan.chunks > 1 and seam):
+            return self.scan_rows(step, (state, sums(params, state)) if sums else state, rows, reverse)
 
-    def _until_seams_hold(
-        self, recurrence: Recurrence, seam: Seam, step: Callable, state: Any, rows: Any, reverse: bool
-    ) -> tuple[Any, Any]:
-        """Sweeps as often as it takes until chunks fit together: one loop in another, which share what they write into."""
+        def with_sums(state, row):
+            after, out = step(state if sums else state[0], row)
+            return after if sums else (after, ()), out
 
-        def own(state: Any) -> Any:
-            return state[0] if recurrence.sums else state
+        def start(state):
+            if seam.guess and all(x.shape[-2] == 1 for x in jax.tree.leaves(state)):
+                first = jnp.arange(self.plan.chunks)[:, None] == (self.plan.chunks - 1 if reverse else 0)
+                state = where(first, state, seam.guess(state))
+            return state, sums(params, state) if sums else ()
 
-        def resume(left: Any) -> Any:
-            return (left[0], jax.tree.map(jnp.zeros_like, left[1])) if recurrence.sums else left
+        after, outputs = relay.sweep(self, seam, with_sums, start, state, rows, reverse=reverse)
+        return after if sums else after[0], outputs
 
-        def row(rows: Any, t: Any) -> Any:
-            return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, t, keepdims=False), rows), self.present(t)
-
-        def sweep(state: Any, rows: Any, outputs: Any) -> tuple[Any, Any]:
-            def body(i: Any, carry: Any) -> Any:
-                state, outputs = carry
-                t = self.plan.length - 1 - i if reverse else i
-                state, out = step(state, row(rows, t))
-                return state, jax.tree.map(lambda all, one: lax.dynamic_update_index_in_dim(all, one, t, 0), outputs, out)
-
-            def again(carry: Any) -> Any:
-                entered, _, outputs, _ = carry
-                left, outputs = lax.fori_loop(0, self.plan.length, body, (entered, outputs))
-                resumed = neighbours(entered, resume(left), reverse=reverse)
-                apart = ~seam.agree(*(self.arrays(own(x)) for x in (entered, resumed)))
-                return in_form_of(resumed, entered), left, outputs, apart
-
-            unknown = vary_over(frozenset().union(*map(varying, jax.tree.leaves(state))), jnp.bool_(True))
-            _, left, outputs, _ = lax.while_loop(lambda carry: carry[3], again, (state, state, outputs, unknown))
-            return left, outputs
-
-        state = stable_carry(lambda s, t: step(s, row(rows, t)), state, jnp.int32(0))
-        shapes = jax.eval_shape(lambda s: step(s, row(rows, 0))[1], state)
-        outputs = jax.tree.map(lambda x: blank(x, (self.plan.length, *x.shape)), shapes)
-        return self.compiled(sweep)(state, rows, outputs)
+    def row(self, rows: Any, t: Any) -> tuple[Any, jax.Array | None]:
+        """Returns one row of every chunk, and where it is one."""
+        return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, t, keepdims=False), rows), self.present(t)
 
     def each_row(self, name: str, function: Callable, series: tuple) -> Any:
         """Applies a function of matrices to every row by itself; ``name`` is for kernels."""
