@@ -71,20 +71,20 @@ def _joined(x: jax.Array, mapped: bool, size: int, B: int) -> jax.Array:
 
 
 @custom_vmap
-def any_nan(x: jax.Array) -> jax.Array:
-    """Tells whether there is a NaN: under `vmap`, in any of the arrays, so that a `lax.cond` stays one."""
-    return jnp.isnan(x).any()
+def any_missing(observed: jax.Array) -> jax.Array:
+    """Tells whether an entry is False: under `vmap`, in any of the arrays, so that a `lax.cond` stays one."""
+    return ~observed.all()
 
 
-@any_nan.def_vmap
-def _(size: int, mapped: Any, x: jax.Array) -> tuple[jax.Array, bool]:
+@any_missing.def_vmap
+def _(size: int, mapped: Any, observed: jax.Array) -> tuple[jax.Array, bool]:
     del size, mapped
-    return any_nan(x), False
+    return any_missing(observed), False
 
 
 def under_xla(plan: Plan) -> Plan:
     """Returns the plan for XLA, in loops of fixed length."""
-    return plan._replace(launch=None, forgetting=False)
+    return plan._replace(launch=None, relay=False)
 
 
 def scored(score: Callable[[Any], tuple[jax.Array, Any]], loglik: jax.Array, given: Any) -> jax.Array:

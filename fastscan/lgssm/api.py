@@ -72,8 +72,9 @@ def lgssm_filter(
         inputs: (T, U), (B, T, U) or None.
         implementation: None, or a name from the module's docstring.
         per_step_loglik: return log p(y_t | y_1..t-1) for every step, in place of their sum.
-        missing: True or False if you know whether the data contain NaNs: `jit` then compiles only one of two programs. A NaN
-            entry in spite of False makes results NaN under `jit`, and is an error outside of it.
+        missing: True or False if you know whether the data contain NaNs. Under `jit` nobody else does: without word, steps are
+            computed as if entries were missing, which takes longer where the emissions' noise is correlated, and a batch
+            compiles two programs. A NaN entry in spite of False makes results NaN under `jit`, and is an error outside of it.
         timing: the convention of time-varying dynamics, from the module's docstring.
 
     Returns:
@@ -107,8 +108,9 @@ def lgssm_smoother(
         inputs: (T, U), (B, T, U) or None.
         implementation: None, or a name from the module's docstring.
         per_step_loglik: return log p(y_t | y_1..t-1) for every step, in place of their sum.
-        missing: True or False if you know whether the data contain NaNs: `jit` then compiles only one of two programs. A NaN
-            entry in spite of False makes results NaN under `jit`, and is an error outside of it.
+        missing: True or False if you know whether the data contain NaNs. Under `jit` nobody else does: without word, steps are
+            computed as if entries were missing, which takes longer where the emissions' noise is correlated, and a batch
+            compiles two programs. A NaN entry in spite of False makes results NaN under `jit`, and is an error outside of it.
         central: return the covariances of z_t and z_{t+1}, which lose nothing to large means, in place of their second moments.
         timing: as `lgssm_filter`.
 
@@ -277,7 +279,7 @@ def _given(
 
 
 def _missing(emissions: np.ndarray, said: bool | None) -> bool:
-    """Tells whether entries are missing; if that is known, only one of two programs is compiled."""
+    """Tells whether entries are missing."""
     found = False
     if emissions.dtype.kind == "f":
         squares = np.vdot(emissions, emissions)

@@ -21,15 +21,11 @@ from fastscan.kernels.lgssm.smoothing import AffineMap, Smoothed
 from fastscan.kernels.plan import Plan
 from fastscan.lgssm.check import Model
 from fastscan.lgssm.layout import known_terms, series
-from fastscan.transforms import any_nan, batch_size, scored, transformable, under_xla
+from fastscan.transforms import any_missing, batch_size, scored, transformable
 
 
 def _either(how: How, model: Model, emissions: jax.Array, run: Callable[..., Any], *noise: jax.Array) -> Any:
-    """Calls ``run(plan, series, *noise)``, in the cheaper way where nothing is missing.
-
-    Under XLA, covariances then are the same for all sequences of a batch. In kernels only correlated noise costs more where
-    entries are missing, because then every step has to be decorrelated by itself.
-    """
+    """Calls ``run(plan, series, *noise)``."""
 
     def infer(plan: Plan, model: Model, emissions: jax.Array, *noise: jax.Array) -> Any:
         B = batch_size((model, emissions, noise))
@@ -38,16 +34,20 @@ def _either(how: How, model: Model, emissions: jax.Array, run: Callable[..., Any
             out = run(plan, series(plan, model, emissions, missing), *noise)
             return jax.tree.map(lambda x: jnp.broadcast_to(x, (B, *x.shape[1:])), out)
 
-        return _with_gaps_or_without(how, emissions, branch)
+        return _with_gaps_or_without(how, plan, emissions, branch)
 
     return transformable(how, infer)(model, emissions, *noise)
 
 
-def _with_gaps_or_without(how: How, emissions: jax.Array, branch: Callable[[bool], Any]) -> Any:
-    """Calls ``branch`` with whether entries are missing."""
-    if how.missing is not None:
-        return branch(how.missing)
-    return lax.cond(any_nan(lax.stop_gradient(emissions)), lambda: branch(True), lambda: branch(False))
+def _with_gaps_or_without(how: How, plan: Plan, emissions: jax.Array, branch: Callable[[bool], Any]) -> Any:
+    """Calls ``branch`` with whether entries are missing. If nobody knows, the program for gaps does for both.
+
+    But for a batch under XLA there are two: where nothing is missing, covariances are the same for all its sequences.
+    """
+    if how.missing is not None or plan.launch is not None or len(emissions) == 1:
+        return branch(how.missing is not False)
+    observed = ~jnp.isnan(lax.stop_gradient(emissions))
+    return lax.cond(any_missing(observed), lambda: branch(True), lambda: branch(False))
 
 
 @functools.partial(jax.jit, static_argnames=("how", "per_step"))
@@ -81,7 +81,8 @@ def _reported(model: Model, emissions: jax.Array, how: How, densities: jax.Array
         return densities
 
     def of_given(plan: Plan, given: tuple[Model, jax.Array]) -> tuple[jax.Array, tuple[Model, jax.Array]]:
-        return _with_gaps_or_without(how, given[1], lambda missing: score(_score_plan(plan, *given), missing, *given))
+        score_plan = _score_plan(plan, *given)
+        return _with_gaps_or_without(how, plan, given[1], lambda missing: score(score_plan, missing, *given))
 
     return scored(transformable(how.of_batch(len(densities)), of_given), densities.sum(-1), (model, emissions))
 
@@ -90,7 +91,7 @@ def _score_plan(plan: Plan, model: Model, emissions: jax.Array) -> Plan:
     """Returns the plan with its kernels if a lane's registers can hold the sums of derivatives, else the plan for XLA."""
     sizes = KERNEL_SIZES["lgssm_score"][str(emissions.dtype)]
     fits = model.R.shape[-2] <= sizes.get(model.F.shape[-1], -1)
-    return plan if plan.launch and (plan.launch.interpret or fits) else under_xla(plan)
+    return plan if plan.launch and (plan.launch.interpret or fits) else plan._replace(launch=None)
 
 
 def score(plan: Plan, missing: bool, model: Model, emissions: jax.Array) -> tuple[jax.Array, tuple[Model, jax.Array]]:

@@ -18,7 +18,7 @@ from fastscan.learn.learnable import Learnable
 from fastscan.learn.lgssm.regression import Regression, fit
 from fastscan.learn.priors import MatrixNormalInverseWishart, NormalInverseWishart
 from fastscan.lgssm import lgssm_marginal_loglik, lgssm_smoother
-from fastscan.transforms import any_nan
+from fastscan.transforms import any_missing
 
 _COEFFICIENTS = ("weights", "input_weights", "bias")
 
@@ -203,7 +203,7 @@ def _emitted(
     def complete() -> tuple[jax.Array, jax.Array, jax.Array]:
         return y - expected, jnp.broadcast_to(-part.weights, (*y.shape[:2], *part.weights.shape)), jnp.zeros_like(R)
 
-    r, loadings, rest = with_gaps() if missing else lax.cond(any_nan(y), with_gaps, complete)
+    r, loadings, rest = with_gaps() if missing else lax.cond(any_missing(~jnp.isnan(y)), with_gaps, complete)
     flat = loadings.reshape(-1, *loadings.shape[2:]), cov.reshape(-1, *cov.shape[2:])
     return Regression(x, r, *flat, rest)
 
