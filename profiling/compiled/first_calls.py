@@ -22,7 +22,7 @@ from rich.table import Table
 from fastscan.profiling.measure import operations
 from fastscan.profiling.measure.cases import Case
 from fastscan.profiling.measure.machine import describe
-from fastscan.profiling.measure.operations import PUBLIC, SEQUENTIAL
+from fastscan.profiling.measure.operations import SEQUENTIAL
 from fastscan.profiling.measure.progress import counted
 from fastscan.profiling.measure.timing import last_line
 
@@ -36,9 +36,10 @@ CASES = (
 )
 """The calls that people begin with, at the sizes of the models that they begin with."""
 
-JITTED = "default"
-WAYS = {"called": PUBLIC, "in jit": JITTED, "dynamax, in jit": SEQUENTIAL}
-"""Ours as it is called, and in a user's own `jax.jit`; and dynamax's sequential code in one."""
+CALLED, JITTED, COMPLETE, DYNAMAX = "called", "in jit", "in jit, complete", "dynamax, in jit"
+WAYS = CALLED, JITTED, COMPLETE, DYNAMAX
+"""Ours as it is called, in a user's own `jax.jit`, there also with word that no emissions are missing; and dynamax's sequential
+code in one."""
 
 REPEATS, TIMEOUT = 3, 300.0
 """Processes of each, whose median counts; and a process's seconds."""
@@ -103,6 +104,11 @@ class Text(NamedTuple):
     phases: dict[str, int]
 
 
+def ways(case: Case) -> list[str]:
+    """Lists the ways to call a case. Only linear-Gaussian models are told whether emissions are missing."""
+    return [way for way in WAYS if way != COMPLETE or case.operation.startswith("lgssm")]
+
+
 def count_text(hlo: str) -> Text:
     """Counts the lines of a compiled program."""
     lines = hlo.splitlines()
@@ -118,10 +124,11 @@ def first_call(case: Case, way: str) -> FirstCall:
     Raises:
         ValueError: dynamax has no such function.
     """
-    function = operations.function(case, WAYS[way])
+    names = {COMPLETE: "default", DYNAMAX: SEQUENTIAL}
+    function = operations.function(case, names[way]) if way in names else operations.as_users_write(case)
     if function is None:
         raise ValueError(f"{case}: dynamax has no such function.")
-    call = function if WAYS[way] == PUBLIC else jax.jit(function)
+    call = function if way == CALLED else jax.jit(function)
     data = jax.block_until_ready(jax.device_put(operations.data(case)))
     spent = dict.fromkeys(_TRACED, 0.0)
 
@@ -140,7 +147,7 @@ def first_call(case: Case, way: str) -> FirstCall:
     running = _seconds(lambda: call(*data))
     passes, emission, codegen = (events.get(name) for name in _EVENTS)
     found = FirstCall(str(case), way, total, lowering, compiling, passes, emission, codegen, running)
-    if WAYS[way] == PUBLIC:
+    if way == CALLED:
         return found
     text = count_text(call.lower(*data).compile().as_text() or "")  # JAX kept the program: nothing is compiled again
     return found._replace(**text._asdict() | {"phases": json.dumps(text.phases)})
@@ -186,9 +193,9 @@ def run_first_calls(folder: Path, only: str, repeats: int = REPEATS) -> list[Fir
     about = describe("python -m fastscan.profiling first-calls") | {"repeats": repeats}
     cases = [case for case in CASES if only in str(case)]
     console, found = Console(width=130), []
-    with counted(console, len(cases) * len(WAYS) * repeats) as begin:
+    with counted(console, sum(len(ways(case)) for case in cases) * repeats) as begin:
         for case in cases:
-            turns: dict[str, list[FirstCall]] = {way: [] for way in WAYS}
+            turns: dict[str, list[FirstCall]] = {way: [] for way in ways(case)}
             for _ in range(repeats):
                 for way, calls in turns.items():
                     begin(f"{case}, {way}")
@@ -227,7 +234,7 @@ def _table(found: Sequence[FirstCall]) -> Table:
         "fusions",
     )
     table = Table(*columns, title=title)
-    theirs = {call.case: call.total for call in found if WAYS[call.way] == SEQUENTIAL}
+    theirs = {call.case: call.total for call in found if call.way == DYNAMAX}
     for call in found:
         ratio = f"{call.total / theirs[call.case]:.1f}" if call.case in theirs else "-"
         parts = call.tracing, call.lowering, call.compiling, call.passes, call.codegen

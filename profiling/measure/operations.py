@@ -305,6 +305,13 @@ def function(case: Case, implementation: str) -> Function | None:
     return operation.ours(case, None if implementation in ("default", PUBLIC) else implementation)
 
 
+def as_users_write(case: Case) -> Function:
+    """Makes the function of a case with no options given, and so without word whether emissions are missing."""
+    if case.operation == "lgssm_loglik_gradient":
+        return _lgssm_loglik_gradient(fastscan.lgssm_marginal_loglik)
+    return getattr(fastscan, case.operation)
+
+
 def reference(case: Case, dynamax: bool) -> tuple[list[np.ndarray], str]:
     """Computes the case's results in float64 on the CPU, from the same numbers; and says in words how.
 
