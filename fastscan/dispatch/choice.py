@@ -62,8 +62,8 @@ INTERPRETED_SIZES: dict[str, dict] = {
 }
 """The same in the interpreter, which has no registers."""
 
-FORGETTING_ROWS = 64
-"""The fewest rows of a chunk where it may pay to find out when an HMM has forgotten its beginning."""
+WHOLE_VECTOR_ROWS = 64
+"""The fewest rows of an HMM's chunk where it pays that chunks are whole vectors, though more rows are padding."""
 
 FEWER_LANES = 2
 """A number of chunks between those that were measured is cut by up to so much where that makes loops one function."""
@@ -267,7 +267,7 @@ def chunked_plan(hmm: bool, device: str, rows: int, chunks: int, few: int = 0) -
     if device != "cpu":
         return Plan(rows, _fit(chunks, rows))
     most = few if chunks <= few else rows
-    if not hmm or rows < chunks * FORGETTING_ROWS:
+    if not hmm or rows < chunks * WHOLE_VECTOR_ROWS:
         return Plan(rows, _fit(chunks, rows, most), algebra=_algebra(device))
     return Plan(rows, _fit_lanes(chunks, rows, most), algebra=_algebra(device))
 

@@ -9,7 +9,7 @@ Chunks that are entered with what a scan of summaries found (see `seams`) are ru
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +42,32 @@ class Runner(Protocol):
         ...
 
 
+class Progress(NamedTuple):
+    """A relay on its way.
+
+    Attributes:
+        k: the block that is next, in the order of time.
+        state: before it, of every chunk.
+        exits: the states after every chunk, as they were found last.
+        outputs: of all rows, likewise.
+        kept: the states before every block, likewise.
+        sums: of every block, likewise.
+        apart: how far entry states were from those of the round before.
+        first: whether this is the first round.
+        over: whether chunks fit together.
+    """
+
+    k: Any
+    state: Any
+    exits: Any
+    outputs: Any
+    kept: Any
+    sums: Any
+    apart: Any
+    first: Any
+    over: Any
+
+
 def sweep(
     by: Runner, seam: Seam, step: Callable, begin: Callable, entries: Any, rows: Any, *, reverse: bool
 ) -> tuple[Any, Any]:
@@ -66,60 +92,68 @@ def sweep(
     def run(entries: Any, rows: Any) -> tuple[Any, Any]:
         start = stable_carry(lambda state, t: step(state, by.row(rows, t)), begin(entries), jnp.int32(0))
         entered, zeros = start
-        shapes = jax.eval_shape(lambda state: step(state, by.row(rows, 0))[1], start)
-        outputs = jax.tree.map(lambda x: blank(x, (length, *x.shape)), shapes)
-        kept = jax.tree.map(lambda x: blank(x, (blocks, *x.shape)), start)
+        far = _infinity(entered)
+        tight, loose = seams.rounding(far.dtype), seams.tolerance(far.dtype)
 
-        def at(tree: Any, k: Any) -> Any:
-            return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, k, keepdims=False), tree)
-
-        def select(chosen: Any, new: Any, old: Any) -> Any:
-            return jax.tree.map(lambda x, y: lax.select(jnp.broadcast_to(chosen, y.shape), x, y), new, old)
-
-        def put(tree: Any, new: Any, k: Any) -> Any:
-            return jax.tree.map(lambda x, one: lax.dynamic_update_index_in_dim(x, one, k, 0), tree, new)
-
-        def next_block(carry: Any) -> Any:
-            k, state, exits, outputs, kept, added, apart, first, _ = carry
-            before, last = apart, at(kept, k)
-            apart = lax.select(first, far, seam.apart(by.arrays(state), by.arrays(last)).astype(far.dtype))
+        def next_block(was: Progress) -> Progress:
+            k, last = was.k, _at(was.kept, was.k)
+            apart = lax.select(was.first, far, seam.apart(by.arrays(was.state), by.arrays(last)).astype(far.dtype))
             # never chosen: what is written depends on what was read, or XLA copies all of it between the two
-            kept = put(kept, select(apart < 0, last, state), k)
+            kept = _put(was.kept, _select(apart < 0, last, was.state), k)
 
             def row(j: Any, carry: Any) -> Any:
                 state, outputs = carry
                 t = length - 1 - k * block - j if reverse else k * block + j
                 state, out = step(state, by.row(rows, t))
-                return state, put(outputs, out, t)
+                return state, _put(outputs, out, t)
 
-            (state, of_block), outputs = lax.fori_loop(0, block, row, ((state, zeros), outputs))
-            exits = select(k == blocks - 1, state, exits)
-            left = (k == blocks - 1) | (apart <= tight)
-            close = (apart <= tight) | ((apart <= seams.tolerance(apart.dtype)) & (2 * apart >= before))
-            fit = (k == 0) & ~first & close
-            state = select(left, in_form_of(seams.neighbours(entered, exits, reverse=reverse), state), state)
-            apart = lax.select(k == 0, apart, before)
-            return (
-                lax.select(left, jnp.zeros_like(k), k + 1),
-                state,
-                exits,
-                outputs,
-                kept,
-                put(added, of_block, k),
-                apart,
-                first & ~left,
-                fit,
+            (state, sums), outputs = lax.fori_loop(0, block, row, ((was.state, zeros), was.outputs))
+            exits = _select(k == blocks - 1, state, was.exits)
+            as_before = apart <= tight  # and so is all that follows in this round
+            next_round = (k == blocks - 1) | as_before
+            resumed = in_form_of(seams.neighbours(entered, exits, reverse=reverse), state)
+            rounding_alone = (apart <= loose) & (2 * apart >= was.apart)  # not tight, but it won't be
+            return Progress(
+                k=lax.select(next_round, jnp.zeros_like(k), k + 1),
+                state=_select(next_round, resumed, state),
+                exits=exits,
+                outputs=outputs,
+                kept=kept,
+                sums=_put(was.sums, sums, k),
+                apart=lax.select(k == 0, apart, was.apart),
+                first=was.first & ~next_round,
+                over=(k == 0) & ~was.first & (as_before | rounding_alone),
             )
 
-        dtype = jax.tree.leaves(entered)[0].dtype
-        far = jnp.full((), jnp.inf, dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.float32)
-        over = frozenset().union(*map(varying, jax.tree.leaves(entered)))
-        far, yes, no, k = (vary_over(over, x) for x in (far, jnp.bool_(True), jnp.bool_(False), jnp.int32(0)))
-        tight = seams.rounding(far.dtype)
-        carry = k, entered, entered, outputs, *kept, far, yes, no
-        _, _, exits, outputs, _, added, *_ = lax.while_loop(lambda carry: ~carry[-1], next_block, carry)
+        shapes = jax.eval_shape(lambda state: step(state, by.row(rows, 0))[1], start)
+        outputs = jax.tree.map(lambda x: blank(x, (length, *x.shape)), shapes)
+        kept, sums = jax.tree.map(lambda x: blank(x, (blocks, *x.shape)), start)
+        first, over, k = (vary_over(varying(far), x) for x in (jnp.bool_(True), jnp.bool_(False), jnp.int32(0)))
+        begun = Progress(k, entered, entered, outputs, kept, sums, far, first, over)
+        end = lax.while_loop(lambda now: ~now.over, next_block, begun)
+        if not zeros:
+            return (end.exits, ()), end.outputs
         # by a loop, as one function holds no XLA reduction
-        total = lax.fori_loop(0, blocks, lambda k, total: jax.tree.map(jnp.add, total, at(added, k)), zeros) if zeros else ()
-        return (exits, total), outputs
+        total = lax.fori_loop(0, blocks, lambda k, total: jax.tree.map(jnp.add, total, _at(end.sums, k)), zeros)
+        return (end.exits, total), end.outputs
 
     return by.compiled(run)(entries, rows)
+
+
+def _infinity(state: Any) -> jax.Array:
+    """Returns the distance between states that have nothing to do with one another, in the type of distances."""
+    leaves = jax.tree.leaves(state)
+    dtype = leaves[0].dtype if jnp.issubdtype(leaves[0].dtype, jnp.floating) else jnp.float32
+    return vary_over(frozenset().union(*map(varying, leaves)), jnp.full((), jnp.inf, dtype))
+
+
+def _at(tree: Any, k: Any) -> Any:
+    return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, k, keepdims=False), tree)
+
+
+def _put(tree: Any, new: Any, k: Any) -> Any:
+    return jax.tree.map(lambda x, one: lax.dynamic_update_index_in_dim(x, one, k, 0), tree, new)
+
+
+def _select(chosen: Any, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda x, y: lax.select(jnp.broadcast_to(chosen, y.shape), x, y), new, old)

@@ -97,7 +97,7 @@ def test_chunks_at_the_limits(operation, D, dtype):
 @pytest.mark.parametrize("chunks", [16])
 def test_arguments_that_nothing_reads(K, chunks):
     """XLA aborted the process where its simplifications left one, as they do in these loops."""
-    T = chunks * dispatch.FORGETTING_ROWS + 1
+    T = chunks * dispatch.WHOLE_VECTOR_ROWS + 1
     r = np.random.default_rng(0)
     hmm = r.dirichlet(np.ones(K)), r.dirichlet(np.ones(K), size=K), r.standard_normal((T, K))
     key = jax.random.key(0)
