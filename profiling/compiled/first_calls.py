@@ -183,10 +183,10 @@ def from_cold_start(case: Case, way: str) -> FirstCall:
 
 
 def run_first_calls(folder: Path, only: str, repeats: int = REPEATS) -> list[FirstCall]:
-    """Makes all first calls whose case's text holds a text, in turns; prints a table; writes ``*-first-calls.csv`` and a json.
+    """Makes all first calls whose case's text holds a text, in turns, and prints a table.
 
     Args:
-        folder: for what is written.
+        folder: for the record, ``DATE-TIME-first-calls.csv`` and a json of its name.
         only: of cases whose text holds this.
         repeats: processes of each.
     """
@@ -202,7 +202,7 @@ def run_first_calls(folder: Path, only: str, repeats: int = REPEATS) -> list[Fir
                     calls.append(from_cold_start(case, way))
             found += [_median(calls) for calls in turns.values()]
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{about['date']}-first-calls.csv"
+    path = folder / time.strftime("%Y-%m-%d-%H%M-first-calls.csv")
     path.with_suffix(".json").write_text(json.dumps(about, indent=2) + "\n")
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -123,6 +123,7 @@ def others() -> list[Case]:
     """
     return [
         *(Case("lgssm_smoother", 4, 2, T) for T in (100, 1_000, 10_000, 100_000, 1_000_000)),
+        *(Case("lgssm_smoother_remembering", 4, 2, T) for T in (1_000, 10_000)),
         *(Case("lgssm_posterior_sample", 4, 2, T) for T in (10_000, 100)),
         *(Case("lgssm_filter", 4, 2, T) for T in (10, 1_000, 10_000)),
         *(Case("hmm_filter", 5, 0, T) for T in (10, 1_000, 100_000)),

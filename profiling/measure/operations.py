@@ -74,6 +74,14 @@ def _varying_data(case: Case) -> tuple:
     return params._replace(dynamics=dynamics._replace(weights=by * dynamics.weights, cov=by * dynamics.cov)), y
 
 
+def _remembering_data(case: Case) -> tuple:
+    """Coefficients that stay as they are, but for the first, which wanders: a regression, which never forgets."""
+    params, y = _lgssm_data(case)
+    noise = np.diag([0.1, *[0.0] * (case.D - 1)]).astype(case.dtype)
+    dynamics = params.dynamics._replace(weights=np.eye(case.D, dtype=case.dtype), cov=noise)
+    return params._replace(dynamics=dynamics), y
+
+
 def _hmm_data(case: Case) -> tuple:
     r = np.random.default_rng(0)
     K = case.D
@@ -241,6 +249,7 @@ OPERATIONS: dict[str, Operation] = {
         ours=_named("lgssm_smoother", missing=True),
         dynamax=_nothing,
     ),
+    "lgssm_smoother_remembering": _SMOOTHER._replace(data=_remembering_data),
     "lgssm_smoother_varying": _SMOOTHER._replace(data=_varying_data),
     "lgssm_filter": _SMOOTHER._replace(ours=_complete("lgssm_filter"), dynamax=_dynamax(_LGSSM, "lgssm_filter")),
     "lgssm_marginal_loglik": _SMOOTHER._replace(ours=_complete("lgssm_marginal_loglik"), dynamax=_loglik_of_filter),

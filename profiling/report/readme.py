@@ -9,6 +9,7 @@ from fastscan.profiling.measure.cases import BATCH, Case
 from fastscan.profiling.measure.operations import PARALLEL, PUBLIC, SEQUENTIAL
 from fastscan.profiling.measure.rows import RECORDS, Row, all_records, by_case
 from fastscan.profiling.report.demo_tables import demo_tables
+from fastscan.profiling.report.first_call_table import first_call_table
 from fastscan.profiling.report.gpu_tables import gpu_texts
 from fastscan.profiling.verdicts.judge import chosen
 
@@ -87,6 +88,7 @@ def generated(records: Path = RECORDS) -> dict[str, str]:
         "lgssm-kernels": _kernels(records, _LGSSM_KERNELS, "D, m"),
         "score-kernels": _kernels(records, _SCORE_KERNELS, "D, m"),
         "hmm-kernels": _kernels(records, _HMM_KERNELS, "K | function"),
+        "first-calls": first_call_table(records),
         **demo_tables(records),
         **gpu_texts(records),
     }

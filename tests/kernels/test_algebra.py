@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fastscan.kernels import algebra
-from fastscan.kernels.algebra import ALGEBRAS, eliminate, eye, select, solve, stage, symmetric, zeros
+from fastscan.kernels.algebra import ALGEBRAS, eliminate, eye, pivots, select, solve, stage, symmetric, zeros
 from fastscan.kernels.algebra.stacked import UNROLLED_ROWS, UNROLLED_TERMS
 
 LANES = (3, 2)
@@ -123,17 +123,39 @@ def test_an_indefinite_matrix_is_told_where_asked(kind):
     assert np.all(eliminate(A, b)[1].to_array() == 0)
 
 
-@pytest.mark.parametrize("rolled", [False, True])
+@pytest.mark.parametrize("n", [1, 2, 5, UNROLLED_ROWS + 1])
+@pytest.mark.parametrize("kind", KINDS)
+def test_pivots_are_those_of_elimination(kind, n):
+    """Also of singular matrices, and NaN where a matrix is indefinite."""
+    a = random(n, n)
+    whole = np.einsum("ik...,jk...->ij...", a, a)
+    singular = np.einsum("ik...,jk...->ij...", a[:, :1], a[:, :1])
+    for x in (whole, singular, -whole):
+        (A,) = matrices(kind, x)
+        for checked in (False, True):
+            wanted = eliminate(A, zeros(A, n, 1), checked=checked)[1].to_array()
+            np.testing.assert_allclose(pivots(A, checked=checked).to_array(), wanted, rtol=1e-12, atol=1e-14)
+    assert np.isnan(pivots(A, checked=True).to_array()[0]).all()
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+@pytest.mark.parametrize("kind", KINDS)
+def test_diagonals(kind, n):
+    a = random(n, n)
+    (A,) = matrices(kind, a)
+    np.testing.assert_array_equal(A.diagonal().to_array()[:, 0], np.stack([a[i, i] for i in range(n)]))
+
+
 @pytest.mark.parametrize("n", [1, 3, UNROLLED_ROWS + 1])
 @pytest.mark.parametrize("kind", KINDS)
-def test_loop_over_rows(kind, n, rolled):
+def test_loop_over_rows(kind, n):
     a = random(n, 2)
     (A,) = matrices(kind, a)
 
     def body(total, row):
         return total + row, (total, row * 2.0)
 
-    total, (before, doubled) = kind.over_rows(body, zeros(A, 1, 2), A, rolled=rolled)
+    total, (before, doubled) = kind.over_rows(body, zeros(A, 1, 2), A)
     np.testing.assert_allclose(total.to_array()[0], a.sum(0), rtol=1e-12)
     np.testing.assert_allclose(*np.broadcast_arrays(before.to_array(), np.cumsum(a, 0) - a), atol=1e-12)
     np.testing.assert_allclose(doubled.to_array(), 2 * a)

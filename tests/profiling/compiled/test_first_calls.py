@@ -8,6 +8,7 @@ import pytest
 from fastscan.profiling.compiled import first_calls
 from fastscan.profiling.compiled.first_calls import COMPLETE, WAYS, FirstCall, count_text, from_cold_start, run_first_calls
 from fastscan.profiling.measure.cases import Case
+from fastscan.profiling.report.first_call_table import first_call_table
 
 CASE = Case("hmm_filter", 2, 0, 3)
 HLO = """\
@@ -56,3 +57,18 @@ def test_the_median_process_counts_and_is_written_down(tmp_path, monkeypatch, ca
     assert [(row["way"], float(row["total"])) for row in rows] == [("called", 2.0), ("in jit", 1.0), ("dynamax, in jit", 8.0)]
     assert json.loads(path.with_suffix(".json").read_text())["repeats"] == 3
     assert "0.1" in capsys.readouterr().out  # of dynamax's eight seconds
+
+
+def test_the_table_compares_within_records(tmp_path):
+    for stamp, commit, ours in (("2026-01-01-0900", "old", 6.0), ("2026-01-01-1000", "new", 3.0)):
+        rows = [("lgssm_filter D=1 float32", way, total) for way, total in (("called", ours), ("dynamax, in jit", 2.0))]
+        rows += [("only in the new one", "dynamax, in jit", 1.0)] if commit == "new" else []
+        path = tmp_path / f"{stamp}-first-calls.csv"
+        path.write_text("case,way,total\n" + "".join(f'{case},"{way}",{total}\n' for case, way, total in rows))
+        about = {"machine": "here", "versions": {"jax": "1"}, "date": "2026-01-01", "commit": commit, "repeats": 3}
+        path.with_suffix(".json").write_text(json.dumps(about))
+    table = first_call_table(tmp_path)
+    assert "here, jax 1, 2026-01-01, commit new; median of 3 processes." in table
+    assert "| lgssm_filter D=1 | 2.00 s | 1.50 | - | 3.00 |" in table
+    assert "| only in the new one | 1.00 s | - | - | - |" in table
+    assert first_call_table(tmp_path / "none") == "Not measured yet."
