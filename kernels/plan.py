@@ -65,22 +65,23 @@ class Plan(NamedTuple):
     @property
     def length(self) -> int:
         """L, the rows of a chunk."""
-        return self._blocks[0] * self._blocks[1]
+        return self._rows[0]
 
     @property
     def block(self) -> int:
         """The rows of a chunk from one look at its states to the next."""
-        return self._blocks[1]
+        return self._rows[1]
 
     @property
-    def _blocks(self) -> tuple[int, int]:
-        """The number of blocks in a chunk, and their rows: whole blocks of some 16 where that leaves no chunk empty."""
+    def _rows(self) -> tuple[int, int]:
+        """The rows of a chunk, and of its blocks: whole blocks where some chunk is padded anyway, and none becomes empty."""
         rows = -(-self.steps // self.chunks)
-        if self.checked and self.launch is None and rows > BLOCK:
-            block = min(range(BLOCK - BLOCK // 4, BLOCK + BLOCK // 4 + 1), key=lambda n: (-rows % n, abs(n - BLOCK)))
-            if -(-rows // block) * block * (self.chunks - 1) < self.steps:
-                return -(-rows // block), block
-        return 1, rows
+        if not self.checked or self.launch is not None or rows <= BLOCK:
+            return rows, rows
+        block = min(range(BLOCK - BLOCK // 4, BLOCK + BLOCK // 4 + 1), key=lambda n: (-rows % n, abs(n - BLOCK)))
+        whole = -(-rows // block) * block
+        fits = self.steps < rows * self.chunks and whole * (self.chunks - 1) < self.steps
+        return whole if fits else rows, block
 
     @property
     def padded(self) -> bool:

@@ -68,6 +68,10 @@ WHOLE_VECTOR_ROWS = 64
 FEWER_LANES = 2
 """A number of chunks between those that were measured is cut by up to so much where that makes loops one function."""
 
+RELAY_ROWS, RELAY_CHUNKS = 60, 64
+"""The fewest rows of a chunk in a relay, which a model that forgets must forget in, and the most chunks. Where chunks were
+measured, they were for summaries, of which more and shorter ones paid."""
+
 MOST_CHUNKS = 256
 """The most chunks of "chunked" on a CPU where nothing was measured."""
 
@@ -174,12 +178,19 @@ def choose(
         chunks = found["chunked"].chunks or 2
         if lanes >= 2 * B and chunks * B <= lanes * FEWER_LANES:
             chunks = min(chunks, lanes // B)
+        if _relayed(name, device, family):
+            chunks = min(chunks, max((T - 1) // RELAY_ROWS, 2), RELAY_CHUNKS)
     plan = _plan(name, chunks, device, hmm, T - 1, B, D, lanes)
     one_function = name in ("sequential", "chunked") and T > 1 and plan.chunks * B <= lanes
-    relay = name == "chunked" and device == "cpu" and plan.chunks > 1 and family != "lds"
+    relay = plan.chunks > 1 and _relayed(name, device, family)
     checked = (relay or not hmm) and plan.chunks > 1
     plan = plan._replace(one_function=one_function, relay=relay, checked=checked)
     return Choice(name, plan, reason)
+
+
+def _relayed(name: str, device: str, family: str) -> bool:
+    """Tells whether chunks are entered with guesses; chains of potentials are not."""
+    return name == "chunked" and device == "cpu" and family != "lds"
 
 
 def _parse(implementation: str | None) -> tuple[str | None, int | None]:

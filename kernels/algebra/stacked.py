@@ -91,7 +91,7 @@ class Stacked:
         a, b = self.array, other.array
         terms = a.shape[1]
         if terms <= UNROLLED_TERMS:
-            return type(self)(_sum_of_terms(lax.max, lax.add, a, b))
+            return type(self)(functools.reduce(jnp.maximum, (a[:, k, None] + b[None, k] for k in range(terms))))
 
         def larger(k, best):
             column, row = (lax.dynamic_index_in_dim(x, k, axis, False) for x, axis in ((a, 1), (b, 0)))
@@ -249,17 +249,10 @@ def _terms(multiply: str, add: str, start: int, stop: int) -> Callable:
     return stage(terms)
 
 
-def _sum_of_terms(add: Callable, multiply: Callable, a: jax.Array, b: jax.Array) -> jax.Array:
-    """Multiplies matrices as a sum of products of a column and a row."""
-    columns = (lax.slice_in_dim(a, k, k + 1, axis=1) for k in range(a.shape[1]))
-    rows = (lax.slice_in_dim(b, k, k + 1, axis=0) for k in range(a.shape[1]))
-    return functools.reduce(add, (broadcasting(multiply, x, y) for x, y in zip(columns, rows, strict=True)))
-
-
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:
     terms = a.shape[1]
     if terms <= UNROLLED_TERMS:
-        return _sum_of_terms(lax.add, lax.mul, a, b)
+        return functools.reduce(jnp.add, (a[:, k, None] * b[None, k] for k in range(terms)))  # slices have slow derivatives
     if np.prod(a.shape[2:]) == 1:
         return jnp.tensordot(a.reshape(a.shape[:2]), b, 1)
     if np.prod(b.shape[2:]) == 1:

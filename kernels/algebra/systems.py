@@ -18,19 +18,21 @@ ROUGH = 1024  # roundings of a diagonal entry, of which less is left of a pivot 
 
 def eliminate(matrix: Stacked, right: Stacked, settle: Callable) -> tuple[Stacked, Stacked, Stacked]:
     """Eliminates symmetrically, without pivoting: see `fastscan.kernels.algebra.eliminate`."""
-    kind, n, diagonal = type(matrix), matrix.shape[0], matrix.diagonal()
-    later = matrix.constant(np.triu(np.ones((n, n)), 1))
+    n, diagonal = matrix.shape[0], matrix.diagonal()
+    unit, below = np.eye(n), np.tril(np.ones((n, n)), -1)
 
-    def step(carry, k):
+    def step(carry, row):
         matrix, right = carry
-        row, right_row = _row(matrix, k), _row(right, k)
-        pivot, inverse = _settled(settle)(_entry(row, k), _row(diagonal, k))
-        factors = _factors(row, _row(later, k), inverse)
-        return (_eliminate(matrix, factors, row), _eliminate(right, factors, right_row)), (factors.array[0], pivot.array[0])
+        basis, below, diagonal = row
+        pivot_row, right_row = basis @ matrix, basis @ right
+        pivot, inverse = _each(settle, pivot_row @ basis.T, diagonal)
+        factors = _multiply(pivot_row * below, inverse)
+        carry = _eliminate(matrix, factors, pivot_row), _eliminate(right, factors, right_row)
+        return carry, (factors + basis, pivot)
 
-    order = jnp.arange(n)
-    (_, right), (factors, pivots) = lax.scan(step, stable_carry(step, (matrix, right), order[0]), order)
-    return kind(factors).T + matrix.constant(np.eye(n)), kind(pivots), right
+    rows = (matrix.constant(unit), matrix.constant(below.T), diagonal)
+    (_, right), (columns, pivots) = type(matrix).over_rows(step, (matrix, right), rows)
+    return columns.T, pivots, right
 
 
 def pivots(matrix: Stacked, settle: Callable) -> Stacked:

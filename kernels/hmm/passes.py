@@ -168,19 +168,19 @@ def _choose(
         with (1, 1, 1, B) to those of all rows, for `join`.
     """
     by = driver.phases(plan)
-    back, back_params, composed = maps.paths(state.shape[0]), None, None
+    K = state.shape[0]
+    back, back_params, composed = maps.paths(K), None, None
     params, entries, rows = by.matrices(params), by.matrices(state), by.split(series)
-    recurrence, begin = model.recurrence, None
-    if by.addressable and (plan.chunks == 1 or driver.relayed(plan, recurrence)):
-        entries = driver.enter_chunks(plan, recurrence, params, entries, rows, reverse=reverse)
+    recurrence, relayed, begin = model.recurrence, driver.relayed(plan, model.recurrence), None
+    if by.addressable and (plan.chunks == 1 or (relayed and maps.Packing.of(K).words > 1)):
         exits, (needed, *more) = by.sweep(model.ahead, params, (entries,), rows, reverse=reverse)
         back, back_params, choices = model.back, params, model.rows(rows, needed)
     else:
-        if plan.chunks > 1:
+        if plan.chunks > 1 and not relayed:
             entries = driver.enter_chunks(plan, recurrence, params, entries, rows, reverse=reverse)
             recurrence, begin = model.in_chunks
         exits, (choices, *more) = by.sweep(recurrence, params, (entries,), rows, begin=begin, reverse=reverse)
-        if plan.chunks > 1:
+        if begin is not None:
             exits, composed = exits
 
     def follow(state: jax.Array) -> Any:

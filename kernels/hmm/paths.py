@@ -171,4 +171,5 @@ def paths(K: int) -> Recurrence:
         combine=compose,
         enter=lambda state, summary: look_up(K, summary, state),
         step=step,
+        seam=Seam(numbers_apart),
     )

@@ -87,7 +87,7 @@ def sweep(
         The states after every chunk with their sums, and the outputs of all rows.
     """
     length, block = by.plan.length, by.plan.block
-    blocks = length // block
+    blocks = -(-length // block)
 
     def run(entries: Any, rows: Any) -> tuple[Any, Any]:
         start = stable_carry(lambda state, t: step(state, by.row(rows, t)), begin(entries), jnp.int32(0))
@@ -107,7 +107,8 @@ def sweep(
                 state, out = step(state, by.row(rows, t))
                 return state, _put(outputs, out, t)
 
-            (state, sums), outputs = lax.fori_loop(0, block, row, ((was.state, zeros), was.outputs))
+            several = block if length % block == 0 else jnp.minimum(block, length - k * block)
+            (state, sums), outputs = lax.fori_loop(0, several, row, ((was.state, zeros), was.outputs))
             exits = _select(k == blocks - 1, state, was.exits)
             as_before = apart <= tight  # and so is all that follows in this round
             next_round = (k == blocks - 1) | as_before
