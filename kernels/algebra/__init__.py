@@ -18,6 +18,8 @@ from fastscan.kernels.algebra.stacked import (
     UNROLLED_TERMS,
     Stacked,
     Staged,
+    UnrolledStacked,
+    UnrolledStaged,
     in_form_of,
     max_plus,
     product,
@@ -28,7 +30,13 @@ from fastscan.kernels.arrays import blank, select, vary_over, varying
 
 Matrix = Lanes | Stacked
 
-ALGEBRAS: dict[str, type] = {"lanes": Lanes, "stacked": Stacked, "staged": Staged}
+ALGEBRAS: dict[str, type] = {
+    "lanes": Lanes,
+    "stacked": Stacked,
+    "staged": Staged,
+    "unrolled stacked": UnrolledStacked,
+    "unrolled staged": UnrolledStaged,
+}
 
 __all__ = [
     "ALGEBRAS",

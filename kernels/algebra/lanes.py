@@ -172,8 +172,9 @@ class Lanes:
         return cls([row for m in matrices for row in m.rows])
 
     @classmethod
-    def over_rows(cls, body: Callable, carry: Any, rows: Any) -> tuple[Any, Any]:
-        """Loops over the rows of matrices, unrolled: ``body(carry, row of each) -> (carry, new rows)``."""
+    def over_rows(cls, body: Callable, carry: Any, rows: Any, *, rolled: bool = False) -> tuple[Any, Any]:
+        """Loops over the rows of matrices, always unrolled: ``body(carry, row of each) -> (carry, new rows)``."""
+        del rolled
 
         def leaf(m):
             return isinstance(m, cls)

@@ -27,6 +27,7 @@ class Stacked:
 
     __slots__ = ("array",)
     __array_priority__ = 100
+    unrolled = False
 
     def __init__(self, array: Any):
         self.array = array
@@ -148,8 +149,12 @@ class Stacked:
         return cls(jnp.concatenate([jnp.broadcast_to(m.array, m.array.shape[:2] + lanes) for m in matrices]))
 
     @classmethod
-    def over_rows(cls, body: Callable, carry: Any, rows: Any) -> tuple[Any, Any]:
-        """Scans the rows of matrices by `lax.scan`, which compiles ``body(carry, row of each) -> (carry, new rows)`` once."""
+    def over_rows(cls, body: Callable, carry: Any, rows: Any, *, rolled: bool = False) -> tuple[Any, Any]:
+        """Scans the rows of matrices by `lax.scan`, which compiles ``body(carry, row of each) -> (carry, new rows)`` once.
+
+        Where a kind is ``unrolled``, few rows are not scanned, unless they are ``rolled``: the derivative of a scan within a
+        scan is slow.
+        """
         arrays = jax.tree.map(lambda m: m.array, rows, is_leaf=lambda m: isinstance(m, cls))
         length = jax.tree.leaves(arrays)[0].shape[0]
 
@@ -159,6 +164,12 @@ class Stacked:
 
         if length == 1:
             return body(carry, rows)
+        if cls.unrolled and not rolled and length <= UNROLLED_ROWS:
+            outs = []
+            for k in range(length):
+                carry, out = body(carry, jax.tree.map(lambda a, k=k: cls(a[k : k + 1]), arrays))
+                outs.append(out)
+            return carry, jax.tree.map(lambda *ms: cls.vstack(ms), *outs, is_leaf=lambda m: isinstance(m, cls))
         carry = stable_carry(step, carry, jax.tree.map(lambda a: a[0], arrays))
         carry, out = lax.scan(step, carry, arrays)
         return carry, jax.tree.map(cls, out)
@@ -171,7 +182,22 @@ class Staged(Stacked):
     staged = True
 
 
-jax.tree_util.register_pytree_node_class(Staged)
+class UnrolledStacked(Stacked):
+    """`Stacked`, for programs that are to be differentiated."""
+
+    __slots__ = ()
+    unrolled = True
+
+
+class UnrolledStaged(Staged):
+    """`Staged`, for programs that are to be differentiated."""
+
+    __slots__ = ()
+    unrolled = True
+
+
+for kind in (Staged, UnrolledStacked, UnrolledStaged):
+    jax.tree_util.register_pytree_node_class(kind)
 
 
 def stage(function: Callable) -> Callable:

@@ -31,7 +31,7 @@ def eliminate(matrix: Stacked, right: Stacked, settle: Callable) -> tuple[Stacke
         return carry, (factors + basis, pivot)
 
     rows = (matrix.constant(unit), matrix.constant(below.T), diagonal)
-    (_, right), (columns, pivots) = type(matrix).over_rows(step, (matrix, right), rows)
+    (_, right), (columns, pivots) = type(matrix).over_rows(step, (matrix, right), rows, rolled=True)
     return columns.T, pivots, right
 
 

@@ -74,7 +74,7 @@ def push(transition: Transition, means: tuple, cov) -> tuple[tuple, Any]:
 
 
 def condition(
-    cov, means: tuple, values: tuple, H, weight, noise, *, exact: bool = True, learning: bool = True
+    cov, means: tuple, values: tuple, H, weight, noise, *, exact: bool = True, rolled: bool = False, learning: bool = True
 ) -> tuple[Any, tuple, Innovations]:
     """Conditions a Gaussian on scalar observations, one row of H at a time.
 
@@ -96,6 +96,7 @@ def condition(
         weight: (n, 1).
         noise: (n, 1), non-negative.
         exact: whether a noise may be zero.
+        rolled: see `Stacked.over_rows`; for many rows.
         learning: whether `Innovations.rows` are wanted, or left out.
 
     Returns:
@@ -121,7 +122,7 @@ def condition(
         return (cov, means), Innovations(rows, innovations, variance, inverse, k.T)
 
     rows = (values, H, weight, noise, floor)
-    (cov, means), innovations = type(H).over_rows(observe, (mirrored(cov), means), rows)
+    (cov, means), innovations = type(H).over_rows(observe, (mirrored(cov), means), rows, rolled=rolled)
     return cov, means, innovations
 
 
@@ -141,7 +142,7 @@ def inform(cov, means: tuple, eta, J) -> tuple[Any, tuple, Innovations, Any]:
     """
     L, d, z = eliminate(J, eta)
     values = (*(None for _ in means[1:]), z)
-    return *condition(cov, means, values, L.T, d, d.constant(np.ones(d.shape)), exact=False), d
+    return *condition(cov, means, values, L.T, d, d.constant(np.ones(d.shape)), exact=False, rolled=True), d
 
 
 def decorrelate(H, noise_cov) -> Decorrelated:

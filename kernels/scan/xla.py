@@ -57,7 +57,7 @@ class OnXLA:
 
     def join(self, rows: Any, last: jax.Array | None = None) -> jax.Array:
         """Takes an array (L, n, p, C, B or 1) into (B or 1, T, n, p), and puts ``last`` (n, p, 1, B or 1) at its end."""
-        if self.plan.algebra != "staged":
+        if "staged" not in self.plan.algebra:
             return _joined(self.plan, rows, last)
         with own_unit():  # or XLA:CPU puts them together anew for all that is made of them
             return jax.jit(_joined, static_argnums=0)(self.plan, rows, last)

@@ -146,16 +146,17 @@ def test_diagonals(kind, n):
     np.testing.assert_array_equal(A.diagonal().to_array()[:, 0], np.stack([a[i, i] for i in range(n)]))
 
 
+@pytest.mark.parametrize("rolled", [False, True])
 @pytest.mark.parametrize("n", [1, 3, UNROLLED_ROWS + 1])
 @pytest.mark.parametrize("kind", KINDS)
-def test_loop_over_rows(kind, n):
+def test_loop_over_rows(kind, n, rolled):
     a = random(n, 2)
     (A,) = matrices(kind, a)
 
     def body(total, row):
         return total + row, (total, row * 2.0)
 
-    total, (before, doubled) = kind.over_rows(body, zeros(A, 1, 2), A)
+    total, (before, doubled) = kind.over_rows(body, zeros(A, 1, 2), A, rolled=rolled)
     np.testing.assert_allclose(total.to_array()[0], a.sum(0), rtol=1e-12)
     np.testing.assert_allclose(*np.broadcast_arrays(before.to_array(), np.cumsum(a, 0) - a), atol=1e-12)
     np.testing.assert_allclose(doubled.to_array(), 2 * a)
