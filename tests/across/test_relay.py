@@ -139,16 +139,16 @@ def test_linear_models(T, dtype):
             close(given.smoothed_covariances, wanted.smoothed_covariances, tolerance, name)
 
 
-def test_plans_leave_no_chunk_empty():
+def test_plans_leave_no_chunk_empty_and_pad_none_in_vain():
     for steps in (*range(1, 200), 999, 1000, 4096, 9999, 100_003):
         for chunks in (2, 3, 16, 32, 48):
             if chunks > steps:
                 continue
             chunks = -(-steps // -(-steps // chunks))  # as dispatch chooses them
-            plan = Plan(steps, chunks, relay=True, checked=True)
-            assert plan.length % plan.block == 0
+            plan, rows = Plan(steps, chunks, relay=True, checked=True), -(-steps // chunks)
             assert plan.length * (plan.chunks - 1) < steps <= plan.length * plan.chunks
-            assert plan.length <= 1.15 * -(-steps // plan.chunks)
+            assert rows <= plan.length <= 1.15 * rows
+            assert plan.padded == (rows * chunks > steps)
 
 
 def test_derivatives():
