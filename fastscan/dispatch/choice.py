@@ -68,9 +68,9 @@ WHOLE_VECTOR_ROWS = 64
 FEWER_LANES = 2
 """A number of chunks between those that were measured is cut by up to so much where that makes loops one function."""
 
-RELAY_ROWS, RELAY_CHUNKS = 60, 64
-"""The fewest rows of a chunk in a relay, which a model that forgets must forget in, and the most chunks. Where chunks were
-measured, they were for summaries, of which more and shorter ones paid."""
+RELAY_ROWS, RELAY_CHUNKS, RELAY_STEPS = 60, 64, 600
+"""The fewest rows of a chunk in a relay, which a model that forgets must forget in, and the most chunks, for longer series than
+so many steps. The bundled table's chunks were measured with summaries, of which more and shorter ones paid."""
 
 MOST_CHUNKS = 256
 """The most chunks of "chunked" on a CPU where nothing was measured."""
@@ -178,8 +178,8 @@ def choose(
         chunks = found["chunked"].chunks or 2
         if lanes >= 2 * B and chunks * B <= lanes * FEWER_LANES:
             chunks = min(chunks, lanes // B)
-        if _relayed(name, device, family):
-            chunks = min(chunks, max((T - 1) // RELAY_ROWS, 2), RELAY_CHUNKS)
+        if _relayed(name, device, family) and T > RELAY_STEPS:
+            chunks = min(chunks, (T - 1) // RELAY_ROWS, RELAY_CHUNKS)
     plan = _plan(name, chunks, device, hmm, T - 1, B, D, lanes)
     one_function = name in ("sequential", "chunked") and T > 1 and plan.chunks * B <= lanes
     relay = plan.chunks > 1 and _relayed(name, device, family)

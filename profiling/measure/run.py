@@ -19,7 +19,7 @@ from rich.console import Console
 
 from fastscan.dispatch.choice import KERNEL_SIZES, one_function_lanes
 from fastscan.profiling.measure import operations
-from fastscan.profiling.measure.cases import MEASURED_BY, METROPOLIS, Case, grid, others
+from fastscan.profiling.measure.cases import MEASURED_BY, METROPOLIS, Case, others
 from fastscan.profiling.measure.machine import stamp
 from fastscan.profiling.measure.operations import PARALLEL, PUBLIC, SEQUENTIAL
 from fastscan.profiling.measure.programs import NOT_COMPILED, CompiledCall, Programs
@@ -86,8 +86,7 @@ def implementations(case: Case, device: str, *, toy: bool = False) -> list[str]:
         names += ["chunked"] + ["sequential"] * (case.T <= 1_000)
         names += ["associative"] * (steps <= 10_000)  # of more, it compiles for minutes
         names += [SEQUENTIAL] * (case.T <= 10_000) + [PARALLEL] * (steps <= 1_100_000)
-    on_the_grid = device == "cpu" and case in grid()  # which has what None takes once a table is fitted to it
-    if not on_the_grid and not any(is_default(case, name, device) for name in names):
+    if not any(is_default(case, name, device) for name in names):
         names.append("default")
     return names
 
