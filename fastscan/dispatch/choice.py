@@ -261,8 +261,8 @@ def one_function_lanes(size: int, dtype: Any, *, chunked: bool, shared: bool = F
     none are.
 
     The limits are those of `kernels.xla_hints.ONE_FUNCTION_BYTES`, where XLA would hand parts of an operation to its threads or
-    to a library, which one function can't. In chunks there are half as many lanes: every chunk has a summary of its own, and
-    these are scanned from both sides at once, in twice as many lanes.
+    to a library, which one function can't. In chunks there are half as many lanes: where chunks have summaries, these are
+    scanned from both sides at once, in twice as many lanes. (Relays have none; more lanes have not been tried for them.)
     """
     if size > UNROLLED_TERMS:
         return 0

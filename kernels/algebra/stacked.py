@@ -175,6 +175,7 @@ class Stacked:
         return carry, jax.tree.map(cls, out)
 
 
+@jax.tree_util.register_pytree_node_class
 class Staged(Stacked):
     """`Stacked`, with every `stage` compiled as a unit of its own (XLA on a CPU)."""
 
@@ -182,6 +183,7 @@ class Staged(Stacked):
     staged = True
 
 
+@jax.tree_util.register_pytree_node_class
 class UnrolledStacked(Stacked):
     """`Stacked`, for programs that are to be differentiated."""
 
@@ -189,15 +191,12 @@ class UnrolledStacked(Stacked):
     unrolled = True
 
 
+@jax.tree_util.register_pytree_node_class
 class UnrolledStaged(Staged):
     """`Staged`, for programs that are to be differentiated."""
 
     __slots__ = ()
     unrolled = True
-
-
-for kind in (Staged, UnrolledStacked, UnrolledStaged):
-    jax.tree_util.register_pytree_node_class(kind)
 
 
 def stage(function: Callable) -> Callable:

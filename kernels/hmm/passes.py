@@ -171,12 +171,12 @@ def _choose(
     K = state.shape[0]
     back, back_params, composed = maps.paths(K), None, None
     params, entries, rows = by.matrices(params), by.matrices(state), by.split(series)
-    recurrence, relayed, begin = model.recurrence, driver.relayed(plan, model.recurrence), None
-    if by.addressable and (plan.chunks == 1 or (relayed and maps.Packing.of(K).words > 1)):
+    recurrence, summarised, begin = model.recurrence, driver.summarised(plan, model.recurrence), None
+    if by.addressable and not summarised and (plan.chunks == 1 or maps.Packing.of(K).words > 1):
         exits, (needed, *more) = by.sweep(model.ahead, params, (entries,), rows, reverse=reverse)
         back, back_params, choices = model.back, params, model.rows(rows, needed)
     else:
-        if plan.chunks > 1 and not relayed:
+        if summarised:
             entries = driver.enter_chunks(plan, recurrence, params, entries, rows, reverse=reverse)
             recurrence, begin = model.in_chunks
         exits, (choices, *more) = by.sweep(recurrence, params, (entries,), rows, begin=begin, reverse=reverse)

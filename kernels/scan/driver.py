@@ -61,28 +61,27 @@ def run_with_futures(
     """
     by = phases(plan)
     params, state, rows = by.matrices(params), by.matrices(state), by.split(series)
-    futures: list[Any] = []
-    if plan.chunks > 1 and not relayed(plan, recurrence):
+    entries, futures = state, ()
+    if summarised(plan, recurrence):
         summaries = by.summarise(recurrence, params, state, rows)
         entries, *futures = by.entries_and_futures(recurrence, hindsight, state, summaries)
-    else:
-        entries = enter_chunks(plan, recurrence, params, state, rows)
     exits, outputs = by.sweep(recurrence, params, (entries,), rows, room=room)
     return params, rows, (exits, *futures), outputs
 
 
-def relayed(plan: Plan, recurrence: Recurrence) -> bool:
-    """Tells whether a recurrence's chunks are entered with guesses."""
-    return plan.relay and plan.launch is None and recurrence.seam is not None and recurrence.seam.guess is not None
+def summarised(plan: Plan, recurrence: Recurrence) -> bool:
+    """Tells whether the entry states of a recurrence's chunks come from summaries, and not from guesses."""
+    relayed = plan.relay and plan.launch is None and recurrence.seam is not None and recurrence.seam.guess is not None
+    return plan.chunks > 1 and not relayed
 
 
 def enter_chunks(plan: Plan, recurrence: Recurrence, params: Any, state: Any, rows: Any, *, reverse: bool = False) -> Any:
-    """Finds the state before every chunk, or of those that are entered with guesses before the first; arguments as
+    """Finds the state before every chunk, or returns that before the first where others are entered with guesses; arguments as
     `Phases.summarise`.
     """
-    by = phases(plan)
-    if plan.chunks == 1 or relayed(plan, recurrence):
+    if not summarised(plan, recurrence):
         return state
+    by = phases(plan)
     return by.entries(recurrence, state, by.summarise(recurrence, params, state, rows, reverse=reverse), reverse=reverse)
 
 

@@ -97,7 +97,7 @@ class Phases(Protocol):
         Args:
             recurrence: whose `step` is run.
             params: of its rows.
-            entries: every chunk's entry state, as a tuple of one; or what ``begin`` makes it of.
+            entries: every chunk's entry state, as a tuple of one, or in a relay the first one's; or what ``begin`` makes it of.
             rows: of the series.
             begin: makes the entry state of ``entries``.
             reverse: go from a chunk's last row to its first.

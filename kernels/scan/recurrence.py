@@ -55,11 +55,11 @@ class InChunks(NamedTuple):
 
     Attributes:
         recurrence: what to run; the first field of its state is that of the recurrence that is summarised, if it has more.
-        begin: ``(state) -> state`` at a chunk's beginning, or None where the two are the same.
+        begin: ``(state) -> state`` at a chunk's beginning.
     """
 
     recurrence: Recurrence
-    begin: Callable[[Any], Any] | None = None
+    begin: Callable[[Any], Any]
 
 
 class Hindsight(NamedTuple):

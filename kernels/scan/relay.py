@@ -8,6 +8,7 @@ that forgets within a chunk. No summaries are needed.
 Chunks that are entered with what a scan of summaries found (see `seams`) are run in the same way. Most fit together at once.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -15,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fastscan.kernels.algebra import blank, in_form_of, stable_carry, vary_over, varying
+from fastscan.kernels.algebra import blank, in_form_of, select, stable_carry, vary_over, varying
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.scan import seams
 from fastscan.kernels.scan.recurrence import Seam
@@ -157,4 +158,4 @@ def _put(tree: Any, new: Any, k: Any) -> Any:
 
 
 def _select(chosen: Any, new: Any, old: Any) -> Any:
-    return jax.tree.map(lambda x, y: lax.select(jnp.broadcast_to(chosen, y.shape), x, y), new, old)
+    return jax.tree.map(functools.partial(select, chosen), new, old)

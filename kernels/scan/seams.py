@@ -4,7 +4,8 @@ Entry states come from a scan of summaries, and a summary can hold less than the
 of its beginning is an information matrix, which grows without bound along directions that no noise enters: beside it, float32
 loses what is known of the others. So a sweep is checked as the program runs: where a chunk's entry state differs from its
 neighbour's exit state by more than half of the digits, chunks are swept again, from the states that their neighbours were left
-with. Every round makes at least one more chunk what the sequential recursion would make it; most models need none.
+with. Every round makes at least one more chunk what the sequential recursion would make it; most models need none. In the
+module `relay`, where a round may take few steps, states are brought together further than that, up to rounding.
 
 States are arrays (rows, columns, C, B or 1) here.
 """
