@@ -20,6 +20,7 @@ from fastscan.hmm import (
 )
 from fastscan.hmm.fixed_lag import hmm_fixed_lag_smoother
 from fastscan.kernels.xla_hints import use_xla_hints
+from fastscan.lengths import use_shared_programs
 from fastscan.lgssm import (
     lgssm_filter,
     lgssm_joint_sample,
@@ -83,6 +84,7 @@ __all__ = [
     "parallel_lgssm_posterior_sample",
     "parallel_lgssm_smoother",
     "use_crossover_table",
+    "use_shared_programs",
     "use_xla_hints",
 ]
 

@@ -14,14 +14,19 @@ from fastscan.kernels.algebra import vary_over, varying
 from fastscan.kernels.plan import Plan
 
 
-def transformable(how: How, run: Callable[..., Any]) -> Callable[..., Any]:
+def transformable(how: How, run: Callable[..., Any], count: jax.Array | None = None) -> Callable[..., Any]:
     """Makes ``run(plan, *arguments)``, which takes arrays (B or 1, ...) and returns arrays (B, ...), a function of the
     arguments.
 
     Under `vmap` it runs once, with the mapped axis part of the batch's: more lanes, and the plan for as many. Derivatives are
     those of the plan as XLA runs it in loops of fixed length; `vmap` takes these as it takes any program. Under `shard_map` all
     results differ between devices where one argument does.
+
+    A program for several lengths is given its ``count`` of rows, which goes into the plan.
     """
+    if count is not None:
+        counted = transformable(how, lambda plan, count, *args: run(plan._replace(count=count[0]), *args))
+        return lambda *args: counted(count[None], *args)
     plain = under_xla(how.plan)._replace(one_function=False, checked=False)
     same = plain == how.plan
     plain = plain._replace(algebra=f"unrolled {plain.algebra}")

@@ -1,6 +1,6 @@
 """How a recurrence is run: into how many chunks time is cut, and what works on them."""
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 BLOCK = 16
 """About as many rows lie between two looks at the states of a chunk, where it is found out how far it has to be swept again."""
@@ -45,6 +45,8 @@ class Plan(NamedTuple):
         checked: sweep again what does not fit together where chunks meet, if the recurrence says how to tell (see the module
             `seams`). How often is found out as it runs, so no reverse-mode derivative.
         launch: None for XLA; otherwise GPU kernels.
+        fewest: of a program for series of several lengths, the fewest rows that there may be; None where there are `steps`.
+        count: of such a program, as it runs, the rows that there are, a number. The others are blank, at the series' end.
     """
 
     steps: int
@@ -55,6 +57,13 @@ class Plan(NamedTuple):
     one_function: bool = False
     checked: bool = False
     launch: Launch | None = None
+    fewest: int | None = None
+    count: Any = None
+
+    def from_fewest(self, fewest: int) -> "Plan":
+        """Returns the plan for any number of rows from the fewest on, with chunks few enough that none is ever empty."""
+        plan = self._replace(fewest=fewest)
+        return next(p for C in range(self.chunks, 0, -1) if (p := plan._replace(chunks=C)).length * (C - 1) < max(fewest, 1))
 
     @property
     def kernels(self) -> Launch:
@@ -75,15 +84,19 @@ class Plan(NamedTuple):
     @property
     def _rows(self) -> tuple[int, int]:
         """The rows of a chunk, and of its blocks: whole blocks where some chunk is padded anyway, and none becomes empty."""
-        rows = -(-self.steps // self.chunks)
+        rows, fewest = -(-self.steps // self.chunks), self.steps if self.fewest is None else self.fewest
         if not self.checked or self.launch is not None or rows <= BLOCK:
             return rows, rows
         block = min(range(BLOCK - BLOCK // 4, BLOCK + BLOCK // 4 + 1), key=lambda n: (-rows % n, abs(n - BLOCK)))
         whole = -(-rows // block) * block
-        fits = self.steps < rows * self.chunks and whole * (self.chunks - 1) < self.steps
+        fits = self.padded_by(rows) and whole * (self.chunks - 1) < fewest
         return whole if fits else rows, block
 
     @property
     def padded(self) -> bool:
         """Whether the last chunks hold rows past T."""
-        return self.length * self.chunks > self.steps
+        return self.padded_by(self.length)
+
+    def padded_by(self, length: int) -> bool:
+        """Tells whether chunks of so many rows hold rows past T."""
+        return self.fewest is not None or length * self.chunks > self.steps

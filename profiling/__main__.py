@@ -57,6 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     first.add_argument("--repeats", type=int, default=3, help="processes of each, whose median counts (default: 3)")
     first.set_defaults(run=_first_calls)
 
+    lengths = commands.add_parser("lengths", help="what calls with several lengths take, alone and by programs that they share")
+    lengths.add_argument("operation", nargs="?", default="lgssm_smoother", help="a public function (default: lgssm_smoother)")
+    lengths.add_argument("--D", type=int, default=4, help="state dimensions, or an HMM's states (default: 4)")
+    lengths.add_argument("--m", type=int, default=2, help="emission dimensions, 0 of an HMM (default: 2)")
+    lengths.set_defaults(run=_lengths)
+
     predict = commands.add_parser("predict", help="predict what public calls take on an H100 and an H200, kernel by kernel")
     predict.add_argument("--only", default="", help="calls whose name holds this")
     predict.set_defaults(run=_predict)
@@ -156,6 +162,12 @@ def _first_calls(arguments: Namespace) -> None:
 
     folder = arguments.record or (Path("out") if arguments.only else RECORDS / "first-calls")
     run_first_calls(folder, arguments.only, arguments.repeats)
+
+
+def _lengths(arguments: Namespace) -> None:
+    from fastscan.profiling.compiled.lengths import run_lengths
+
+    run_lengths(arguments.operation, arguments.D, arguments.m)
 
 
 def _predict(arguments: Namespace) -> None:

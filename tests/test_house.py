@@ -32,7 +32,7 @@ LAYERS = {
         {"types", "given", "values"},
         {"arrays"},
         {"dispatch"},
-        {"transforms"},
+        {"transforms", "lengths"},
         {"lgssm", "hmm", "lds", "mcmc"},
         {"slds"},
         {"learn"},

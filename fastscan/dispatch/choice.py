@@ -68,7 +68,7 @@ WHOLE_VECTOR_ROWS = 64
 FEWER_LANES = 2
 """A number of chunks between those that were measured is cut by up to so much where that makes loops one function."""
 
-RELAY_ROWS, RELAY_CHUNKS, RELAY_STEPS = 60, 64, 600
+RELAY_ROWS, RELAY_CHUNKS, RELAY_STEPS = 60, 16, 600
 """The fewest rows of a chunk in a relay, which a model that forgets must forget in, and the most chunks, for longer series than
 so many steps. The bundled table's chunks were measured with summaries, of which more and shorter ones paid."""
 
@@ -89,7 +89,7 @@ class Choice(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """The arguments of `choose`, but for B."""
+    """The arguments of `choose`, but for B; and the fewest rows of a program for several lengths, None of one for one."""
 
     implementation: str | None
     T: int
@@ -98,10 +98,14 @@ class Problem(NamedTuple):
     dtype: str
     family: str = "lgssm"
     shared: bool = False
+    fewest: int | None = None
 
     def plan(self, B: int) -> Plan:
         """Chooses the plan for B sequences."""
-        return choose(**self._asdict(), B=B).plan
+        given = self._asdict()
+        fewest = given.pop("fewest")
+        plan = choose(**given, B=B).plan
+        return plan if fewest is None else plan.from_fewest(fewest)
 
 
 class How(NamedTuple):

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fastscan import lengths
 from fastscan.dispatch.choice import How, Problem
 from fastscan.given import array, check_dtypes, check_key, log_likelihoods_array, promoted, seen
 from fastscan.hmm import inference as hmm_inference
@@ -64,7 +65,8 @@ def hmm_filter(
             implementation.
         RuntimeError: ``implementation="pallas"`` where kernels can't run.
     """
-    return _filter(
+    return _by_length(
+        _filter,
         *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods, log_weights),
         implementation,
         log_weights,
@@ -87,7 +89,8 @@ def hmm_marginal_loglik(
     Returns:
         A scalar, or (B,).
     """
-    return _loglik(
+    return _by_length(
+        _loglik,
         *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods, log_weights),
         implementation,
         log_weights,
@@ -120,7 +123,8 @@ def hmm_smoother(
     Returns:
         The log-likelihood, filtered, predicted and smoothed probabilities, and those of the transitions.
     """
-    return _smooth(
+    return _by_length(
+        _smooth,
         *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods, log_weights),
         implementation,
         log_weights,
@@ -165,7 +169,8 @@ def hmm_posterior_mode(
         States (T,) or (B, T), int32. Of equally likely paths, the one with the lower state where they first differ. If the
         data are impossible all are -1, which as an index means the last state: ask ``(states < 0).any()`` first.
     """
-    return _most_likely(
+    return _by_length(
+        _most_likely,
         *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods, log_weights),
         implementation,
         log_weights,
@@ -308,36 +313,46 @@ def _given(
     return initial, matrix, ll, called
 
 
+def _by_length(function: Callable, initial: Any, matrix: Any, ll: Any, called: bool, implementation: str | None, *options: Any):
+    """Calls a compiled function, or the program that lengths share."""
+    shared = lengths.shareable(implementation) and not called and jnp.ndim(matrix) == 2
+    options = called, implementation, *options
+    return lengths.by_length(
+        function, (initial, matrix), (ll,), *options, shared=shared, whole=("initial_probs", "trans_probs")
+    )
+
+
 def _prepare(
-    initial: Any, matrix: Any, ll: jax.Array, called: bool, implementation: str | None, family: str = "hmm"
+    initial: Any, matrix: Any, ll: jax.Array, called: bool, implementation: str | None, family: str = "hmm", count: Any = None
 ) -> tuple[CheckedHMM, bool, How]:
     """Returns the checked model, whether it has a batch axis, and how to run it."""
     model, batched = check_hmm(initial, matrix, ll, called)
     B, T, K = model.log_likelihoods.shape
-    problem = Problem(implementation, T, K, 0, str(model.A.dtype), family, shared=len(model.A) == 1)
+    fewest = None if count is None else lengths.fewest_rows(T - 1)
+    problem = Problem(implementation, T, K, 0, str(model.A.dtype), family, len(model.A) == 1, fewest)
     return model, batched, How(problem.plan(B), problem)
 
 
 @functools.partial(jax.jit, static_argnames=("called", "implementation", "log_weights"))
-def _filter(initial, matrix, ll, called, implementation, log_weights) -> HMMPosteriorFiltered:
-    model, batched, how = _prepare(initial, matrix, ll, called, implementation)
-    return _unbatch(batched, hmm_inference.filter_states(model, how, log_weights))
+def _filter(initial, matrix, ll, called, implementation, log_weights, count=None) -> HMMPosteriorFiltered:
+    model, batched, how = _prepare(initial, matrix, ll, called, implementation, count=count)
+    return _unbatch(batched, hmm_inference.filter_states(model, how, log_weights, count))
 
 
 @functools.partial(jax.jit, static_argnames=("called", "implementation", "log_weights"))
-def _loglik(initial, matrix, ll, called, implementation, log_weights) -> jax.Array:
-    model, batched, how = _prepare(initial, matrix, ll, called, implementation)
-    return _unbatch(batched, hmm_inference.loglik(model, how, log_weights))
+def _loglik(initial, matrix, ll, called, implementation, log_weights, count=None) -> jax.Array:
+    model, batched, how = _prepare(initial, matrix, ll, called, implementation, count=count)
+    return _unbatch(batched, hmm_inference.loglik(model, how, log_weights, count))
 
 
 @functools.partial(jax.jit, static_argnames=("called", "implementation", "log_weights", "transitions"))
-def _smooth(initial, matrix, ll, called, implementation, log_weights, transitions) -> HMMPosterior:
-    model, batched, how = _prepare(initial, matrix, ll, called, implementation)
+def _smooth(initial, matrix, ll, called, implementation, log_weights, transitions, count=None) -> HMMPosterior:
+    model, batched, how = _prepare(initial, matrix, ll, called, implementation, count=count)
     summed = _sums(matrix, called)
     counting = transitions and summed and hmm_inference.counts_on_the_way(how.plan, model)
-    posterior = hmm_inference.smooth_states(model, how, log_weights, counting)
+    posterior = hmm_inference.smooth_states(model, how, log_weights, counting, count)
     if transitions and not counting:
-        probs = hmm_inference.transition_probs(model.A, posterior, summed, log_weights)
+        probs = hmm_inference.transition_probs(model.A, posterior, summed, log_weights, count)
         posterior = posterior._replace(trans_probs=probs)
     return _unbatch(batched, posterior)
 
@@ -349,9 +364,9 @@ def _filter_backward(initial, matrix, ll, called, implementation, log_weights) -
 
 
 @functools.partial(jax.jit, static_argnames=("called", "implementation", "log_weights"))
-def _most_likely(initial, matrix, ll, called, implementation, log_weights) -> jax.Array:
-    model, batched, how = _prepare(initial, matrix, ll, called, implementation, "hmm_mode")
-    return _unbatch(batched, hmm_inference.most_likely_states(model, how, log_weights))
+def _most_likely(initial, matrix, ll, called, implementation, log_weights, count=None) -> jax.Array:
+    model, batched, how = _prepare(initial, matrix, ll, called, implementation, "hmm_mode", count)
+    return _unbatch(batched, hmm_inference.most_likely_states(model, how, log_weights, count))
 
 
 @functools.partial(jax.jit, static_argnames=("called", "implementation", "log_weights"))

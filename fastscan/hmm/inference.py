@@ -22,40 +22,44 @@ from fastscan.transforms import batch_size, scored, transformable
 from fastscan.types import HMMPosterior, HMMPosteriorFiltered
 
 
-def _run(how: How, run: Callable[..., Any], series: HMMSeries, *noise: jax.Array) -> Any:
-    """Calls ``run(plan, series, *noise)`` with a batch of as many sequences as log-likelihoods, weights or noise have."""
+def _run(how: How, run: Callable[..., Any], series: HMMSeries, *noise: jax.Array, count: jax.Array | None = None) -> Any:
+    """Calls ``run(plan, series, *noise)`` with a batch of as many sequences as log-likelihoods, weights or noise have, and with
+    a count of rows in a program for several lengths.
+    """
 
     def infer(plan: Plan, series: HMMSeries, *noise: jax.Array) -> Any:
         B, ll = batch_size((series, noise)), series.log_likelihood
         return run(plan, series._replace(log_likelihood=jnp.broadcast_to(ll, (B, *ll.shape[1:]))), *noise)
 
-    return transformable(how, infer)(series, *noise)
+    return transformable(how, infer, count)(series, *noise)
 
 
 @functools.partial(jax.jit, static_argnames=("how", "log_weights"))
-def filter_states(model: CheckedHMM, how: How, log_weights: bool) -> HMMPosteriorFiltered:
+def filter_states(model: CheckedHMM, how: How, log_weights: bool, count: jax.Array | None = None) -> HMMPosteriorFiltered:
     """Computes log-likelihoods, filtered and predicted probabilities."""
     series, scales = scaled_series(model, log_weights)
-    return _filtered(how, series, _run(how, hmm_passes.filter_states, series), scales, log_weights)
+    return _filtered(how, series, _run(how, hmm_passes.filter_states, series, count=count), scales, log_weights, count)
 
 
 @functools.partial(jax.jit, static_argnames=("how", "log_weights", "counting"))
-def smooth_states(model: CheckedHMM, how: How, log_weights: bool, counting: bool) -> HMMPosterior:
+def smooth_states(
+    model: CheckedHMM, how: How, log_weights: bool, counting: bool, count: jax.Array | None = None
+) -> HMMPosterior:
     """Computes these and smoothed probabilities; if ``counting``, expected transitions, for weights that do not vary."""
     series, scales = scaled_series(model, log_weights)
     smooth = functools.partial(hmm_passes.smooth_states, counting=counting)
-    states, smoothed, counts = _run(how, smooth, series)
+    states, smoothed, counts = _run(how, smooth, series, count=count)
     smoothed = smoothed[..., 0]
-    filtered = _filtered(how, series, states, scales, log_weights)
+    filtered = _filtered(how, series, states, scales, log_weights, count)
     return HMMPosterior(*filtered, smoothed, smoothed[:, 0], counts if counts is None else counts * series.A[:, 0])
 
 
 @functools.partial(jax.jit, static_argnames=("how", "log_weights"))
-def loglik(model: CheckedHMM, how: How, log_weights: bool) -> jax.Array:
+def loglik(model: CheckedHMM, how: How, log_weights: bool, count: jax.Array | None = None) -> jax.Array:
     """Computes the log-likelihood (B,) alone."""
     series, scales = scaled_series(model, log_weights)
-    density = _run(how, hmm_passes.filter_loglik, jax.lax.stop_gradient(series))
-    return unscaled_loglik(_scored(how, series, density), scales, how.plan.steps + 1)
+    density = _run(how, hmm_passes.filter_loglik, jax.lax.stop_gradient(series), count=count)
+    return unscaled_loglik(_scored(how, series, density, count), scales, _rows(how, count))
 
 
 @functools.partial(jax.jit, static_argnames=("how", "log_weights"))
@@ -67,13 +71,13 @@ def filter_backward(model: CheckedHMM, how: How, log_weights: bool) -> tuple[jax
     if log_weights:
         messages = messages.at[:, :-1].multiply(jnp.exp(scales.A)[..., None])
     scales = scales._replace(initial=jnp.zeros_like(scales.initial))
-    return unscaled_loglik(density, scales, how.plan.steps + 1), messages
+    return unscaled_loglik(density, scales, how.plan.steps), messages
 
 
 @functools.partial(jax.jit, static_argnames=("how", "log_weights"))
-def most_likely_states(model: CheckedHMM, how: How, log_weights: bool) -> jax.Array:
+def most_likely_states(model: CheckedHMM, how: How, log_weights: bool, count: jax.Array | None = None) -> jax.Array:
     """Finds the most likely states (B, T)."""
-    states, score = _run(how, hmm_passes.most_likely_states, log_series(model, log_weights))
+    states, score = _run(how, hmm_passes.most_likely_states, log_series(model, log_weights), count=count)
     return _unless_impossible(how.plan, states, score[:, 0, 0, 0])
 
 
@@ -82,7 +86,7 @@ def sample_states(model: CheckedHMM, uniform: jax.Array, how: How, log_weights: 
     """Draws states (B, T) by uniform numbers (B, T, 1, 1), and computes the log-likelihood (B,)."""
     series, scales = scaled_series(model, log_weights)
     states, density = _run(how, hmm_passes.sample_states, series, uniform)
-    loglik = unscaled_loglik(density, scales, how.plan.steps + 1)
+    loglik = unscaled_loglik(density, scales, how.plan.steps)
     return loglik, _unless_impossible(how.plan, states, loglik)
 
 
@@ -92,8 +96,12 @@ def counts_on_the_way(plan: Plan, model: CheckedHMM) -> bool:
 
 
 @functools.partial(jax.jit, static_argnames=("summed", "log_weights"))
-def transition_probs(A: jax.Array, posterior: Any, summed: bool, log_weights: bool) -> jax.Array:
-    """Computes probabilities of transitions from a posterior with a batch axis: (B, K, K) or (B, T - 1, K, K)."""
+def transition_probs(
+    A: jax.Array, posterior: Any, summed: bool, log_weights: bool, count: jax.Array | None = None
+) -> jax.Array:
+    """Computes probabilities of transitions from a posterior with a batch axis: (B, K, K) or (B, T - 1, K, K); in a program for
+    several lengths, of so many.
+    """
     filtered, predicted, smoothed = (
         jnp.asarray(x) for x in (posterior.filtered_probs, posterior.predicted_probs, posterior.smoothed_probs)
     )
@@ -102,23 +110,36 @@ def transition_probs(A: jax.Array, posterior: Any, summed: bool, log_weights: bo
         moved = (filtered[:, :-1, None] @ A)[..., 0, :]
         predicted = jnp.concatenate([predicted[:, :1], moved], 1)
     past, future = filtered[:, :-1], quotient(smoothed, predicted)[:, 1:]
+    if count is not None:
+        there = jnp.arange(past.shape[1])[:, None] < count
+        past, future = jnp.where(there, past, 0), jnp.where(there, future, 0)
     if summed and A.shape[1] == 1:
         return A[:, 0] * jnp.einsum("bti,btj->bij", past, future, precision="highest")
     probs = past[..., :, None] * A * future[..., None, :]
     return probs.sum(1) if summed else probs
 
 
-def _scored(how: How, series: HMMSeries, density: jax.Array) -> jax.Array:
-    """Gives the log density (B,) its derivative. Every sequence needs matrices of its own for it."""
+def _rows(how: How, count: jax.Array | None) -> Any:
+    return how.plan.steps if count is None else count
+
+
+def _scored(how: How, series: HMMSeries, density: jax.Array, count: jax.Array | None) -> jax.Array:
+    """Gives the log density (B,) its derivative, but in a program for several lengths, which is not differentiated. Every
+    sequence needs matrices of its own for it.
+    """
+    if count is not None:
+        return density
     return scored(functools.partial(_run, how.of_batch(len(density)), hmm_passes.score), density, series)
 
 
-def _filtered(how: How, series: HMMSeries, states: FilteredStates, scales: Scales, log_weights: bool) -> HMMPosteriorFiltered:
+def _filtered(
+    how: How, series: HMMSeries, states: FilteredStates, scales: Scales, log_weights: bool, count: jax.Array | None
+) -> HMMPosteriorFiltered:
     predicted = states.predicted[..., 0]
     if log_weights:
         predicted = predicted.at[:, :1].multiply(jnp.exp(scales.initial)[:, None, None])
         predicted = predicted.at[:, 1:].multiply(jnp.exp(scales.A)[..., None])
-    loglik = unscaled_loglik(_scored(how, series, states.log_density), scales, predicted.shape[1])
+    loglik = unscaled_loglik(_scored(how, series, states.log_density, count), scales, _rows(how, count))
     return HMMPosteriorFiltered(loglik, states.filtered[..., 0], predicted)
 
 

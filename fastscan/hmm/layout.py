@@ -4,7 +4,7 @@ Logarithms of weights become weights relative to the largest of a matrix; what w
 log-likelihood of the whole.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,9 +38,11 @@ def log_series(model: CheckedHMM, log_weights: bool) -> HMMSeries:
     return HMMSeries(initial[:, None, :, None], A, model.log_likelihoods[..., None])
 
 
-def unscaled_loglik(density: jax.Array, scales: Scales, T: int) -> jax.Array:
-    """Computes the log-likelihood (B,) from the log density (B,) of T observations under weights that were scaled."""
-    matrices = scales.A.sum(-1) * ((T - 1) if scales.A.shape[1] == 1 else 1)
+def unscaled_loglik(density: jax.Array, scales: Scales, transitions: Any) -> jax.Array:
+    """Computes the log-likelihood (B,) from the log density (B,) of a series with so many transitions, under weights that were
+    scaled.
+    """
+    matrices = scales.A.sum(-1) * (transitions if scales.A.shape[1] == 1 else 1)
     return density + scales.initial + matrices
 
 

@@ -25,13 +25,14 @@ this device: see `fastscan.dispatch`.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fastscan import lengths
 from fastscan.dispatch.choice import How, Problem
 from fastscan.given import (
     ShapeError,
@@ -85,7 +86,7 @@ def lgssm_filter(
         ValueError: shapes that do not fit together, matrices that are not covariances, an unknown name of an option.
         RuntimeError: ``implementation="pallas"`` where kernels can't run.
     """
-    return _filter(*_given(params, emissions, inputs, missing, timing), implementation, per_step_loglik)
+    return _by_length(_filter, *_given(params, emissions, inputs, missing, timing), implementation, per_step_loglik)
 
 
 @ranged
@@ -122,7 +123,7 @@ def lgssm_smoother(
         ValueError: shapes that do not fit together, matrices that are not covariances, an unknown name of an option.
         RuntimeError: ``implementation="pallas"`` where kernels can't run.
     """
-    return _smooth(*_given(params, emissions, inputs, missing, timing), implementation, per_step_loglik, central)
+    return _by_length(_smooth, *_given(params, emissions, inputs, missing, timing), implementation, per_step_loglik, central)
 
 
 @ranged
@@ -141,7 +142,7 @@ def lgssm_marginal_loglik(
     Returns:
         A scalar or (B,); with ``per_step_loglik``, log p(y_t | y_1..t-1) as (T,) or (B, T).
     """
-    return _loglik(*_given(params, emissions, inputs, missing, timing), implementation, per_step_loglik)
+    return _by_length(_loglik, *_given(params, emissions, inputs, missing, timing), implementation, per_step_loglik)
 
 
 @ranged
@@ -278,6 +279,29 @@ def _given(
     return params, emissions, inputs, _missing(np.asarray(emissions), missing)
 
 
+def _by_length(
+    function: Callable,
+    params: Any,
+    emissions: Any,
+    inputs: Any,
+    missing: bool | None,
+    implementation: str | None,
+    *options: Any,
+) -> Any:
+    """Calls a compiled function, or the program that lengths share."""
+    shared = lengths.shareable(implementation) and _constant(params)
+    return lengths.by_length(function, (params,), (emissions, inputs), missing, implementation, *options, shared=shared)
+
+
+def _constant(params: ParamsLGSSM) -> bool:
+    """Tells whether a model's shapes are those of one that does not vary in time, nor between sequences."""
+    m = params.emissions.weights.shape[:1]
+    axes = {"weights": 2, "cov": 2, "bias": 1, "input_weights": 2}
+    parts = (params.dynamics, params.emissions)
+    fields = [(n, x) for part in parts for n, x in part._asdict().items() if x is not None]
+    return all(jnp.ndim(x) == axes[n] or (n == "cov" and jnp.shape(x) == m) for n, x in fields)
+
+
 def _missing(emissions: np.ndarray, said: bool | None) -> bool:
     """Tells whether entries are missing."""
     found = False
@@ -292,7 +316,12 @@ def _missing(emissions: np.ndarray, said: bool | None) -> bool:
 
 
 def _prepare(
-    params: ParamsLGSSM, emissions: jax.Array, inputs: jax.Array | None, missing: bool | None, implementation: str | None
+    params: ParamsLGSSM,
+    emissions: jax.Array,
+    inputs: jax.Array | None,
+    missing: bool | None,
+    implementation: str | None,
+    count: jax.Array | None = None,
 ) -> tuple[Model, jax.Array, Sizes, How]:
     """Returns the checked model, the emissions as (B, T, m), the sizes, and how to run them."""
     check_emissions(emissions)
@@ -303,7 +332,8 @@ def _prepare(
     matrices = model.initial_cov, model.F, model.Q, model.H, model.R
     shared = missing is False and all(len(x) == 1 for x in matrices)
     family = "lgssm" if model.F.shape[1] == model.Q.shape[1] == 1 else "lgssm_varying"
-    problem = Problem(implementation, sizes.T, sizes.D, sizes.m, str(emissions.dtype), family, shared)
+    fewest = None if count is None else lengths.fewest_rows(sizes.T - 1)
+    problem = Problem(implementation, sizes.T, sizes.D, sizes.m, str(emissions.dtype), family, shared, fewest)
     plan = problem.plan(batch or 1)
     if plan.launch is not None and model.R.shape[-1] == 1:
         missing = True  # which costs kernels nothing then
@@ -311,24 +341,24 @@ def _prepare(
 
 
 @functools.partial(jax.jit, static_argnames=("missing", "implementation", "per_step"))
-def _filter(params, emissions, inputs, missing, implementation, per_step) -> PosteriorGSSMFiltered:
-    model, emissions, sizes, how = _prepare(params, emissions, inputs, missing, implementation)
-    loglik, moments = lgssm_inference.filter_states(model, emissions, how, per_step)
+def _filter(params, emissions, inputs, missing, implementation, per_step, count=None) -> PosteriorGSSMFiltered:
+    model, emissions, sizes, how = _prepare(params, emissions, inputs, missing, implementation, count)
+    loglik, moments = lgssm_inference.filter_states(model, emissions, how, per_step, count)
     return PosteriorGSSMFiltered(*_unbatch(sizes, (loglik, moments.mean[..., 0], moments.cov)))
 
 
 @functools.partial(jax.jit, static_argnames=("missing", "implementation", "per_step", "central"))
-def _smooth(params, emissions, inputs, missing, implementation, per_step, central) -> PosteriorGSSMSmoothed:
-    model, emissions, sizes, how = _prepare(params, emissions, inputs, missing, implementation)
-    loglik, filtered, smoothed = lgssm_inference.smooth_states(model, emissions, how, per_step, central)
+def _smooth(params, emissions, inputs, missing, implementation, per_step, central, count=None) -> PosteriorGSSMSmoothed:
+    model, emissions, sizes, how = _prepare(params, emissions, inputs, missing, implementation, count)
+    loglik, filtered, smoothed = lgssm_inference.smooth_states(model, emissions, how, per_step, central, count)
     moments = filtered.mean[..., 0], filtered.cov, smoothed.mean[..., 0], smoothed.cov, smoothed.cross
     return PosteriorGSSMSmoothed(*_unbatch(sizes, (loglik, *moments)))
 
 
 @functools.partial(jax.jit, static_argnames=("missing", "implementation", "per_step"))
-def _loglik(params, emissions, inputs, missing, implementation, per_step) -> jax.Array:
-    model, emissions, sizes, how = _prepare(params, emissions, inputs, missing, implementation)
-    (loglik,) = _unbatch(sizes, (lgssm_inference.loglik(model, emissions, how, per_step),))
+def _loglik(params, emissions, inputs, missing, implementation, per_step, count=None) -> jax.Array:
+    model, emissions, sizes, how = _prepare(params, emissions, inputs, missing, implementation, count)
+    (loglik,) = _unbatch(sizes, (lgssm_inference.loglik(model, emissions, how, per_step, count),))
     return loglik
 
 

@@ -24,8 +24,10 @@ from fastscan.lgssm.layout import known_terms, series
 from fastscan.transforms import any_missing, batch_size, scored, transformable
 
 
-def _either(how: How, model: Model, emissions: jax.Array, run: Callable[..., Any], *noise: jax.Array) -> Any:
-    """Calls ``run(plan, series, *noise)``."""
+def _either(
+    how: How, model: Model, emissions: jax.Array, run: Callable[..., Any], *noise: jax.Array, count: jax.Array | None = None
+) -> Any:
+    """Calls ``run(plan, series, *noise)``; with a count of rows, in a program for several lengths."""
 
     def infer(plan: Plan, model: Model, emissions: jax.Array, *noise: jax.Array) -> Any:
         B = batch_size((model, emissions, noise))
@@ -36,7 +38,7 @@ def _either(how: How, model: Model, emissions: jax.Array, run: Callable[..., Any
 
         return _with_gaps_or_without(how, plan, emissions, branch)
 
-    return transformable(how, infer)(model, emissions, *noise)
+    return transformable(how, infer, count)(model, emissions, *noise)
 
 
 def _with_gaps_or_without(how: How, plan: Plan, emissions: jax.Array, branch: Callable[[bool], Any]) -> Any:
@@ -51,32 +53,38 @@ def _with_gaps_or_without(how: How, plan: Plan, emissions: jax.Array, branch: Ca
 
 
 @functools.partial(jax.jit, static_argnames=("how", "per_step"))
-def filter_states(model: Model, emissions: jax.Array, how: How, per_step: bool) -> tuple[jax.Array, Filtered]:
+def filter_states(
+    model: Model, emissions: jax.Array, how: How, per_step: bool, count: jax.Array | None = None
+) -> tuple[jax.Array, Filtered]:
     """Computes the log-likelihood (B,), or its steps (B, T), and filtered moments."""
-    moments = _either(how, model, emissions, passes.filter_moments)
-    return _reported(model, emissions, how, moments.log_density, per_step), moments
+    moments = _either(how, model, emissions, passes.filter_moments, count=count)
+    return _reported(model, emissions, how, moments.log_density, per_step, count), moments
 
 
 @functools.partial(jax.jit, static_argnames=("how", "per_step", "central"))
 def smooth_states(
-    model: Model, emissions: jax.Array, how: How, per_step: bool, central: bool = False
+    model: Model, emissions: jax.Array, how: How, per_step: bool, central: bool = False, count: jax.Array | None = None
 ) -> tuple[jax.Array, Filtered, Smoothed]:
     """Computes the results of `filter_states`, and smoothed moments."""
-    filtered, smoothed = _either(how, model, emissions, functools.partial(passes.smooth, central=central))
-    return _reported(model, emissions, how, filtered.log_density, per_step), filtered, smoothed
+    filtered, smoothed = _either(how, model, emissions, functools.partial(passes.smooth, central=central), count=count)
+    return _reported(model, emissions, how, filtered.log_density, per_step, count), filtered, smoothed
 
 
 @functools.partial(jax.jit, static_argnames=("how", "per_step"))
-def loglik(model: Model, emissions: jax.Array, how: How, per_step: bool) -> jax.Array:
+def loglik(model: Model, emissions: jax.Array, how: How, per_step: bool, count: jax.Array | None = None) -> jax.Array:
     """Computes the log-likelihood (B,), or its steps (B, T), alone."""
     given = (model, emissions) if per_step else lax.stop_gradient((model, emissions))
-    densities = _either(how, *given, passes.filter_log_densities)
-    return _reported(model, emissions, how, densities, per_step)
+    densities = _either(how, *given, passes.filter_log_densities, count=count)
+    return _reported(model, emissions, how, densities, per_step, count)
 
 
-def _reported(model: Model, emissions: jax.Array, how: How, densities: jax.Array, per_step: bool) -> jax.Array:
+def _reported(
+    model: Model, emissions: jax.Array, how: How, densities: jax.Array, per_step: bool, count: jax.Array | None
+) -> jax.Array:
     """Returns log densities (B, T), or their sum (B,), whose derivative is a pass of its own."""
     densities = densities[..., 0, 0]
+    if count is not None:
+        return densities if per_step else jnp.where(jnp.arange(densities.shape[-1]) <= count, densities, 0).sum(-1)
     if per_step:
         return densities
 

@@ -57,16 +57,20 @@ class OnXLA:
 
     def join(self, rows: Any, last: jax.Array | None = None) -> jax.Array:
         """Takes an array (L, n, p, C, B or 1) into (B or 1, T, n, p), and puts ``last`` (n, p, 1, B or 1) at its end."""
+        plan, count = self.plan._replace(count=None), self.plan.count
         if "staged" not in self.plan.algebra:
-            return _joined(self.plan, rows, last)
+            return _joined(plan, rows, last, count)
         with own_unit():  # or XLA:CPU puts them together anew for all that is made of them
-            return jax.jit(_joined, static_argnums=0)(self.plan, rows, last)
+            return jax.jit(_joined, static_argnums=0)(plan, rows, last, count)
 
     def total(self, rows: jax.Array) -> jax.Array:
         """Sums numbers (L, 1, 1, C, B or 1) over time to (B or 1,), without putting them into the order of time."""
         L, _, _, _, B = rows.shape
         if self.plan.chunks * B == 1:
-            return _sum_in_blocks(rows.reshape(L))[None]
+            rows = rows.reshape(L)
+            return _sum_in_blocks(rows if self.plan.count is None else jnp.where(jnp.arange(L) < self.plan.count, rows, 0))[
+                None
+            ]
         rows = jnp.broadcast_to(rows, (L, 1, 1, self.plan.chunks, B))[:, 0, 0]
         return where(self.present(jnp.arange(L)[:, None, None]), rows, jnp.zeros_like(rows)).sum(0).sum(0)
 
@@ -206,7 +210,8 @@ class OnXLA:
 
     def present(self, row: Any) -> jax.Array | None:
         """Tells in which chunks a row is not padding (..., C, 1), for a number or (..., 1, 1) of them; None if none ever is."""
-        return jnp.arange(self.plan.chunks)[:, None] * self.plan.length + row < self.plan.steps if self.plan.padded else None
+        steps = self.plan.steps if self.plan.count is None else self.plan.count
+        return jnp.arange(self.plan.chunks)[:, None] * self.plan.length + row < steps if self.plan.padded else None
 
     def _doubling(self, combine: Callable, summaries: Any, sides: tuple[Side, ...]) -> list[Any]:
         """Scans as Hillis & Steele do, all sides in one `combine`: after round k, an element covers the 2^k nearest chunks."""
@@ -242,14 +247,16 @@ def where(present: jax.Array | None, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda n, o: jnp.where(present, n, o), new, in_form_of(old, new))
 
 
-def _joined(plan: Plan, rows: jax.Array, last: jax.Array | None) -> jax.Array:
+def _joined(plan: Plan, rows: jax.Array, last: jax.Array | None, count: jax.Array | None) -> jax.Array:
     L, n, p, _, B = rows.shape
     x = jnp.broadcast_to(rows, (L, n, p, plan.chunks, B))
     x = x.transpose(4, 3, 0, 1, 2).reshape(B, L * plan.chunks, n, p)[:, : plan.steps]
     if last is None:
         return x
     B = max(B, last.shape[-1])
-    return jnp.concatenate([jnp.broadcast_to(x, (B, *x.shape[1:])) for x in (x, as_rows(last))], 1)
+    x, last = (jnp.broadcast_to(x, (B, *x.shape[1:])) for x in (x, as_rows(last)))
+    x = jnp.concatenate([x, last], 1)
+    return x if count is None else lax.dynamic_update_slice_in_dim(x, last, count, 1)
 
 
 def _sum_in_blocks(numbers: jax.Array, block: int = SUM_BLOCK) -> jax.Array:
