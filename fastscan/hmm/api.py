@@ -315,7 +315,7 @@ def _given(
 
 def _by_length(function: Callable, initial: Any, matrix: Any, ll: Any, called: bool, implementation: str | None, *options: Any):
     """Calls a compiled function, or the program that lengths share."""
-    shared = lengths.shareable(implementation) and not called and jnp.ndim(matrix) == 2
+    shared = lengths.shareable(implementation) and not called and getattr(matrix, "ndim", 0) == 2
     options = called, implementation, *options
     return lengths.by_length(
         function, (initial, matrix), (ll,), *options, shared=shared, whole=("initial_probs", "trans_probs")
