@@ -27,7 +27,7 @@ def transformable(how: How, run: Callable[..., Any], count: jax.Array | None = N
     if count is not None:
         counted = transformable(how, lambda plan, count, *args: run(plan._replace(count=count[0]), *args))
         return lambda *args: counted(count[None], *args)
-    plain = under_xla(how.plan)._replace(one_function=False, checked=False)
+    plain = under_xla(how.plan)._replace(one_function=False, checked=False, vectors=0)
     same = plain == how.plan
     plain = plain._replace(algebra=f"unrolled {plain.algebra}")
     fast = jax.custom_jvp(in_lanes(how, run))

@@ -44,6 +44,8 @@ class Plan(NamedTuple):
             programs that are to be differentiated or mapped: XLA can't compile every operation so.
         checked: sweep again what does not fit together where chunks meet, if the recurrence says how to tell (see the module
             `seams`). How often is found out as it runs, so no reverse-mode derivative.
+        vectors: under XLA, in one chunk, look whether covariances settle, and then run means in so many chunks; 0 for not (see
+            the module `settling`). Rows are counted as it runs, so no reverse-mode derivative.
         launch: None for XLA; otherwise GPU kernels.
         fewest: of a program for series of several lengths, the fewest rows that there may be; None where there are `steps`.
         count: of such a program, as it runs, the rows that there are, a number. The others are blank, at the series' end.
@@ -56,13 +58,14 @@ class Plan(NamedTuple):
     relay: bool = False
     one_function: bool = False
     checked: bool = False
+    vectors: int = 0
     launch: Launch | None = None
     fewest: int | None = None
     count: Any = None
 
     def from_fewest(self, fewest: int) -> "Plan":
         """Returns the plan for any number of rows from the fewest on, with chunks few enough that none is ever empty."""
-        plan = self._replace(fewest=fewest)
+        plan = self._replace(fewest=fewest, vectors=0)
         return next(p for C in range(self.chunks, 0, -1) if (p := plan._replace(chunks=C)).length * (C - 1) < max(fewest, 1))
 
     @property

@@ -60,6 +60,9 @@ STAGED_TERMS = 3
 """The most terms of a product in one unit. XLA:CPU hands a loop with more operations than bytes to its thread pool, which for
 the few thousand numbers of a step takes longer than to compute them. The test is that of the same file. Seen with 0.10.2."""
 
+VECTORS_AT_ONCE = 8
+"""The most vectors that one operation in one function adds up: twice as many took longer. Seen with 0.10.2."""
+
 STAGED_LANES = 32
 """The number of sequences from which on it pays to stage an HMM's vectors in one chunk, where they are no one function. Seen
 with 0.10.2."""
@@ -151,6 +154,11 @@ def _by_version(version: str) -> bool:
             stacklevel=2,
         )
     return is_tested(version)
+
+
+def vectors_at_once(size: int) -> int:
+    """Counts the vectors of so many bytes that one operation in one function may add up."""
+    return max(min(VECTORS_AT_ONCE, TASK_COST // (BYTE_COST * size)), 1)
 
 
 def _marked(**marks: str) -> contextlib.AbstractContextManager[Any]:

@@ -29,7 +29,7 @@ from fastscan.dispatch import crossovers
 from fastscan.kernels import xla_hints
 from fastscan.kernels.algebra import UNROLLED_TERMS
 from fastscan.kernels.gpu.lowerings import hindrance
-from fastscan.kernels.plan import Launch, Plan
+from fastscan.kernels.plan import BLOCK, Launch, Plan
 
 XLA_IMPLEMENTATIONS = ("sequential", "associative", "chunked")
 IMPLEMENTATIONS = (*XLA_IMPLEMENTATIONS, "pallas", "pallas_interpret")
@@ -71,6 +71,13 @@ FEWER_LANES = 2
 RELAY_ROWS, RELAY_CHUNKS, RELAY_STEPS = 60, 16, 600
 """The fewest rows of a chunk in a relay, which a model that forgets must forget in, and the most chunks, for longer series than
 so many steps. The bundled table's chunks were measured with summaries, of which more and shorter ones paid."""
+
+SETTLING_SIZE, SETTLING_ROWS, VECTORS = 8, 64, 128
+"""Larger models that do not vary in time, of so many rows or more, are looked at whether their covariances settle; then so many
+means, of chunks and of sequences, move by one product of matrices. Smaller models gain less, and compile for longer."""
+
+VECTOR_STATES = 512
+"""The most states of an HMM whose loop over one sequence is one function, in which an operation may not be larger."""
 
 MOST_CHUNKS = 256
 """The most chunks of "chunked" on a CPU where nothing was measured."""
@@ -168,9 +175,12 @@ def choose(
         fits = m <= KERNEL_SIZES[family][dtype].get(D, -1)
         why_not = _hindrance(device) if fits and device.startswith(_KERNELS_ON) else ""
         able = {n: x for n, x in found.items() if n != "pallas" or (fits and not why_not)}
-        name, reason = _fastest(able, dtype, T, B, kernels=fits and _has_kernels(device))
+        if _settles("sequential", device, family, T, B, D, shared=shared):
+            name, reason = "sequential", f"a rule for D > {SETTLING_SIZE}: covariances are computed until they settle"
+        else:
+            name, reason = _fastest(able, dtype, T, B, kernels=fits and _has_kernels(device))
         reason += f"; no kernels: {why_not}" if why_not else ""
-        if found:
+        if found and not reason.startswith("a rule"):
             reason = f"{_where(slices, measured, family, device, D, T, B)}: {reason}"
     elif name in ("pallas", "pallas_interpret"):
         _check_kernels(name, device, family, D, m, dtype)
@@ -178,6 +188,8 @@ def choose(
     hmm = family in _HMMS
     if hmm and D == 1:  # all results for one state are known beforehand: nothing would read a function's arguments
         lanes = 0
+    if hmm and UNROLLED_TERMS < D <= VECTOR_STATES and name == "sequential" and _hinted(device):
+        lanes = 1
     if chunks is None and "chunked" in found:
         chunks = found["chunked"].chunks or 2
         if lanes >= 2 * B and chunks * B <= lanes * FEWER_LANES:
@@ -188,8 +200,16 @@ def choose(
     one_function = name in ("sequential", "chunked") and T > 1 and plan.chunks * B <= lanes
     relay = plan.chunks > 1 and _relayed(name, device, family)
     checked = (relay or not hmm) and plan.chunks > 1
-    plan = plan._replace(one_function=one_function, relay=relay, checked=checked)
+    settles = _settles(name, device, family, T, B, D, shared=shared)
+    vectors = max(min((T - 1) // BLOCK, VECTORS // B), 1) if settles else 0
+    plan = plan._replace(one_function=one_function, relay=relay, checked=checked, vectors=vectors)
     return Choice(name, plan, reason)
+
+
+def _settles(name: str, device: str, family: str, T: int, B: int, D: int, *, shared: bool) -> bool:
+    """Tells whether it is looked whether covariances settle: on a CPU, in the ordinary recursion, where there is one."""
+    alone = family == "lgssm" and (B == 1 or shared)
+    return name == "sequential" and device == "cpu" and alone and D > SETTLING_SIZE and T > SETTLING_ROWS
 
 
 def _relayed(name: str, device: str, family: str) -> bool:
@@ -241,8 +261,9 @@ def _where(slices: list[dict], measured: str, family: str, device: str, D: int, 
 def _plan(name: str, chunks: int | None, device: str, hmm: bool, rows: int, B: int, D: int, lanes: int) -> Plan:
     algebra = _algebra(device)
     if name == "sequential":
-        unstaged = hmm and (D > UNROLLED_TERMS or lanes < B < xla_hints.STAGED_LANES)
-        return Plan(rows, 1, algebra="stacked" if unstaged else algebra)
+        if hmm and D > UNROLLED_TERMS:
+            return Plan(rows, 1, algebra="staged vectors" if lanes >= B else "stacked")
+        return Plan(rows, 1, algebra="stacked" if hmm and lanes < B < xla_hints.STAGED_LANES else algebra)
     if name == "associative":
         return Plan(rows, max(rows, 1), "associative", algebra)
     if name == "chunked":

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from fastscan.dispatch.choice import How
 from fastscan.hmm.check import CheckedHMM
 from fastscan.hmm.layout import Scales, log_series, relative_weights, scaled_series, unscaled_loglik
+from fastscan.kernels.algebra import UNROLLED_TERMS
 from fastscan.kernels.hmm import passes as hmm_passes
 from fastscan.kernels.hmm.filtering import FilteredStates
 from fastscan.kernels.hmm.passes import HMMSeries
@@ -91,8 +92,11 @@ def sample_states(model: CheckedHMM, uniform: jax.Array, how: How, log_weights: 
 
 
 def counts_on_the_way(plan: Plan, model: CheckedHMM) -> bool:
-    """Tells whether a smoother should add up transitions as it goes, and not from its results."""
-    return plan.chunks > 1 or plan.launch is not None or (plan.one_function and len(model.log_likelihoods) == 1)
+    """Tells whether a smoother should add up transitions as it goes, and not from its results by one product of matrices, which
+    pays for many states.
+    """
+    alone = plan.one_function and len(model.log_likelihoods) == 1 and model.A.shape[-1] <= UNROLLED_TERMS
+    return plan.chunks > 1 or plan.launch is not None or alone
 
 
 @functools.partial(jax.jit, static_argnames=("summed", "log_weights"))

@@ -44,9 +44,10 @@ def _either(
 def _with_gaps_or_without(how: How, plan: Plan, emissions: jax.Array, branch: Callable[[bool], Any]) -> Any:
     """Calls ``branch`` with whether entries are missing. If nobody knows, the program for gaps does for both.
 
-    But for a batch under XLA there are two: where nothing is missing, covariances are the same for all its sequences.
+    But for a batch under XLA there are two: where nothing is missing, covariances are the same for all its sequences. And for
+    large models, whose covariances may settle then.
     """
-    if how.missing is not None or plan.launch is not None or len(emissions) == 1:
+    if how.missing is not None or plan.launch is not None or (len(emissions) == 1 and not plan.vectors):
         return branch(how.missing is not False)
     observed = ~jnp.isnan(lax.stop_gradient(emissions))
     return lax.cond(any_missing(observed), lambda: branch(True), lambda: branch(False))

@@ -18,6 +18,7 @@ from fastscan.kernels.algebra.stacked import (
     UNROLLED_TERMS,
     Stacked,
     Staged,
+    StagedVectors,
     UnrolledStacked,
     UnrolledStaged,
     in_form_of,
@@ -34,8 +35,10 @@ ALGEBRAS: dict[str, type] = {
     "lanes": Lanes,
     "stacked": Stacked,
     "staged": Staged,
+    "staged vectors": StagedVectors,
     "unrolled stacked": UnrolledStacked,
     "unrolled staged": UnrolledStaged,
+    "unrolled staged vectors": UnrolledStacked,
 }
 
 __all__ = [
@@ -46,6 +49,7 @@ __all__ = [
     "Stacked",
     "Staged",
     "StagedLanes",
+    "StagedVectors",
     "blank",
     "downdate",
     "eliminate",

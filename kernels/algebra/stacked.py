@@ -27,7 +27,7 @@ class Stacked:
 
     __slots__ = ("array",)
     __array_priority__ = 100
-    unrolled = False
+    unrolled, in_blocks = False, False
 
     def __init__(self, array: Any):
         self.array = array
@@ -132,9 +132,14 @@ class Stacked:
 
     def reduce(self, function: jnp.ufunc) -> Self:
         """Folds a ufunc of two numbers over the entries of every row: a column."""
-        if self.shape[1] > UNROLLED_ROWS:
-            return type(self)(function.reduce(self.array, axis=1, keepdims=True))
-        columns = (self.array[:, j : j + 1] for j in range(self.shape[1]))
+        n, x = self.shape[1], self.array
+        if n > UNROLLED_ROWS:
+            if self.in_blocks and n >= 2 * xla_hints.VECTOR:  # several sums at once, as one waits for every addition
+                whole = n - n % xla_hints.VECTOR
+                parts = (x[:, j : j + xla_hints.VECTOR] for j in range(0, whole, xla_hints.VECTOR))
+                x = jnp.concatenate([functools.reduce(function, parts), x[:, whole:]], 1)
+            return type(self)(function.reduce(x, axis=1, keepdims=True))
+        columns = (x[:, j : j + 1] for j in range(n))
         return type(self)(functools.reduce(function, columns))
 
     @classmethod
@@ -181,6 +186,41 @@ class Staged(Stacked):
 
     __slots__ = ()
     staged = True
+
+
+@jax.tree_util.register_pytree_node_class
+class StagedVectors(Staged):
+    """`Staged`, for loops over large vectors that are one native function, which holds no library's product of a matrix and a
+    vector: that is a sum of vectors, a few at a time. They lie along the rows of the matrix, or of its transpose: what is made
+    of an array keeps both.
+    """
+
+    __slots__ = ("transpose",)
+    in_blocks = True
+
+    def __init__(self, array: Any, transpose: Any = None):
+        super().__init__(array)
+        self.transpose = transpose
+
+    def tree_flatten(self):
+        """JAX's view of the container: its arrays."""
+        return (self.array, self.transpose), None
+
+    @classmethod
+    def from_array(cls, array: jax.Array) -> Self:
+        """Makes matrices of an array of shape ``(rows, columns, *lanes)``."""
+        return cls(array, jnp.swapaxes(array, 0, 1) if min(array.shape[:2]) > UNROLLED_TERMS else None)
+
+    @property
+    def T(self) -> Self:
+        """The transpose."""
+        return super().T if self.transpose is None else type(self)(self.transpose, self.array)
+
+    def column(self, number: Stacked) -> Self:
+        """Returns the column of a number (1, 1), an integer, that is the same in all lanes."""
+        if self.transpose is None or number.array.size > 1:
+            return super().column(number)
+        return type(self)(lax.dynamic_slice_in_dim(self.transpose, number.array[0, 0].reshape(()), 1, 0)).T
 
 
 @jax.tree_util.register_pytree_node_class
@@ -254,12 +294,16 @@ def max_plus(a, b):
 
 
 def _in_stages(multiply: str, add: str, a, b):
-    terms = a.shape[1]
-    if not getattr(a, "staged", False) or not xla_hints.STAGED_TERMS < terms <= UNROLLED_TERMS:
+    terms, at_once = a.shape[1], xla_hints.STAGED_TERMS
+    if getattr(a, "in_blocks", False) and terms > UNROLLED_TERMS:
+        if b.shape[1] == 1 < a.shape[0]:  # vectors lie along rows
+            return _in_stages(multiply, add, b.T, a.T).T
+        at_once = xla_hints.vectors_at_once(b.shape[1] * b.dtype.itemsize)
+    elif not getattr(a, "staged", False) or not at_once < terms <= UNROLLED_TERMS:
         return _terms(multiply, add, 0, terms)(a, b)
     total: tuple = ()
-    for start in range(0, terms, xla_hints.STAGED_TERMS):
-        total = (_terms(multiply, add, start, min(start + xla_hints.STAGED_TERMS, terms))(a, b, *total),)
+    for start in range(0, terms, at_once):
+        total = (_terms(multiply, add, start, min(start + at_once, terms))(a, b, *total),)
     return total[0]
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fastscan.kernels.algebra.stacked import UNROLLED_ROWS, Stacked, stable_carry, stage
+from fastscan.kernels.algebra.stacked import UNROLLED_ROWS, UNROLLED_TERMS, Stacked, stable_carry, stage
 from fastscan.kernels.arrays import select
 
 UNPIVOTED_ROWS = 4  # up to here a system is solved without looking for the best pivot
@@ -55,12 +55,43 @@ def solve(matrix: Stacked, right: Stacked, settle: Callable) -> tuple[Stacked, S
     it may of more than `UNPIVOTED_ROWS` rows.
     """
     diagonal = matrix.diagonal()
+    if blocked(matrix):
+        in_order = _solve_in_blocks(matrix, right)
+        unsound = ~_finite(in_order[1]) | _rough(in_order[1], diagonal).array.any()
+        return lax.cond(unsound, lambda: _solve_pivoted(matrix, right, diagonal), lambda: in_order)
     in_order = (_solve_unrolled if matrix.shape[0] <= UNROLLED_ROWS else _solve_rolled)(matrix, right, diagonal, settle)
     if matrix.shape[0] <= UNPIVOTED_ROWS:
         return in_order
     return lax.cond(
         _rough(in_order[1], diagonal).array.any(), lambda: _solve_pivoted(matrix, right, diagonal), lambda: in_order
     )
+
+
+def blocked(matrix: Stacked) -> bool:
+    """Tells whether a matrix is one for a library of linear algebra: large, alone, and in no program to be differentiated."""
+    return matrix.shape[0] > UNROLLED_TERMS and matrix.array[0, 0].size == 1 and not matrix.unrolled
+
+
+def factor(matrix: Stacked) -> tuple[Stacked, Stacked]:
+    """Computes a lower triangular L with L L' = A, and L's diagonal (n, 1), NaN where A is not positive definite; of a
+    `blocked` one.
+    """
+    L = lax.linalg.cholesky(matrix.array.reshape(matrix.shape), symmetrize_input=False)
+    lanes = (1,) * (matrix.array.ndim - 2)
+    return type(matrix)(L.reshape(*L.shape, *lanes)), type(matrix)(jnp.diagonal(L).reshape(-1, 1, *lanes))
+
+
+def substitute(L: Stacked, right: Stacked, *, transposed: bool = False) -> Stacked:
+    """Computes L^-1 B, or L'^-1 B, with L lower triangular as `factor` returns it."""
+    columns = right.array.reshape(right.shape[0], -1)
+    x = lax.linalg.triangular_solve(L.array.reshape(L.shape), columns, left_side=True, lower=True, transpose_a=transposed)
+    return type(right)(x.reshape(right.array.shape))
+
+
+def _solve_in_blocks(matrix: Stacked, right: Stacked) -> tuple[Stacked, Stacked, Stacked]:
+    L, root = factor(matrix)
+    whitened = substitute(L, right)
+    return _multiply(whitened, root), _reciprocal_square(root), substitute(L, whitened, transposed=True)
 
 
 def _solve_unrolled(matrix: Stacked, right: Stacked, diagonal: Stacked, settle: Callable) -> tuple[Stacked, Stacked, Stacked]:
@@ -140,6 +171,15 @@ def _entry(row: Stacked, k: Any) -> Stacked:
 def _each(function: Callable, *matrices: Stacked) -> tuple[Stacked, ...]:
     """Applies a function of several results entry by entry."""
     return tuple(map(type(matrices[0]), function(*(m.array for m in matrices))))
+
+
+def _finite(x: Stacked) -> jax.Array:
+    return jnp.isfinite(x.array).all()
+
+
+@stage
+def _reciprocal_square(x):
+    return type(x).elementwise(lambda x: 1 / (x * x), x)
 
 
 @stage

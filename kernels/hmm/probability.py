@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from fastscan.kernels.algebra import select, stage
 from fastscan.kernels.hmm import scaled
@@ -66,6 +67,8 @@ def draw(weights, uniform):
     A state of weight zero is never drawn, whatever rounding does to the sums.
     """
     kind, K = type(weights), weights.shape[0]
+    if kind.in_blocks and weights.shape[1] == 1:
+        return kind(_drawn(weights.array[:, 0], uniform.array[0, 0])[None, None])
     rows = [weights.block(i, i + 1) for i in range(K)]
     total = rows[0]
     for row in rows[1:]:
@@ -79,6 +82,25 @@ def draw(weights, uniform):
         )
         below = below + row
     return state
+
+
+def _drawn(weights: jax.Array, uniform: jax.Array) -> jax.Array:
+    """Does as `draw` with one column of many weights (K, ...), in a loop."""
+    K = len(weights)
+
+    def add(i: Any, total: jax.Array) -> jax.Array:
+        return total + lax.dynamic_index_in_dim(weights, i, keepdims=False)
+
+    threshold = lax.fori_loop(1, K, add, weights[0]) * uniform
+
+    def pass_by(i: Any, carry: tuple) -> tuple:
+        state, below = carry
+        weight = lax.dynamic_index_in_dim(weights, i, keepdims=False)
+        return select((weight > 0) & (below <= threshold), i.astype(np.uint32), state), below + weight
+
+    return lax.fori_loop(1, K, pass_by, (jnp.zeros(threshold.shape, np.uint32), jnp.broadcast_to(weights[0], threshold.shape)))[
+        0
+    ]
 
 
 @stage

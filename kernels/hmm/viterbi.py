@@ -66,7 +66,7 @@ class Continuation(NamedTuple):
 def _scores_step(params: ViterbiInputs, state, x: ViterbiInputs) -> tuple[Any, tuple[Any]]:
     """Computes the same scores, and the scores with their observations (K, 1) of the states that are gone to."""
     scores = add(x.log_likelihood, state)
-    return _relative(_best_sums(_log_weights(params, x), scores)), (scores,)
+    return _relative(max_plus(_log_weights(params, x), scores)), (scores,)
 
 
 def _choose(params: ViterbiInputs, state, x: Continuation) -> Any:
@@ -90,17 +90,17 @@ VITERBI_PATH = maps.Choosing(
 
 
 @stage
-def _best_sums(log_a, scores):
-    """Returns the largest entry of every row of ``log_a + scores.T`` (K, 1)."""
-    return log_a.max_plus(scores)
-
-
-@stage
 def best(scores, offset):
     """Finds, for every column of scores (K, n) plus ``offset`` (K, 1), the largest (1, n), and the first row that has it (1,
     n).
     """
     kind = type(scores)
+    if kind.in_blocks and scores.shape[1] == 1:
+        column = (scores + offset).T
+        largest = column.reduce(jnp.maximum)
+        states = column.constant(np.arange(column.shape[1])[None])
+        first = kind.elementwise(lambda x, y, k: select(x == y, k, np.inf), column, largest, states).reduce(jnp.minimum)
+        return largest, kind.elementwise(lambda k: select(k == np.inf, 0, k).astype(np.uint32), first)
     rows = [scores.block(k, k + 1) + offset.block(k, k + 1) for k in range(scores.shape[0])]
     largest = rows[0]
     choice = kind.elementwise(lambda x: jnp.zeros(jnp.shape(x), np.uint32), largest)

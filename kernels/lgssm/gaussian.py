@@ -12,6 +12,10 @@ from jax import lax
 
 from fastscan.kernels.algebra import downdate, eliminate, eye, mirrored, multiply_add, pivots, select, solve, stage, zeros
 from fastscan.kernels.algebra.stages import hadamard, matmul, matmul_add, symmetrized
+from fastscan.kernels.algebra.systems import blocked, factor, substitute
+
+SOUND = 64
+"""The fewest roundings of an innovation's variance that must be left of it once the others are known, to condition at once."""
 
 ROUNDINGS = 16
 """The roundings of its scale, for every row, that a covariance may be below zero by, and still count as one."""
@@ -103,6 +107,15 @@ def condition(
         The covariance, the means, and the `Innovations`.
     """
     floor = _rounding(H, cov.diagonal(), noise) if exact else zeros(H, H.shape[0], 1)
+    given = cov, means, values, H, weight, noise, floor
+    if not (exact and not learning and blocked(cov) and H.shape[0] > 1):
+        return _condition_by_rows(*given, rolled=rolled, learning=learning)
+    *at_once, sound = _condition_at_once(*given)
+    return lax.cond(sound, lambda: tuple(at_once), lambda: _condition_by_rows(*given, rolled=rolled, learning=learning))
+
+
+def _condition_by_rows(cov, means: tuple, values: tuple, H, weight, noise, floor, *, rolled: bool, learning: bool):
+    """Does as `condition`, one observation after another; those whose variance is at most the ``floor`` are passed over."""
 
     def observe(carry, row):
         cov, means = carry
@@ -124,6 +137,32 @@ def condition(
     rows = (values, H, weight, noise, floor)
     (cov, means), innovations = type(H).over_rows(observe, (mirrored(cov), means), rows, rolled=rolled)
     return cov, means, innovations
+
+
+def _condition_at_once(cov, means: tuple, values: tuple, H, weight, noise, floor) -> tuple[Any, tuple, Innovations, Any]:
+    """Does as `condition`, by Cholesky's factors of the innovations' covariance; and tells whether that is sound.
+
+    The factor's columns are what one observation after another would have met. It is not sound where a pivot is little more
+    than rounding, or belongs to an observation without noise that says nothing.
+    """
+    kind = type(cov)
+    h = hadamard(H, weight)
+    a = _project(cov, h)
+    variances = symmetrized(_innovation_variances(h, a, weight, noise))
+    L, root = factor(variances)
+    W = substitute(L, a.T)  # rows: what a mean moves by for innovations that are independent, of variance 1
+    gain = substitute(L, W, transposed=True).T
+    innovations = tuple(_innovation(y, h, M, one) for y, M, one in zip(values, means, [eye(h, 1)] * len(means), strict=True))
+    whitened = tuple(substitute(L, v) for v in innovations)
+    means = tuple(matmul_add(W.T, z, M) for M, z in zip(means, whitened, strict=True))
+    reduced = _less_rows(mirrored(cov), W)
+    error = _remaining_errors(reduced, h, gain, noise)
+    reduced = symmetrized(_remove_errors(reduced, _share_errors(error, h, gain), gain))
+    variance = hadamard(root, root)
+    inverse = kind.elementwise(lambda s: 1 / s, variance)
+    seen = Innovations((), tuple(hadamard(z, root) for z in whitened), variance, inverse, hadamard(W, _reciprocal(root)))
+    sound = _sound(variance, variances.diagonal(), floor).array.all()
+    return reduced, means, seen, sound
 
 
 def inform(cov, means: tuple, eta, J) -> tuple[Any, tuple, Innovations, Any]:
@@ -261,6 +300,46 @@ def _innovation_of_row(y, row, weight):
 
 def _less(y, row, weight):
     return y - row * weight if y is not None else row * (weight * -1.0)
+
+
+@stage
+def _innovation_variances(h, a, weight, noise):
+    """Adds the noise's variances; those of what is missing are 1."""
+    noise = type(noise).elementwise(lambda r, w: select(w > 0, r, 1), noise, weight)
+    return multiply_add(h, a, eye(h, h.shape[0]) * noise)
+
+
+@stage
+def _reciprocal(x):
+    return type(x).elementwise(lambda x: 1 / x, x)
+
+
+@stage
+def _sound(variance, before, floor):
+    """Tells of pivots whether they are more than rounding."""
+    least = SOUND * float(np.finfo(variance.dtype).eps)
+    return type(variance).elementwise(lambda d, s, f: (d > least * s) & (d > f), variance, before, floor)
+
+
+@stage
+def _less_rows(cov, rows):
+    return cov - rows.T @ rows
+
+
+@stage
+def _remaining_errors(reduced, h, gain, noise):
+    return reduced @ h.T - gain * noise.T
+
+
+@stage
+def _share_errors(errors, h, gain):
+    return errors - gain @ (h @ errors) * 0.5
+
+
+@stage
+def _remove_errors(reduced, errors, gain):
+    moved = errors @ gain.T
+    return reduced - moved - moved.T
 
 
 @stage

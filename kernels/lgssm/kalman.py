@@ -141,7 +141,7 @@ def observe(predicted: Gaussian, x: FilterInputs) -> tuple[Gaussian, Any]:
     innovation = _innovation(y, H, predicted.mean, weight)
     start = zeros(predicted.mean, *predicted.mean.shape)
     cov, (correction,), innovations = condition(predicted.cov, (start,), (innovation,), H, weight, noise, learning=False)
-    size = _size(y, H, predicted.mean)
+    size = size_of_observation(y, H, predicted.mean)
     return Gaussian(add(predicted.mean, correction), cov), log_density(innovations, weight, size)
 
 
@@ -171,7 +171,7 @@ def _innovation(y, H, mean, weight):
 
 
 @stage
-def _size(y, H, mean):
+def size_of_observation(y, H, mean):
     """Adds the squares of what an innovation is made of."""
     return multiply_add(H * H, mean * mean, y * y)
 

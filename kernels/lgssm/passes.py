@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 
 from fastscan.kernels.arrays import as_lanes, as_rows, prepend
+from fastscan.kernels.lgssm import converged, converged_score
 from fastscan.kernels.lgssm.gaussian import Gaussian, Transition, square_root
 from fastscan.kernels.lgssm.kalman import (
     KALMAN_FILTER,
@@ -58,6 +59,10 @@ def filter_moments(plan: Plan, series: Series) -> Filtered:
     """Computes filtered moments (B or 1, T, ...) and log densities (B, T, 1, 1)."""
     join = driver.phases(plan).join
     state, density = _first(plan, series)
+    given = state, series.params, series.rows
+    if converged.applies(plan, *given):
+        mean, cov, densities = converged.moments(plan, *given)
+        return Filtered(mean, cov, prepend(density, densities))
     last, out = driver.run(plan, KALMAN_FILTER, series.params, state, series.rows, room=_FILTERED_ROOM)
     return Filtered(join(out.mean, last.mean), join(out.cov, last.cov), prepend(density, join(out.log_density)))
 
@@ -65,6 +70,9 @@ def filter_moments(plan: Plan, series: Series) -> Filtered:
 def filter_log_densities(plan: Plan, series: Series) -> jax.Array:
     """Computes log densities (B, T, 1, 1) alone; no moments are kept."""
     state, density = _first(plan, series)
+    given = state, series.params, series.rows
+    if converged.applies(plan, *given):
+        return prepend(density, converged.log_densities(plan, *given))
     _, densities = driver.run(plan, KALMAN_LIKELIHOOD, series.params, state, series.rows)
     return prepend(density, driver.phases(plan).join(densities))
 
@@ -77,6 +85,10 @@ def score(plan: Plan, series: Series) -> tuple[jax.Array, Series]:
     """
     by = driver.phases(plan)
     state, density = _first(plan, series)
+    if converged.applies(plan, state, series.params, series.rows):
+        densities, message, of_params, of_rows = converged_score.score(plan, state, series.params, series.rows)
+        _, of_prior, of_first = by.each_row("first_score", observe_back, (series.prior, series.first, as_rows(message)))
+        return (density + densities.sum(1, keepdims=True))[:, 0, 0, 0], Series(of_prior, of_first, of_params, of_rows)
     given = series.params, state, series.rows
     params, rows, ends, out = driver.run_with_futures(plan, KALMAN_FILTER, KALMAN_HINDSIGHT, *given)
     back = ScoreRow(Gaussian(out.mean, out.cov), rows)
@@ -95,6 +107,9 @@ def smooth(plan: Plan, series: Series, central: bool = False) -> tuple[Filtered,
     """
     by = driver.phases(plan)
     state, density = _first(plan, series)
+    if converged.applies(plan, state, series.params, series.rows):
+        (mean, cov, densities), smoothed = converged.smooth(plan, state, series.params, series.rows, central=central)
+        return Filtered(mean, cov, prepend(density, densities)), smoothed
     given = series.params, state, series.rows
     params, rows, ends, filtered = driver.run_with_futures(plan, KALMAN_FILTER, KALMAN_HINDSIGHT, *given, room=_FILTERED_ROOM)
     last = driver.last(plan, ends[0])

@@ -70,11 +70,16 @@ def _smoother_append(params: Transition, summary: BackwardKernel, x: SmootherInp
     return _kernel_combine(summary, BackwardKernel(G, _correct(x.filtered.mean, G, origin, predicted), L))
 
 
+def covariance_back(G: Any, L: Any, cov: Any) -> tuple[Any, Any]:
+    """Computes the covariance of z_t and z_{t+1}, and that of z_t, from that of z_{t+1}."""
+    GP = matmul(G, mirrored(cov))
+    return GP, symmetrized(matmul_add(GP, G.T, L))
+
+
 def _smoother_step(params: Transition, state: Gaussian, x: SmootherInputs, central: bool = False) -> tuple[Gaussian, Smoothed]:
     G, L, predicted = _gain(params, x)
-    GP = matmul(G, mirrored(state.cov))
+    GP, cov = covariance_back(G, L, state.cov)
     mean = _correct(x.filtered.mean, G, state.mean, predicted)
-    cov = symmetrized(matmul_add(GP, G.T, L))
     return Gaussian(mean, cov), Smoothed(mean, cov, GP if central else matmul_add(mean, state.mean.T, GP))
 
 
@@ -95,8 +100,8 @@ RTS_SMOOTHER_CENTRAL = RTS_SMOOTHER._replace(name="rts_smoother_central", step=f
 
 def _moments_step(_: tuple, state: Gaussian, x: BackwardKernel) -> tuple[Gaussian, Smoothed]:
     G, g, L = x
-    GP, mean = matmul(G, mirrored(state.cov)), matmul_add(G, state.mean, g)
-    cov = symmetrized(matmul_add(GP, G.T, L))
+    mean = matmul_add(G, state.mean, g)
+    GP, cov = covariance_back(G, L, state.cov)
     return Gaussian(mean, cov), Smoothed(mean, cov, matmul_add(mean, state.mean.T, GP))
 
 

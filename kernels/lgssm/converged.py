@@ -1,0 +1,263 @@
+"""Filtering and smoothing of time-invariant models, whose covariances converge: see the module `settling`.
+
+Rows before the covariance has settled are those of the ordinary recursion. From there on the gain is constant, and so is what
+whitens the innovations. On the way back the smoother's gain is constant over the same rows; from the end on the smoothed
+covariance settles, and the rows at the beginning are the ordinary ones again.
+
+Arrays in the order of time are (T, rows, columns, 1, B or 1) here.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fastscan.kernels.algebra import eye, zeros
+from fastscan.kernels.arrays import as_rows
+from fastscan.kernels.lgssm.gaussian import Gaussian, Innovations, Transition, condition, log_density, push, smoothing_gain
+from fastscan.kernels.lgssm.kalman import KALMAN_FILTER, Filtered, FilterInputs, complete
+from fastscan.kernels.lgssm.smoothing import RTS_SMOOTHER_CENTRAL, Smoothed, SmootherInputs, covariance_back
+from fastscan.kernels.plan import Plan
+from fastscan.kernels.scan.settling import fill, put, sweep_vectors, until_settled
+from fastscan.kernels.scan.xla import OnXLA
+
+
+class Gain(NamedTuple):
+    """What a filter does with innovations where its covariance has settled.
+
+    Attributes:
+        moved: what the mean moves by per innovation, (D, m).
+        whitening: the coefficients of innovations that are independent (m, m).
+        variance, inverse: of these, (m, 1), as `Innovations` has them.
+    """
+
+    moved: Any
+    whitening: Any
+    variance: Any
+    inverse: Any
+
+
+def applies(plan: Plan, state: Gaussian, params: FilterInputs, rows: FilterInputs) -> bool:
+    """Tells whether covariances may settle: they are the same in all sequences, and nothing but means varies in time."""
+    constant = (params.F, params.Q, params.H, params.noise)
+    alone = all(x is not None and x.shape[-1] == 1 for x in (*constant, state.cov))
+    return plan.vectors > 0 and plan.steps > 0 and alone and rows.weight is None
+
+
+def log_densities(plan: Plan, state: Gaussian, params: FilterInputs, rows: FilterInputs) -> jax.Array:
+    """Computes the rows' log densities (B, T - 1, 1, 1) alone."""
+    return run_filter(plan, state, params, rows, moments=False).densities
+
+
+def moments(plan: Plan, state: Gaussian, params: FilterInputs, rows: FilterInputs) -> Filtered:
+    """Computes filtered means (B, T, D, 1), covariances (1, T, D, D), and the rows' log densities (B, T - 1, 1, 1)."""
+    way = run_filter(plan, state, params, rows, moments=True)
+    return Filtered(as_series(way.means), as_series(_all_covs(plan, way)), way.densities)
+
+
+def smooth(
+    plan: Plan, state: Gaussian, params: FilterInputs, rows: FilterInputs, *, central: bool
+) -> tuple[Filtered, Smoothed]:
+    """Computes the results of `moments`; and smoothed ones, with cross moments (B or 1, T - 1, D, D)."""
+    by, R = OnXLA(plan), plan.steps
+    way, given = run_filter(plan, state, params, rows, moments=True), by.matrices(params)
+    begin, means, covs = way.begin, way.means, _all_covs(plan, way)
+    G, L = smoothing_gain(way.settled.cov, given.F, given.Q)
+
+    def settle(cov: Any, kept: tuple) -> tuple[Any, tuple]:
+        def back(cov: Any, kept: tuple, n: Any) -> tuple[Any, tuple]:
+            GP, cov = covariance_back(G, L, cov)
+            return cov, tuple(put(x, new, R - 1 - n) for x, new in zip(kept, by.arrays((cov, GP)), strict=True))
+
+        done = until_settled(back, lambda cov: cov.array, cov, kept, R - begin)
+        return (done.rows, done.state), done.outputs
+
+    kept = jnp.zeros_like(covs).at[R].set(covs[R]), jnp.zeros_like(covs[:R])
+    (done, cov), kept = by.compiled(settle)(by.matrices(covs[R]), kept)
+    GP, cov = by.arrays(covariance_back(G, L, cov))
+    kept = tuple(fill(x, one, begin, R - done) for x, one in zip(kept, (cov, GP), strict=True))
+
+    smoothed = jnp.concatenate([_later_smoothed(plan, begin, params, rows, G, means), means[R:]])
+    series = SmootherInputs(
+        Gaussian(means[:R], covs[:R]), Transition(None, by.split(rows.c) if rows.c is not None else None, None)
+    )
+
+    def before(state: Gaussian, kept: Smoothed, series: SmootherInputs) -> tuple[Gaussian, Smoothed]:
+        def row(n: Any, carry: tuple) -> tuple:
+            state, kept = carry
+            t = begin - 1 - n
+            x, _ = by.row(series, t)
+            state, out = RTS_SMOOTHER_CENTRAL.step(Transition(given.F, given.c, given.Q), state, by.matrices(x))
+            return state, jax.tree.map(lambda x, new: put(x, new, t), kept, Smoothed(*by.arrays(tuple(out))))
+
+        return lax.fori_loop(0, begin, row, (state, kept))
+
+    start = jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, begin, keepdims=False), Gaussian(smoothed, kept[0]))
+    _, (mean, cov, cross) = by.compiled(before)(by.matrices(start), Smoothed(smoothed, *kept), series)
+    if not central:
+        cross = cross + mean[:-1] * jnp.swapaxes(mean[1:], 1, 2)
+    return Filtered(as_series(means), as_series(covs), way.densities), Smoothed(*map(as_series, (mean, cov, cross)))
+
+
+def as_series(x: jax.Array) -> jax.Array:
+    """Transposes an array in the order of time to (B, T, rows, columns)."""
+    return x[:, :, :, 0].transpose(3, 0, 1, 2)
+
+
+class Way(NamedTuple):
+    """A filter's way.
+
+    Attributes:
+        begin: the row from which on the covariance is constant.
+        settled: the state before that row.
+        means: at all times, in their order, if asked for.
+        covs: those up to that row, likewise, and zeros after it.
+        densities: the log densities of the rows (B, T - 1, 1, 1).
+    """
+
+    begin: Any
+    settled: Gaussian
+    means: Any
+    covs: Any
+    densities: jax.Array
+
+
+def _all_covs(plan: Plan, way: Way) -> jax.Array:
+    return fill(way.covs, OnXLA(plan).arrays(way.settled.cov), way.begin, plan.steps + 1)
+
+
+def run_filter(plan: Plan, state: Gaussian, params: FilterInputs, rows: FilterInputs, *, moments: bool) -> Way:
+    """Filters; with means and covariances, if they are asked for."""
+    by, R = OnXLA(plan), plan.steps
+    given, state = by.matrices((params, state))
+    series = by.split(rows)
+
+    def settle(state: Gaussian, kept: tuple, series: FilterInputs) -> tuple:
+        def step(state: Gaussian, kept: tuple, t: Any) -> tuple[Gaussian, tuple]:
+            x, _ = by.row(series, t)
+            after, out = KALMAN_FILTER.step(given, state, by.matrices(x))
+            new = by.arrays((out.log_density, after.mean, after.cov))
+            return after, tuple(put(x, one, t + (k > 0)) for k, (x, one) in enumerate(zip(kept, new, strict=False)))
+
+        done = until_settled(step, lambda state: state.cov.array, state, kept, jnp.int32(R))
+        return (done.state, done.rows), done.outputs
+
+    x = by.matrices(by.row(series, 0)[0])
+    (mean, cov), out = jax.eval_shape(lambda s: by.arrays(KALMAN_FILTER.step(given, s, x)), state)
+    shapes = (out.log_density, mean, cov) if moments else (out.log_density,)
+    kept = tuple(jnp.zeros((R + (k > 0), *x.shape), x.dtype) for k, x in enumerate(shapes))
+    if moments:
+        kept = kept[0], *(x.at[0].set(one) for x, one in zip(kept[1:], by.arrays(tuple(state)), strict=True))
+    (settled, begin), (density, *kept) = by.compiled(settle)(state, kept, series)
+    later_means, later_density = _later_filtered(plan, begin, params, rows, settled)
+    density = _from(begin, later_density, density)
+    if not moments:
+        return Way(begin, settled, None, None, as_series(density))
+    mean, cov = kept
+    mean = jnp.concatenate([mean[:1], _from(begin, later_means, mean[1:])])
+    return Way(begin, settled, mean, cov, as_series(density))
+
+
+def _from(begin: Any, later: jax.Array, before: jax.Array) -> jax.Array:
+    """Takes rows of one array from ``begin`` on, and of the other before."""
+    return jnp.where(jnp.arange(len(before)).reshape(-1, *(1,) * (before.ndim - 1)) >= begin, later, before)
+
+
+def _later_filtered(
+    plan: Plan, begin: Any, params: FilterInputs, rows: FilterInputs, settled: Gaussian
+) -> tuple[jax.Array, jax.Array]:
+    """Computes the means after all rows and their log densities, which are right from row ``begin`` on."""
+    by = OnXLA(plan)
+    given = by.matrices(params)
+    gain = steady_gain(given, settled)
+    F, H, K, E = (m.array[:, :, 0, 0] for m in (given.F, given.H, gain.moved, gain.whitening))
+    weight = complete(given).weight
+    mean = settled.mean.array[:, 0, 0]
+
+    def step(mean: jax.Array, row: FilterInputs) -> tuple[jax.Array, tuple]:
+        predicted = dot(F, mean) + row.c
+        innovation = row.y - dot(H, predicted)
+        after = predicted + dot(K, innovation)
+        kind = type(given.H)
+        e, size = (kind(x[:, None]) for x in (dot(E, innovation), dot(H * H, predicted**2) + row.y**2))
+        alone = [kind(m.array[..., 0]) for m in (gain.variance, gain.inverse, weight)]
+        density = log_density(Innovations((), (e,), *alone[:2], None), alone[2], size)
+        return after, (after, density.array[0])
+
+    closed = F - dot(K, dot(H, F))
+    means, density = vectors(plan, step, closed, mean, _with_drift(params, rows), begin, reverse=False)
+    return means, density
+
+
+def _later_smoothed(plan: Plan, begin: Any, params: FilterInputs, rows: FilterInputs, G: Any, means: jax.Array) -> jax.Array:
+    """Computes the smoothed means before all rows, which are right from row ``begin`` on."""
+    R = plan.steps
+    F, G = params.F[:, :, 0, 0], G.array[:, :, 0, 0]
+
+    def step(mean: jax.Array, row: FilterInputs) -> tuple[jax.Array, tuple]:
+        before = row.y + dot(G, mean - dot(F, row.y) - row.c)
+        return before, (before,)
+
+    filtered = _with_drift(params, rows._replace(y=as_series(means[:R])))
+    return vectors(plan, step, G, means[R][:, 0, 0], filtered, begin, reverse=True)[0]
+
+
+def steady_gain(params: FilterInputs, settled: Gaussian) -> Gain:
+    """Computes what a filter does with innovations where its covariance has settled."""
+    m = params.H.shape[0]
+    *_, H, noise, _, weight = complete(params)
+    nothing = zeros(params.F, params.F.shape[0], 1)
+    _, predicted = push(Transition(params.F, nothing, params.Q), (nothing,), settled.cov)
+    start, each = zeros(params.F, params.F.shape[0], m), eye(params.F, m)
+    _, (moved,), seen = condition(predicted, (start,), (each,), H, weight, noise, learning=False)
+    return Gain(moved, seen.values[0], seen.variance, seen.inverse)
+
+
+def innovations(params: FilterInputs, rows: FilterInputs, means: jax.Array) -> jax.Array:
+    """Computes the innovations (B, T - 1, m, 1) of rows, from the means before them (B, T - 1, D, 1)."""
+    F, H = params.F[:, :, 0, 0], params.H[:, :, 0, 0]
+    c, y = _with_drift(params, rows)[1], rows.y
+    return y - dot(H, dot(F, means) + c)
+
+
+def _with_drift(params: FilterInputs, rows: FilterInputs) -> FilterInputs:
+    """Returns a row's drift and emissions, the drift also where it is the same in all rows."""
+    c = as_rows(params.c) if rows.c is None else rows.c
+    return FilterInputs(c=jnp.broadcast_to(c, (c.shape[0], rows.y.shape[1], *c.shape[2:])), y=rows.y)
+
+
+def vectors(
+    plan: Plan, step: Callable, matrix: jax.Array, state: jax.Array, series: Any, begin: Any, *, reverse: bool
+) -> tuple[jax.Array, ...]:
+    """Runs a recursion of vectors over the rows from ``begin`` on: see `sweep_vectors`.
+
+    Args:
+        plan: how.
+        step: of columns (D, lanes), and one row of the series.
+        matrix: by which it moves them.
+        state: (D, B), before the first row.
+        series: columns (B or 1, T - 1, n, 1).
+        begin: a number.
+        reverse: time runs from the last row to the first.
+
+    Returns:
+        The outputs, in the order of time.
+    """
+    B = state.shape[-1]
+    by = OnXLA(plan._replace(chunks=plan.vectors))
+    L, C = by.plan.length, by.plan.chunks
+    row = jax.tree.map(lambda x: jnp.broadcast_to(x[:, :, 0], (L, x.shape[1], C, B)), by.split(series))
+
+    def there(t: Any) -> jax.Array:
+        number = jnp.arange(C)[:, None] * L + t
+        return (number >= begin) & (number < plan.steps)
+
+    out = sweep_vectors(step, matrix, state, row, there, reverse=reverse)
+    return tuple(by.join(x[:, :, None]).transpose(1, 2, 3, 0)[:, :, :, None] for x in out)
+
+
+def dot(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Multiplies two matrices, as precisely as their dtype allows."""
+    return jnp.matmul(a, b, precision="highest")
