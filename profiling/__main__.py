@@ -63,6 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     lengths.add_argument("--m", type=int, default=2, help="emission dimensions, 0 of an HMM (default: 2)")
     lengths.set_defaults(run=_lengths)
 
+    large = commands.add_parser("large", help="large models beside Numba, statsmodels, hmmlearn and dynamax, and memory")
+    large.add_argument("--only", default="", help="work whose name holds this, e.g. 'smoother, D=32'")
+    large.set_defaults(run=_large)
+
     predict = commands.add_parser("predict", help="predict what public calls take on an H100 and an H200, kernel by kernel")
     predict.add_argument("--only", default="", help="calls whose name holds this")
     predict.set_defaults(run=_predict)
@@ -162,6 +166,13 @@ def _first_calls(arguments: Namespace) -> None:
 
     folder = arguments.record or (Path("out") if arguments.only else RECORDS / "first-calls")
     run_first_calls(folder, arguments.only, arguments.repeats)
+
+
+def _large(arguments: Namespace) -> None:
+    from fastscan.profiling.peers.large import memory, run_large
+
+    run_large(arguments.only)
+    print(f"temporary memory of lgssm_marginal_loglik, D=97, T=34,751: {memory() / 1e6:.1f} MB")
 
 
 def _lengths(arguments: Namespace) -> None:

@@ -39,7 +39,7 @@ LAYERS = {
     ),
     "profiling": (
         {"measure"},
-        {"verdicts", "compiled", "demos"},
+        {"verdicts", "compiled", "demos", "peers"},
         {"report"},
         {"gpu"},
         {"command_line"},

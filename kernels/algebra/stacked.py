@@ -319,13 +319,13 @@ def _terms(multiply: str, add: str, start: int, stop: int) -> Callable:
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:
-    terms = a.shape[1]
-    if terms <= UNROLLED_TERMS:
+    terms, lanes = a.shape[1], jnp.broadcast_shapes(a.shape[2:], b.shape[2:])
+    large = np.prod(lanes) == 1 and max(a.shape[0], b.shape[1]) > UNROLLED_TERMS
+    if terms <= UNROLLED_TERMS and not (large and terms > 1):
         return functools.reduce(jnp.add, (a[:, k, None] * b[None, k] for k in range(terms)))  # slices have slow derivatives
     if np.prod(a.shape[2:]) == 1:
         return jnp.tensordot(a.reshape(a.shape[:2]), b, 1)
     if np.prod(b.shape[2:]) == 1:
         return jnp.moveaxis(jnp.tensordot(b.reshape(b.shape[:2]), a, ((0,), (1,))), 1, 0)
-    lanes = jnp.broadcast_shapes(a.shape[2:], b.shape[2:])
     a, b = (jnp.broadcast_to(x, x.shape[:2] + lanes) for x in (a, b))
     return jnp.einsum("ik...,kj...->ij...", a, b)

@@ -81,6 +81,13 @@ def factor(matrix: Stacked) -> tuple[Stacked, Stacked]:
     return type(matrix)(L.reshape(*L.shape, *lanes)), type(matrix)(jnp.diagonal(L).reshape(-1, 1, *lanes))
 
 
+def definite(matrix: Stacked) -> jax.Array:
+    """Tells whether all matrices have a Cholesky factor, one after the other."""
+    arrays = jnp.moveaxis(matrix.array.reshape(*matrix.shape, -1), -1, 0)
+    diagonals = lax.map(lambda x: jnp.diagonal(lax.linalg.cholesky(x, symmetrize_input=False)), arrays)
+    return jnp.isfinite(diagonals).all()
+
+
 def substitute(L: Stacked, right: Stacked, *, transposed: bool = False) -> Stacked:
     """Computes L^-1 B, or L'^-1 B, with L lower triangular as `factor` returns it."""
     columns = right.array.reshape(right.shape[0], -1)

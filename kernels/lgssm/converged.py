@@ -20,6 +20,7 @@ from fastscan.kernels.lgssm.gaussian import Gaussian, Innovations, Transition, c
 from fastscan.kernels.lgssm.kalman import KALMAN_FILTER, Filtered, FilterInputs, complete
 from fastscan.kernels.lgssm.smoothing import RTS_SMOOTHER_CENTRAL, Smoothed, SmootherInputs, covariance_back
 from fastscan.kernels.plan import Plan
+from fastscan.kernels.scan.recurrence import merge
 from fastscan.kernels.scan.settling import fill, put, sweep_vectors, until_settled
 from fastscan.kernels.scan.xla import OnXLA
 
@@ -113,7 +114,7 @@ class Way(NamedTuple):
         begin: the row from which on the covariance is constant.
         settled: the state before that row.
         means: at all times, in their order, if asked for.
-        covs: those up to that row, likewise, and zeros after it.
+        covs: those up to that row, likewise, and zeros after it; or of every ``apart`` rows alone, and one more that is none.
         densities: the log densities of the rows (B, T - 1, 1, 1).
     """
 
@@ -128,8 +129,8 @@ def _all_covs(plan: Plan, way: Way) -> jax.Array:
     return fill(way.covs, OnXLA(plan).arrays(way.settled.cov), way.begin, plan.steps + 1)
 
 
-def run_filter(plan: Plan, state: Gaussian, params: FilterInputs, rows: FilterInputs, *, moments: bool) -> Way:
-    """Filters; with means and covariances, if they are asked for."""
+def run_filter(plan: Plan, state: Gaussian, params: FilterInputs, rows: FilterInputs, *, moments: bool, apart: int = 1) -> Way:
+    """Filters; with means, and every so many rows the covariance, if they are asked for."""
     by, R = OnXLA(plan), plan.steps
     given, state = by.matrices((params, state))
     series = by.split(rows)
@@ -139,15 +140,17 @@ def run_filter(plan: Plan, state: Gaussian, params: FilterInputs, rows: FilterIn
             x, _ = by.row(series, t)
             after, out = KALMAN_FILTER.step(given, state, by.matrices(x))
             new = by.arrays((out.log_density, after.mean, after.cov))
-            return after, tuple(put(x, one, t + (k > 0)) for k, (x, one) in enumerate(zip(kept, new, strict=False)))
+            slot = t + 1 if apart == 1 else jnp.where((t + 1) % apart == 0, (t + 1) // apart, slots)
+            return after, tuple(put(x, one, n) for x, one, n in zip(kept, new, (t, t + 1, slot), strict=False))
 
         done = until_settled(step, lambda state: state.cov.array, state, kept, jnp.int32(R))
         return (done.state, done.rows), done.outputs
 
     x = by.matrices(by.row(series, 0)[0])
     (mean, cov), out = jax.eval_shape(lambda s: by.arrays(KALMAN_FILTER.step(given, s, x)), state)
-    shapes = (out.log_density, mean, cov) if moments else (out.log_density,)
-    kept = tuple(jnp.zeros((R + (k > 0), *x.shape), x.dtype) for k, x in enumerate(shapes))
+    slots = R // apart + (apart > 1)
+    lengths = (R, R + 1, slots + 1) if moments else (R,)
+    kept = tuple(jnp.zeros((n, *x.shape), x.dtype) for n, x in zip(lengths, (out.log_density, mean, cov), strict=False))
     if moments:
         kept = kept[0], *(x.at[0].set(one) for x, one in zip(kept[1:], by.arrays(tuple(state)), strict=True))
     (settled, begin), (density, *kept) = by.compiled(settle)(state, kept, series)
@@ -187,7 +190,7 @@ def _later_filtered(
         return after, (after, density.array[0])
 
     closed = F - dot(K, dot(H, F))
-    means, density = vectors(plan, step, closed, mean, _with_drift(params, rows), begin, reverse=False)
+    means, density = vectors(plan, step, closed, mean, FilterInputs(c=params.c), rows, begin, reverse=False)
     return means, density
 
 
@@ -200,8 +203,8 @@ def _later_smoothed(plan: Plan, begin: Any, params: FilterInputs, rows: FilterIn
         before = row.y + dot(G, mean - dot(F, row.y) - row.c)
         return before, (before,)
 
-    filtered = _with_drift(params, rows._replace(y=as_series(means[:R])))
-    return vectors(plan, step, G, means[R][:, 0, 0], filtered, begin, reverse=True)[0]
+    filtered = rows._replace(y=as_series(means[:R]))
+    return vectors(plan, step, G, means[R][:, 0, 0], FilterInputs(c=params.c), filtered, begin, reverse=True)[0]
 
 
 def steady_gain(params: FilterInputs, settled: Gaussian) -> Gain:
@@ -218,18 +221,19 @@ def steady_gain(params: FilterInputs, settled: Gaussian) -> Gain:
 def innovations(params: FilterInputs, rows: FilterInputs, means: jax.Array) -> jax.Array:
     """Computes the innovations (B, T - 1, m, 1) of rows, from the means before them (B, T - 1, D, 1)."""
     F, H = params.F[:, :, 0, 0], params.H[:, :, 0, 0]
-    c, y = _with_drift(params, rows)[1], rows.y
-    return y - dot(H, dot(F, means) + c)
-
-
-def _with_drift(params: FilterInputs, rows: FilterInputs) -> FilterInputs:
-    """Returns a row's drift and emissions, the drift also where it is the same in all rows."""
-    c = as_rows(params.c) if rows.c is None else rows.c
-    return FilterInputs(c=jnp.broadcast_to(c, (c.shape[0], rows.y.shape[1], *c.shape[2:])), y=rows.y)
+    return rows.y - dot(H, dot(F, means) + (as_rows(params.c) if rows.c is None else rows.c))
 
 
 def vectors(
-    plan: Plan, step: Callable, matrix: jax.Array, state: jax.Array, series: Any, begin: Any, *, reverse: bool
+    plan: Plan,
+    step: Callable,
+    matrix: jax.Array,
+    state: jax.Array,
+    same: FilterInputs,
+    series: FilterInputs,
+    begin: Any,
+    *,
+    reverse: bool,
 ) -> tuple[jax.Array, ...]:
     """Runs a recursion of vectors over the rows from ``begin`` on: see `sweep_vectors`.
 
@@ -238,7 +242,8 @@ def vectors(
         step: of columns (D, lanes), and one row of the series.
         matrix: by which it moves them.
         state: (D, B), before the first row.
-        series: columns (B or 1, T - 1, n, 1).
+        same: columns that are the same in every row, (n, 1, 1, B or 1).
+        series: those that are not, (B or 1, T - 1, n, 1).
         begin: a number.
         reverse: time runs from the last row to the first.
 
@@ -249,12 +254,13 @@ def vectors(
     by = OnXLA(plan._replace(chunks=plan.vectors))
     L, C = by.plan.length, by.plan.chunks
     row = jax.tree.map(lambda x: jnp.broadcast_to(x[:, :, 0], (L, x.shape[1], C, B)), by.split(series))
+    lanes = jax.tree.map(lambda x: jnp.broadcast_to(x[:, 0], (len(x), C, B)).reshape(len(x), C * B), same)
 
     def there(t: Any) -> jax.Array:
         number = jnp.arange(C)[:, None] * L + t
         return (number >= begin) & (number < plan.steps)
 
-    out = sweep_vectors(step, matrix, state, row, there, reverse=reverse)
+    out = sweep_vectors(lambda s, x: step(s, merge(lanes, x)), matrix, state, row, there, reverse=reverse)
     return tuple(by.join(x[:, :, None]).transpose(1, 2, 3, 0)[:, :, :, None] for x in out)
 
 

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from fastscan.kernels.algebra import stable_carry
-from fastscan.kernels.lgssm.converged import as_series, dot, innovations, run_filter, steady_gain, vectors
+from fastscan.kernels.lgssm.converged import Way, as_series, dot, innovations, run_filter, steady_gain, vectors
 from fastscan.kernels.lgssm.gaussian import Gaussian
-from fastscan.kernels.lgssm.kalman import FilterInputs, Message
+from fastscan.kernels.lgssm.kalman import KALMAN_FILTER, FilterInputs, Message
 from fastscan.kernels.lgssm.scoring import KALMAN_SCORE, ScoreRow
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.scan.settling import put, until_settled
@@ -30,23 +30,25 @@ def score(
         respect to what all rows share, with lanes (1, B); and to what they do not (B, T - 1, n, p).
     """
     by, R = OnXLA(plan), plan.steps
-    way, given = run_filter(plan, state, params, rows, moments=True), by.matrices(params)
+    apart = max(int(R**0.5), 1)
+    way, given = run_filter(plan, state, params, rows, moments=True, apart=apart), by.matrices(params)
     gain, begin = steady_gain(given, way.settled), way.begin
     F, H, P, K, E = (m.array[:, :, 0, 0] for m in (given.F, given.H, way.settled.cov, gain.moved, gain.whitening))
     precision = dot(E.T * gain.inverse.array[:, 0, 0, 0], E)
     keep = jnp.eye(len(F), dtype=F.dtype) - dot(K, H)
     closed, informed = dot(keep, F), dot(H.T, dot(precision, H))
 
-    def back(r: jax.Array, row: tuple) -> tuple[jax.Array, tuple]:
-        u = dot(precision, row[0]) - dot(K.T, r)
+    def back(r: jax.Array, row: FilterInputs) -> tuple[jax.Array, tuple]:
+        u = dot(precision, row.y) - dot(K.T, r)
         predicted = r + dot(H.T, u)
         return dot(F.T, predicted), (r, u, predicted)
 
     nothing = jnp.zeros((len(F), way.means.shape[-1]), F.dtype)
-    seen = innovations(params, rows, as_series(way.means[:R]))
+    seen = FilterInputs(y=innovations(params, rows, as_series(way.means[:R])))
     there = (jnp.arange(R) >= begin)[:, None, None]
     r_after, u, r = (
-        jnp.where(there, x[:, :, 0, 0], 0) for x in vectors(plan, back, closed.T, nothing, (seen,), begin, reverse=True)
+        jnp.where(there, x[:, :, 0, 0], 0)
+        for x in vectors(plan, back, closed.T, nothing, FilterInputs(), seen, begin, reverse=True)
     )
     N, N_sum = _information(closed, dot(F.T, dot(informed, F)), R - begin)
     n, before, after = (R - begin).astype(F.dtype), way.means[:R, :, 0, 0], way.means[1:, :, 0, 0]
@@ -65,33 +67,49 @@ def score(
     own = FilterInputs(*(None if x is None else one for x, one in zip(rows, own, strict=True)))
     first = lax.dynamic_index_in_dim(r, jnp.minimum(begin, R - 1), keepdims=False)
     message = Message(dot(F.T, jnp.where(begin < R, first, 0))[:, None, None], N[..., None, None])
-    message, shared, own = _before(
-        plan, begin, given, ScoreRow(Gaussian(way.means[:R], way.covs[:R]), by.split(rows)), message, shared, own
-    )
+    message, shared, own = _before(plan, way, apart, given, by.split(rows), message, shared, own)
     return way.densities, message, shared, jax.tree.map(as_series, own)
 
 
-def _before(plan: Plan, begin: Any, params: FilterInputs, series: ScoreRow, message: Message, shared: Any, own: Any) -> tuple:
-    """Goes back over the rows before ``begin``, by the ordinary recursion."""
+def _before(
+    plan: Plan, way: Way, apart: int, params: FilterInputs, rows: Any, message: Message, shared: Any, own: Any
+) -> tuple[Message, FilterInputs, FilterInputs]:
+    """Goes back over the rows before the filter had settled, by the ordinary recursion.
+
+    The covariances of every ``apart`` rows were kept; those between them are computed again.
+    """
     by = OnXLA(plan)
 
-    def step(state: tuple, t: Any) -> tuple:
-        return KALMAN_SCORE.step(params, state, by.matrices(by.row(series, t)[0]))
+    def step(state: tuple, row: ScoreRow) -> tuple:
+        return KALMAN_SCORE.step(params, state, by.matrices(row))
 
-    def run(state: tuple, own: Any, series: ScoreRow) -> tuple:
-        del series
+    def stretch(k: Any, carry: tuple) -> tuple:
+        start = ((way.begin - 1) // apart - k) * apart
+        length = jnp.minimum(way.begin - start, apart)
+        slot, rounded = start // apart, lax.dynamic_index_in_dim(way.means, start, keepdims=False)
+        state = by.matrices(Gaussian(rounded, lax.dynamic_index_in_dim(way.covs, slot, keepdims=False)))
 
-        def row(n: Any, carry: tuple) -> tuple:
+        def forward(n: Any, carry: tuple) -> tuple:
+            state, covs = carry
+            covs = put(covs, state.cov.array, n)
+            return KALMAN_FILTER.step(params, state, by.matrices(by.row(rows, start + n)[0]))[0], covs
+
+        def back(n: Any, carry: tuple) -> tuple:
             state, own = carry
-            t = begin - 1 - n
-            state, out = step(state, t)
+            at = length - 1 - n
+            t = start + at
+            mean, cov = (lax.dynamic_index_in_dim(x, i, keepdims=False) for x, i in ((way.means, t), (covs, at)))
+            state, out = step(state, ScoreRow(Gaussian(mean, cov), by.row(rows, t)[0]))
             return state, jax.tree.map(lambda x, new: put(x, new, t), own, by.arrays(out))
 
-        return lax.fori_loop(0, begin, row, (state, own))
+        nothing = jnp.zeros((apart, *way.covs.shape[1:]), way.covs.dtype)
+        _, covs = lax.fori_loop(0, length, forward, (state, nothing))
+        return lax.fori_loop(0, length, back, carry)
 
-    start = stable_carry(step, by.matrices((message, shared)), jnp.int32(0))
-    state, own = run(start, own, series)
-    return *by.arrays(state), own
+    row = ScoreRow(Gaussian(way.means[0], way.covs[0]), by.row(rows, 0)[0])
+    start = stable_carry(step, by.matrices((message, shared)), row)
+    (message, shared), own = lax.fori_loop(0, (way.begin + apart - 1) // apart, stretch, (start, own))
+    return *by.arrays((message, shared)), own
 
 
 def _information(closed: jax.Array, informed: jax.Array, rows: Any) -> tuple[jax.Array, jax.Array]:

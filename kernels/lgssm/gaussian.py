@@ -10,9 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fastscan.kernels.algebra import downdate, eliminate, eye, mirrored, multiply_add, pivots, select, solve, stage, zeros
+from fastscan.kernels.algebra import (
+    UNROLLED_TERMS,
+    Stacked,
+    downdate,
+    eliminate,
+    eye,
+    mirrored,
+    multiply_add,
+    pivots,
+    select,
+    solve,
+    stage,
+    zeros,
+)
 from fastscan.kernels.algebra.stages import hadamard, matmul, matmul_add, symmetrized
-from fastscan.kernels.algebra.systems import blocked, factor, substitute
+from fastscan.kernels.algebra.systems import blocked, definite, factor, substitute
 
 SOUND = 64
 """The fewest roundings of an innovation's variance that must be left of it once the others are known, to condition at once."""
@@ -203,7 +216,15 @@ def indefinite(cov, scale):
     """
     n = cov.shape[0]
     allowed = ROUNDINGS * n * float(np.finfo(cov.dtype).eps)
-    d = pivots(mirrored(cov + eye(cov, n) * (scale * allowed)), checked=True)
+    given = mirrored(cov + eye(cov, n) * (scale * allowed))
+    if isinstance(given, Stacked) and n > UNROLLED_TERMS:
+        none = type(given).elementwise(jnp.zeros_like, given.columns(0, 1).block(0, 1))
+        return lax.cond(definite(given), lambda: none, lambda: _indefinite(given))
+    return _indefinite(given)
+
+
+def _indefinite(cov):
+    d = pivots(cov, checked=True)
     return type(d).elementwise(lambda x: select(x != x, x, jnp.zeros_like(x)), d).T.reduce(jnp.add)
 
 
