@@ -36,18 +36,19 @@ def _either(
             out = run(plan, series(plan, model, emissions, missing), *noise)
             return jax.tree.map(lambda x: jnp.broadcast_to(x, (B, *x.shape[1:])), out)
 
-        return _with_gaps_or_without(how, plan, emissions, branch)
+        return _with_gaps_or_without(how, plan, model, emissions, branch)
 
     return transformable(how, infer, count)(model, emissions, *noise)
 
 
-def _with_gaps_or_without(how: How, plan: Plan, emissions: jax.Array, branch: Callable[[bool], Any]) -> Any:
+def _with_gaps_or_without(how: How, plan: Plan, model: Model, emissions: jax.Array, branch: Callable[[bool], Any]) -> Any:
     """Calls ``branch`` with whether entries are missing. If nobody knows, the program for gaps does for both.
 
     But for a batch under XLA there are two: where nothing is missing, covariances are the same for all its sequences. And for
-    large models, whose covariances may settle then.
+    large models with correlated noise, which with gaps would be decorrelated at every step: their covariances could not settle.
     """
-    if how.missing is not None or plan.launch is not None or (len(emissions) == 1 and not plan.vectors):
+    correlated = plan.vectors > 0 and model.R.shape[-1] > 1
+    if how.missing is not None or plan.launch is not None or (len(emissions) == 1 and not correlated):
         return branch(how.missing is not False)
     observed = ~jnp.isnan(lax.stop_gradient(emissions))
     return lax.cond(any_missing(observed), lambda: branch(True), lambda: branch(False))
@@ -91,7 +92,7 @@ def _reported(
 
     def of_given(plan: Plan, given: tuple[Model, jax.Array]) -> tuple[jax.Array, tuple[Model, jax.Array]]:
         score_plan = _score_plan(plan, *given)
-        return _with_gaps_or_without(how, plan, given[1], lambda missing: score(score_plan, missing, *given))
+        return _with_gaps_or_without(how, plan, *given, lambda missing: score(score_plan, missing, *given))
 
     return scored(transformable(how.of_batch(len(densities)), of_given), densities.sum(-1), (model, emissions))
 

@@ -85,7 +85,7 @@ def score(plan: Plan, series: Series) -> tuple[jax.Array, Series]:
     """
     by = driver.phases(plan)
     state, density = _first(plan, series)
-    if converged.applies(plan, state, series.params, series.rows):
+    if converged.applies(plan, state, series.params, series.rows) and series.rows.weight is None:
         densities, message, of_params, of_rows = converged_score.score(plan, state, series.params, series.rows)
         _, of_prior, of_first = by.each_row("first_score", observe_back, (series.prior, series.first, as_rows(message)))
         return (density + densities.sum(1, keepdims=True))[:, 0, 0, 0], Series(of_prior, of_first, of_params, of_rows)

@@ -42,27 +42,31 @@ class Settling(NamedTuple):
     over: Any
 
 
-def until_settled(step: Callable, part: Callable, state: Any, outputs: Any, rows: Any) -> Settling:
+def until_settled(
+    step: Callable, part: Callable, state: Any, outputs: Any, rows: Any, *, start: Any = 0, alike: Callable | None = None
+) -> Settling:
     """Runs a recursion until a part of its state has settled, or to the end.
 
     Args:
         step: ``(state, outputs, t) -> (state, outputs)``.
         part: ``(state) -> covariance``, an array (D, D, ...).
-        state: before row 0.
+        state: before row ``start``.
         outputs: buffers that steps write to.
-        rows: how many there are.
+        rows: where the rows end.
+        start: where they begin.
+        alike: ``(start, stop) -> bool``, whether nothing but means varies in these rows; in all, where it is not given.
     """
 
     def block(was: Settling) -> Settling:
-        stop = jnp.minimum(was.rows + jnp.maximum(BLOCK, was.rows // 3), rows)
+        stop = jnp.minimum(was.rows + jnp.maximum(BLOCK, (was.rows - start) // 3), rows)
         state, outputs = lax.fori_loop(was.rows, stop, lambda t, c: step(*c, t), (was.state, was.outputs))
         length = stop - was.rows
         same = (length >= BLOCK) & settled(part(was.state), part(state), length)
-        return Settling(stop, state, outputs, same)
+        return Settling(stop, state, outputs, same if alike is None else same & alike(was.rows, stop))
 
     state = stable_carry(lambda s, t: step(s, outputs, t), state, jnp.int32(0))
-    start = Settling(jnp.int32(0), state, outputs, jnp.bool_(False))
-    return lax.while_loop(lambda now: ~now.over & (now.rows < rows), block, start)
+    begun = Settling(jnp.asarray(start, jnp.int32), state, outputs, jnp.bool_(False))
+    return lax.while_loop(lambda now: ~now.over & (now.rows < rows), block, begun)
 
 
 def fill(buffer: jax.Array, value: jax.Array, start: Any, stop: Any) -> jax.Array:
