@@ -169,10 +169,10 @@ def _first_calls(arguments: Namespace) -> None:
 
 
 def _large(arguments: Namespace) -> None:
-    from fastscan.profiling.peers.large import memory, run_large
+    from fastscan.profiling.measure.rows import RECORDS
+    from fastscan.profiling.peers.large import run_large
 
-    run_large(arguments.only)
-    print(f"temporary memory of lgssm_marginal_loglik, D=97, T=34,751: {memory() / 1e6:.1f} MB")
+    run_large(Path("out") if arguments.only else RECORDS / "large", arguments.only)
 
 
 def _lengths(arguments: Namespace) -> None:

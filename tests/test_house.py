@@ -26,7 +26,7 @@ LAYERS = {
         {"gpu"},  # what launches kernels
         {"scan"},  # what runs a recurrence, which it knows by its five functions
         {"lgssm", "hmm", "mcmc"},  # families, which know nothing of one another
-        {"lds"},  # whose states are Gaussian, too
+        {"lds", "converged"},  # whose states are Gaussian, too
     ),
     "fastscan": (
         {"types", "given", "values"},

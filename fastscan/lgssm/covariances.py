@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from fastscan.given import known
-from fastscan.kernels.lgssm.gaussian import ROUNDINGS
+from fastscan.kernels.lgssm.definiteness import ROUNDINGS
 from fastscan.values import MOST_BYTES, smallest
 
 ASYMMETRY = 1e-3

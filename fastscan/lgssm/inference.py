@@ -14,9 +14,10 @@ from jax import lax
 from fastscan.arrays import deviation, matmul
 from fastscan.dispatch.choice import KERNEL_SIZES, How
 from fastscan.kernels.algebra import Stacked
-from fastscan.kernels.lgssm import passes
+from fastscan.kernels.converged import passes
 from fastscan.kernels.lgssm.gaussian import square_root
 from fastscan.kernels.lgssm.kalman import Filtered
+from fastscan.kernels.lgssm.passes import affine_states
 from fastscan.kernels.lgssm.smoothing import AffineMap, Smoothed
 from fastscan.kernels.plan import Plan
 from fastscan.lgssm.check import Model
@@ -136,7 +137,7 @@ def _sample_prior(plan: Plan, model: Model, state_noise: jax.Array, emission_noi
     maps = AffineMap(model.F, drift + matmul(_root(model.Q), state_noise))
     static = AffineMap(model.F.transpose(2, 3, 1, 0)) if model.F.shape[1] == 1 else AffineMap()
     rows = AffineMap(None if static.E is not None else maps.E[:, 1:], maps.e[:, 1:])
-    states = passes.affine_states(plan, initial.transpose(2, 3, 1, 0), static, rows)
+    states = affine_states(plan, initial.transpose(2, 3, 1, 0), static, rows)
     root = deviation(model.R) if model.R.shape[-1] == 1 else _root(model.R)
     noise = root * emission_noise if model.R.shape[-1] == 1 else matmul(root, emission_noise)
     emissions = matmul(model.H, states) + offset + noise

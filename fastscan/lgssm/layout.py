@@ -9,7 +9,8 @@ from jax import lax
 from fastscan.arrays import matmul, matmul_by_entries
 from fastscan.kernels.arrays import as_lanes
 from fastscan.kernels.lgssm.decorrelation import decorrelate_rows
-from fastscan.kernels.lgssm.gaussian import Gaussian, indefinite_model
+from fastscan.kernels.lgssm.definiteness import indefinite_model
+from fastscan.kernels.lgssm.gaussian import Gaussian
 from fastscan.kernels.lgssm.kalman import FilterInputs
 from fastscan.kernels.lgssm.passes import Series
 from fastscan.kernels.plan import Plan

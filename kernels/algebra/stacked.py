@@ -216,8 +216,8 @@ class StagedVectors(Staged):
         """The transpose."""
         return super().T if self.transpose is None else type(self)(self.transpose, self.array)
 
-    def column(self, number: Stacked) -> Self:
-        """Returns the column of a number (1, 1), an integer, that is the same in all lanes."""
+    def column(self, number: Self) -> Self:
+        """Does as `Stacked.column`."""
         if self.transpose is None or number.array.size > 1:
             return super().column(number)
         return type(self)(lax.dynamic_slice_in_dim(self.transpose, number.array[0, 0].reshape(()), 1, 0)).T

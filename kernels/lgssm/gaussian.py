@@ -11,27 +11,21 @@ import numpy as np
 from jax import lax
 
 from fastscan.kernels.algebra import (
-    UNROLLED_TERMS,
-    Stacked,
     downdate,
     eliminate,
     eye,
     mirrored,
     multiply_add,
-    pivots,
     select,
     solve,
     stage,
     zeros,
 )
 from fastscan.kernels.algebra.stages import hadamard, matmul, matmul_add, symmetrized
-from fastscan.kernels.algebra.systems import blocked, definite, factor, substitute
+from fastscan.kernels.algebra.systems import blocked, factor, substitute
 
 SOUND = 64
 """The fewest roundings of an innovation's variance that must be left of it once the others are known, to condition at once."""
-
-ROUNDINGS = 16
-"""The roundings of its scale, for every row, that a covariance may be below zero by, and still count as one."""
 
 
 class Gaussian(NamedTuple):
@@ -207,44 +201,6 @@ def decorrelate(H, noise_cov) -> Decorrelated:
     return Decorrelated(change @ H, noise, change)
 
 
-def indefinite(cov, scale):
-    """Returns NaN if a covariance is indefinite, beyond what rounding explains, and else 0: (1, 1).
-
-    Args:
-        cov: (n, n).
-        scale: (n, 1), of what it was computed from, or will be added to; at least the variances.
-    """
-    n = cov.shape[0]
-    allowed = ROUNDINGS * n * float(np.finfo(cov.dtype).eps)
-    given = mirrored(cov + eye(cov, n) * (scale * allowed))
-    if isinstance(given, Stacked) and n > UNROLLED_TERMS:
-        none = type(given).elementwise(jnp.zeros_like, given.columns(0, 1).block(0, 1))
-        return lax.cond(definite(given), lambda: none, lambda: _indefinite(given))
-    return _indefinite(given)
-
-
-def _indefinite(cov):
-    d = pivots(cov, checked=True)
-    return type(d).elementwise(lambda x: select(x != x, x, jnp.zeros_like(x)), d).T.reduce(jnp.add)
-
-
-def indefinite_model(Q, F, P, largest=None) -> tuple[Any, Any]:
-    """Judges the covariances of a model: of the dynamics' noise Q, and of the initial state P.
-
-    Args:
-        Q: (D, D).
-        F: the transition (D, D).
-        P: (D, D).
-        largest: the variances that Q is judged beside, beside those of F P F' (D, 1); default its own.
-
-    Returns:
-        `indefinite` of Q and of P.
-    """
-    own = _magnitude(Q.diagonal())
-    moved = _magnitude(_moved_variances(F, matmul(F, P)))
-    return indefinite(Q, moved + (own if largest is None else largest)), indefinite(P, _magnitude(P.diagonal()))
-
-
 def smoothing_gain(filtered_cov, F, Q) -> tuple[Any, Any]:
     """Computes G and L of ``z_t | z_{t+1}, past ~ N(m + G (z_{t+1} - F m - c), L)``, with m the filtered mean.
 
@@ -275,15 +231,6 @@ def square_root(cov):
     """Computes a lower triangular S with S S' = cov; cov may be singular."""
     L, d, _ = eliminate(cov, zeros(cov, cov.shape[0], 1))
     return L * type(d).elementwise(lambda x: select(x > 0, x * lax.rsqrt(select(x > 0, x, 1)), 0), d).T
-
-
-def _magnitude(x):
-    return type(x).elementwise(jnp.abs, x)
-
-
-@stage
-def _moved_variances(F, FP):
-    return (FP * F).reduce(jnp.add)
 
 
 @stage

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 
 from fastscan.kernels.arrays import as_lanes, as_rows, prepend
-from fastscan.kernels.lgssm import converged, converged_score
 from fastscan.kernels.lgssm.gaussian import Gaussian, Transition, square_root
 from fastscan.kernels.lgssm.kalman import (
     KALMAN_FILTER,
@@ -58,21 +57,14 @@ class Series(NamedTuple):
 def filter_moments(plan: Plan, series: Series) -> Filtered:
     """Computes filtered moments (B or 1, T, ...) and log densities (B, T, 1, 1)."""
     join = driver.phases(plan).join
-    state, density = _first(plan, series)
-    given = state, series.params, series.rows
-    if converged.applies(plan, *given):
-        mean, cov, densities = converged.moments(plan, *given)
-        return Filtered(mean, cov, prepend(density, densities))
+    state, density = first(plan, series)
     last, out = driver.run(plan, KALMAN_FILTER, series.params, state, series.rows, room=_FILTERED_ROOM)
     return Filtered(join(out.mean, last.mean), join(out.cov, last.cov), prepend(density, join(out.log_density)))
 
 
 def filter_log_densities(plan: Plan, series: Series) -> jax.Array:
     """Computes log densities (B, T, 1, 1) alone; no moments are kept."""
-    state, density = _first(plan, series)
-    given = state, series.params, series.rows
-    if converged.applies(plan, *given):
-        return prepend(density, converged.log_densities(plan, *given))
+    state, density = first(plan, series)
     _, densities = driver.run(plan, KALMAN_LIKELIHOOD, series.params, state, series.rows)
     return prepend(density, driver.phases(plan).join(densities))
 
@@ -84,11 +76,7 @@ def score(plan: Plan, series: Series) -> tuple[jax.Array, Series]:
     only the backward pass takes.
     """
     by = driver.phases(plan)
-    state, density = _first(plan, series)
-    if converged.applies(plan, state, series.params, series.rows) and series.rows.weight is None:
-        densities, message, of_params, of_rows = converged_score.score(plan, state, series.params, series.rows)
-        _, of_prior, of_first = by.each_row("first_score", observe_back, (series.prior, series.first, as_rows(message)))
-        return (density + densities.sum(1, keepdims=True))[:, 0, 0, 0], Series(of_prior, of_first, of_params, of_rows)
+    state, density = first(plan, series)
     given = series.params, state, series.rows
     params, rows, ends, out = driver.run_with_futures(plan, KALMAN_FILTER, KALMAN_HINDSIGHT, *given)
     back = ScoreRow(Gaussian(out.mean, out.cov), rows)
@@ -106,10 +94,7 @@ def smooth(plan: Plan, series: Series, central: bool = False) -> tuple[Filtered,
     ...).
     """
     by = driver.phases(plan)
-    state, density = _first(plan, series)
-    if converged.applies(plan, state, series.params, series.rows):
-        (mean, cov, densities), smoothed = converged.smooth(plan, state, series.params, series.rows, central=central)
-        return Filtered(mean, cov, prepend(density, densities)), smoothed
+    state, density = first(plan, series)
     given = series.params, state, series.rows
     params, rows, ends, filtered = driver.run_with_futures(plan, KALMAN_FILTER, KALMAN_HINDSIGHT, *given, room=_FILTERED_ROOM)
     last = driver.last(plan, ends[0])
@@ -137,7 +122,7 @@ def sample(plan: Plan, series: Series, noise: jax.Array, jitter: jax.Array) -> j
         jitter: (1, 1, 1, 1), added to the conditional variances of all but the last state.
     """
     by = driver.phases(plan)
-    initial, _ = _first(plan, series)
+    initial, _ = first(plan, series)
     params, rows = SamplerParams(series.params, jitter), SamplerInputs(series.rows, noise[:, :-1])
     room = SamplerMap(deviation=False, mean=True)
     last, (maps, means) = driver.run(plan, FILTER_FOR_SAMPLING, params, initial, rows, room=room)
@@ -156,7 +141,7 @@ def affine_states(plan: Plan, initial: jax.Array, params: AffineMap, maps: Affin
 _FILTERED_ROOM = Filtered(mean=True, cov=True, log_density=False)
 
 
-def _first(plan: Plan, series: Series) -> tuple[Gaussian, jax.Array]:
+def first(plan: Plan, series: Series) -> tuple[Gaussian, jax.Array]:
     """Computes the first filtered state (n, p, 1, B or 1), and the log densities of the first observations (B, 1, 1, 1)."""
     by = driver.phases(plan)
     state, density = by.each_row("first_observation", observe, (series.prior, series.first))

@@ -137,10 +137,8 @@ def sweep_vectors(step: Callable, matrix: jax.Array, state: jax.Array, rows: Any
 
 def _power(matrix: jax.Array, n: int) -> jax.Array:
     """Raises a matrix to a power, by squaring."""
-    result = None
-    while n:
-        if n & 1:
-            result = matrix if result is None else jnp.matmul(result, matrix, precision="highest")
-        n >>= 1
-        matrix = jnp.matmul(matrix, matrix, precision="highest") if n else matrix
-    return result
+    if n == 1:
+        return matrix
+    half = _power(matrix, n // 2)
+    square = jnp.matmul(half, half, precision="highest")
+    return jnp.matmul(square, matrix, precision="highest") if n % 2 else square

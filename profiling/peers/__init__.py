@@ -1,1 +1,1 @@
-"""What a user would run instead, beside ours, in one process: packages, and a loop that one would write oneself."""
+"""Peers: packages that a user would take instead, and a loop that one would write oneself, beside ours in one process."""

@@ -1,7 +1,11 @@
 """Large models beside the best of what a user would run instead, in one process, and their errors beside dynamax's."""
 
+import csv
 import functools
-from collections.abc import Callable
+import json
+import time
+from collections.abc import Callable, Hashable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -11,11 +15,15 @@ from rich.console import Console
 from rich.table import Table
 
 import fastscan
+from fastscan.dispatch.choice import How, choose
+from fastscan.lgssm import inference
+from fastscan.lgssm.check import check_model
 from fastscan.profiling.measure.machine import describe, version
 from fastscan.profiling.measure.timing import clock
 from fastscan.profiling.peers import packages
 
 REPEATS = 5
+OURS, PLAIN = "fastscan", "fastscan, nothing settles"
 
 
 class Work(NamedTuple):
@@ -49,17 +57,25 @@ def states(K: int, T: int) -> tuple[np.ndarray, ...]:
 
 
 def smoothing(D: int, m: int, T: int, varying: bool = False) -> Work:
-    """Smoothing one series."""
+    """Makes the work of smoothing one series."""
     params, y = model(D, m, T, varying=varying)
     others = packages.smoothers(params, y)
     given = jax.device_put((params, y))
-    others["our plain recursion"] = None if varying else lambda: fastscan.lgssm_smoother(*given, implementation="chunked")
+    others[PLAIN] = None if varying else lambda: _plain(*given)
     name = f"smoother, D={D}, m={m}, T={T:,}" + (", F and Q vary" if varying else "")
     return Work(name, lambda: fastscan.lgssm_smoother(*given), others)
 
 
+@jax.jit
+def _plain(params: Any, y: jax.Array) -> Any:
+    """Smooths by our recursion where nobody looks whether covariances settle."""
+    model, sizes = check_model(params, len(y), None, y.dtype)
+    plan = choose("sequential", T=sizes.T, B=1, D=sizes.D, m=sizes.m, dtype=y.dtype).plan._replace(vectors=0)
+    return inference.smooth_states(model, y[None], How(plan, None, False), False)
+
+
 def learning(D: int, m: int, T: int) -> Work:
-    """The log-likelihood of a series and its gradient."""
+    """Makes that of a log-likelihood and its gradient."""
     params, y = model(D, m, T)
     given = jax.device_put((params, y))
     ours = jax.jit(jax.value_and_grad(functools.partial(fastscan.lgssm_marginal_loglik, missing=False)))
@@ -68,7 +84,7 @@ def learning(D: int, m: int, T: int) -> Work:
 
 
 def decoding(what: str, K: int, T: int) -> Work:
-    """An HMM's function."""
+    """Makes that of an HMM's function."""
     given = states(K, T)
     key = (jax.random.key(0),) if what == "posterior_sample" else ()
     ours, here = getattr(fastscan, f"hmm_{what}"), jax.device_put(given)
@@ -87,36 +103,43 @@ WORKS: tuple[Callable[[], Work], ...] = (
 )
 
 
-def run_large(only: str = "", works: tuple[Callable[[], Work], ...] = WORKS) -> list[dict[str, float]]:
-    """Times all work whose name holds a text, and prints a table: milliseconds, medians of calls in turns.
+def run_large(folder: Path, only: str = "", works: tuple[Callable[[], Work], ...] = WORKS) -> list[tuple[str, str, float]]:
+    """Times all work whose name holds a text, calls in turns, and prints a table.
+
+    Args:
+        folder: for the record, ``DATE-TIME-large.csv`` and a json of its name.
+        only: of work whose name holds this.
+        works: what makes it.
 
     Returns:
-        For each work the seconds of ours and of others, by their names.
+        Work, who did it, and the median seconds.
     """
-    console, rows = Console(), []
-    table = Table("work", "ours, ms", "others, ms", "the best of them over ours", title=_title())
+    about = describe("python -m fastscan.profiling large")
+    peers = {name: v for name in ("numba", "statsmodels", "hmmlearn", "dynamax") if (v := version(name))}
+    about |= {"versions": about["versions"] | peers, "repeats": REPEATS, "memory": memory()}
+    console, rows = Console(width=130), []
     for make in works:
         work = make()
         if only not in work.name:
             continue
-        calls = {"ours": work.ours} | {name: call for name, call in work.others.items() if call is not None}
+        calls: dict[Hashable, Callable[[], Any]] = {OURS: work.ours}
+        calls |= {name: call for name, call in work.others.items() if call is not None}
         for call in calls.values():
             jax.block_until_ready(call())
-        seconds = {str(name): float(np.median(x.waited)) for name, x in clock(calls, repeats=REPEATS).items()}
-        theirs = {name: s for name, s in seconds.items() if name not in ("ours", "our plain recursion")}
-        told = ", ".join(f"{name} {1e3 * s:.3g}" for name, s in seconds.items() if name != "ours")
-        ratio = f"{min(theirs.values()) / seconds['ours']:.1f}" if theirs else "-"
-        table.add_row(work.name, f"{1e3 * seconds['ours']:.3g}", told, ratio)
-        rows.append(seconds)
+        rows += [(work.name, str(name), float(np.median(x.waited))) for name, x in clock(calls, repeats=REPEATS).items()]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / time.strftime("%Y-%m-%d-%H%M-large.csv")
+    path.with_suffix(".json").write_text(json.dumps(about, indent=2) + "\n")
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("work", "who", "seconds"))
+        writer.writerows((name, who, f"{seconds:.4g}") for name, who, seconds in rows)
+    table = Table("work", "who", "ms", title="Large models, medians of calls in turns")
+    for name, who, seconds in rows:
+        table.add_row(name if who == OURS else "", who, f"{1e3 * seconds:.3g}")
     console.print(table)
+    print(f"temporary memory of a log-likelihood, D=97, T=34,751: {about['memory'] / 1e6:.1f} MB\nrecord: {path}")
     return rows
-
-
-def _title() -> str:
-    on = describe("python -m fastscan.profiling large")
-    versions = {**on["versions"], **{name: version(name) for name in ("numba", "statsmodels", "hmmlearn", "dynamax")}}
-    told = ", ".join(f"{name} {number}" for name, number in versions.items() if number)
-    return f"{on['machine']}, commit {on['commit']}, {told}"
 
 
 def memory(D: int = 97, T: int = 34_751) -> int:
@@ -129,4 +152,6 @@ def memory(D: int = 97, T: int = 34_751) -> int:
     arrays = np.zeros(D), 10 * np.eye(D), F, Q, H, np.eye(1)
     params = fastscan.make_lgssm_params(*(jnp.asarray(x, jnp.float32) for x in arrays))
     call = jax.jit(fastscan.lgssm_marginal_loglik).lower(params, jnp.zeros((T, 1), jnp.float32))
-    return call.compile().memory_analysis().temp_size_in_bytes
+    found = call.compile().memory_analysis()
+    assert found is not None, "XLA says what memory a program for a CPU takes"
+    return found.temp_size_in_bytes

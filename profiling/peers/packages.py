@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fastscan.profiling.peers.loops import numba_smoother
@@ -49,7 +50,7 @@ def _dynamax(params: Any, emissions: np.ndarray) -> Callable[[], Any] | None:
     except ImportError:
         return None
     compiled = jax.jit(lgssm_smoother)
-    return lambda: jax.block_until_ready(compiled(params, emissions))
+    return lambda: jax.block_until_ready(compiled(params, jnp.asarray(emissions)))
 
 
 def log_likelihood_gradient(params: Any, emissions: np.ndarray) -> Callable[[], Any] | None:
@@ -58,7 +59,7 @@ def log_likelihood_gradient(params: Any, emissions: np.ndarray) -> Callable[[], 
         from dynamax.linear_gaussian_ssm import lgssm_filter
     except ImportError:
         return None
-    compiled = jax.jit(jax.value_and_grad(lambda params: lgssm_filter(params, emissions).marginal_loglik))
+    compiled = jax.jit(jax.value_and_grad(lambda params: lgssm_filter(params, jnp.asarray(emissions)).marginal_loglik))
     return lambda: jax.block_until_ready(compiled(params))
 
 
@@ -68,14 +69,12 @@ def hidden_markov(what: str, initial: np.ndarray, A: np.ndarray, log_likelihoods
     """
     calls: dict[str, Callable | None] = {"hmmlearn": None, "dynamax": None}
     try:
-        from hmmlearn import _hmmc
+        from hmmlearn import _hmmc  # pyright: ignore[reportAttributeAccessIssue]
     except ImportError:
         pass
     else:
         weights = np.asarray(initial, np.float64), np.asarray(A, np.float64)
         ll = np.asarray(log_likelihoods, np.float64)
-        with np.errstate(divide="ignore"):
-            logs = np.log(weights[0]), np.log(weights[1])
         likelihood = np.exp(ll - ll.max(1, keepdims=True))
 
         def both_ways():
@@ -83,7 +82,7 @@ def hidden_markov(what: str, initial: np.ndarray, A: np.ndarray, log_likelihoods
             backward = _hmmc.backward_scaling(*weights, likelihood, scaling)
             return forward * backward
 
-        calls["hmmlearn"] = {"posterior_mode": lambda: _hmmc.viterbi(*logs, ll), "smoother": both_ways}.get(what)
+        calls["hmmlearn"] = {"posterior_mode": lambda: _hmmc.viterbi(*weights, ll), "smoother": both_ways}.get(what)
     try:
         from dynamax.hidden_markov_model import inference
     except ImportError:

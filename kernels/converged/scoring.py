@@ -1,4 +1,4 @@
-"""The score of a time-invariant model whose covariances converge: see the modules `converged` and `scoring`.
+"""The score: derivatives of the log density, by the formulas of the module `lgssm.scoring`.
 
 Where the filter has settled, r moves back by one matrix, and N settles from the end on. Derivatives with respect to what all
 rows share are linear in N, and otherwise sums over time of products of r, u and means: a few products of matrices.
@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from fastscan.kernels.algebra import stable_carry
-from fastscan.kernels.lgssm.converged import Way, as_series, dot, innovations, run_filter, steady_gain, vectors
+from fastscan.kernels.converged.filtering import Way, innovations, run_filter, steady_gain
+from fastscan.kernels.converged.vectors import as_series, dot, vectors
 from fastscan.kernels.lgssm.gaussian import Gaussian
 from fastscan.kernels.lgssm.kalman import KALMAN_FILTER, FilterInputs, Message
 from fastscan.kernels.lgssm.scoring import KALMAN_SCORE, ScoreRow

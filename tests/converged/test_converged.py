@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 import fastscan
-from fastscan import lgssm_filter, lgssm_marginal_loglik, lgssm_smoother
+from fastscan import lgssm_filter, lgssm_marginal_loglik, lgssm_posterior_sample, lgssm_smoother
 from fastscan.dispatch.choice import SETTLING_SIZE, choose
-from fastscan.kernels.lgssm import converged, passes
+from fastscan.kernels.converged import passes
+from fastscan.kernels.converged.filtering import run_filter
+from fastscan.kernels.lgssm.passes import first
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.scan.settling import fill, settled
 from fastscan.lgssm.check import check_model
@@ -103,12 +105,34 @@ def test_awkward_lengths(T, vectors):
                 close(x, wanted, 1e-10, (what, vectors))
 
 
+@pytest.mark.parametrize("one_function", [False, True])
+@pytest.mark.parametrize("gaps", [[], [(0, 3)], [(100, 105), (200, 201)], [(296, 300)], [(50, 52), (70, 72), (100, 250)]])
+def test_gaps(gaps, one_function):
+    """Before anything has settled, between settled stretches, at the end; single entries, and all of a row."""
+    params = MODELS["random"]
+    params = of(params, emissions={"cov": np.diagonal(params.emissions.cov)})
+    with jax.enable_x64(True):
+        y = data(params, 300, "float64")
+        for start, stop in gaps:
+            y[0, start + 1 : stop], y[0, start, 0] = np.nan, np.nan
+        model, _ = check_model(params, 300, 1, y.dtype)
+        once, given = (jax.tree.leaves(_with_gaps(model, y, vectors, one_function)) for vectors in (0, 7))
+        for wanted, x in zip(once, given, strict=True):
+            close(x, wanted, 1e-11)
+
+
+@functools.partial(jax.jit, static_argnames=("vectors", "one_function"))
+def _with_gaps(model, y, vectors, one_function):
+    plan = Plan(y.shape[1] - 1, 1, algebra="staged", vectors=vectors, one_function=one_function)
+    return passes.smooth(plan, series(plan, model, y, True))
+
+
 def test_a_covariance_settles_as_soon_as_it_should():
     rows = {}
     for name in ("random", "near a unit root", "no noise in the dynamics", "hardly any news"):
         params = cast(MODELS[name], "float32")
         plan, given = prepared(params, data(params, 5_000, "float32"), 8)
-        way = converged.run_filter(plan, passes._first(plan, given)[0], given.params, given.rows, moments=False)
+        way = run_filter(plan, first(plan, given)[0], given.params, given.rows, moments=False)
         rows[name] = int(way.begin)
     assert rows["random"] <= 64
     assert 500 < rows["near a unit root"] < 4_999  # a gain of 1 %: 1,600 rows until exp(-2 * 0.01 * rows) rounds, less for half
@@ -176,8 +200,21 @@ def test_a_batch_of_large_ones():
     close(mapped.filtered_means[1], alone.filtered_means, 2e-5)
 
 
+@pytest.mark.parametrize("gaps", [False, True])
+def test_samples_are_those_of_the_associative_scan(gaps):
+    with jax.enable_x64(True):
+        params, key = random_params(0, LARGE, 3), jax.random.key(1)
+        y = data(params, 100, "float64", B=2)
+        if gaps:
+            y[0, 50:60], y[1, 3, 1] = np.nan, np.nan
+        wanted = lgssm_posterior_sample(key, params, y, jitter=1e-3, implementation="associative")
+        close(lgssm_posterior_sample(key, params, y, jitter=1e-3), wanted, 1e-9)
+        wanted = lgssm_posterior_sample(key, params, y[0], implementation="associative")
+        close(lgssm_posterior_sample(key, params, y[0]), wanted, 1e-9)
+
+
 def test_transformations_of_a_large_one():
-    """Gradients, of sequences mapped, and second derivatives, against those of the associative scan."""
+    """Gradients, of sequences mapped, and second derivatives, against those of chunks, and differences."""
     with jax.enable_x64(True):
         params, T = random_params(1, LARGE, 2), 70
         y = jnp.asarray(data(params, T, "float64", B=2))

@@ -1,0 +1,37 @@
+"""The table of large models, ours and what others make of them, from the newest record of `peers.large`."""
+
+import csv
+import json
+from collections import defaultdict
+from pathlib import Path
+
+from fastscan.profiling.peers.large import OURS, PLAIN
+
+
+def large_table(records: Path) -> str:
+    """Makes the table, of the records in a folder and those below it: milliseconds, and the best of the others over ours."""
+    paths = sorted(records.rglob("*-large.csv"), key=lambda path: path.name)
+    if not paths:
+        return "Not measured yet."
+    works: dict[str, dict[str, float]] = defaultdict(dict)
+    for row in csv.DictReader(paths[-1].read_text().splitlines()):
+        works[row["work"]][row["who"]] = float(row["seconds"])
+    about = json.loads(paths[-1].with_suffix(".json").read_text())
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    lines = [
+        f"{about['machine']}, {versions}, {about['date']}, commit {about['commit']}. Medians of {about['repeats']} samples, ms.",
+        "",
+        "| work | fastscan | others | the best of them over ours |",
+        "|---|---|---|---|",
+    ]
+    for work, seconds in works.items():
+        theirs = {who: s for who, s in seconds.items() if who not in (OURS, PLAIN)}
+        told = ", ".join(f"{who} {_ms(s)}" for who, s in seconds.items() if who != OURS)
+        best = f"{min(theirs.values()) / seconds[OURS]:.1f}" if theirs else "-"
+        lines.append(f"| {work} | {_ms(seconds[OURS])} | {told} | {best} |")
+    lines += ["", f"Temporary memory of `lgssm_marginal_loglik` at D=97, T=34,751: {about['memory'] / 1e6:.1f} MB."]
+    return "\n".join(lines)
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g}"

@@ -1,0 +1,80 @@
+"""What others make of the same work: their results are ours, or the comparison means nothing."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from fastscan import hmm_posterior_mode, hmm_smoother, lgssm_smoother
+from fastscan.profiling.peers import large, loops, packages
+from fastscan.profiling.report.large_table import large_table
+from oracles.lgssm import assert_moments, close, textbook
+
+
+@pytest.fixture(autouse=True)
+def in_float32():
+    with jax.enable_x64(False):
+        yield
+
+
+@pytest.mark.parametrize("varying", [False, True])
+def test_smoothers(varying):
+    params, y = large.model(3, 2, 30, varying=varying)
+    wanted, ours = textbook(params, y), lgssm_smoother(params, y)
+    assert_moments(ours, wanted, "float32")
+    calls = packages.smoothers(params, y)
+    found = calls["statsmodels"]()
+    close(found.smoothed_state.T, wanted.smoothed_means, 1e-5)
+    close(found.smoothed_state_cov.transpose(2, 0, 1), wanted.smoothed_covariances, 1e-5)
+    close(calls["dynamax"]().smoothed_means, wanted.smoothed_means, 1e-4)
+
+
+@pytest.mark.parametrize("varying", [False, True])
+def test_the_loop(varying):
+    """Without Numba, which need not be installed: as it stands."""
+    params, y = large.model(3, 2, 30, varying=varying)
+    wanted = textbook(params, y)
+    F, Q = (x if varying else x[None] for x in params.dynamics[::3])
+    H, R = params.emissions[::3]
+    loglik, *moments = loops._smooth(F, Q, H, R, *params.initial, y)
+    close(loglik - 0.5 * y.size * np.log(2 * np.pi), wanted.loglik.sum(), 1e-5)
+    for given, one in zip(moments, wanted[1:], strict=True):
+        close(given, one, 1e-4)
+
+
+def test_states():
+    model = large.states(3, 40)
+    calls = packages.hidden_markov("posterior_mode", *model)
+    np.testing.assert_array_equal(calls["hmmlearn"]()[1], hmm_posterior_mode(*model))
+    np.testing.assert_array_equal(calls["dynamax"](), hmm_posterior_mode(*model))
+    probs = packages.hidden_markov("smoother", *model)["hmmlearn"]()
+    close(probs / probs.sum(1, keepdims=True), hmm_smoother(*model).smoothed_probs, 1e-5)
+    assert packages.hidden_markov("posterior_sample", *model)["hmmlearn"] is None
+
+
+def test_the_table(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(large, "memory", lambda: 1_234_567)
+    works = (
+        functools.partial(large.smoothing, 9, 2, 80),
+        functools.partial(large.smoothing, 2, 1, 20, varying=True),
+        functools.partial(large.learning, 2, 1, 20),
+        functools.partial(large.decoding, "posterior_sample", 3, 20),
+    )
+    assert large_table(tmp_path) == "Not measured yet."
+    rows = large.run_large(tmp_path, works=works)
+    names = [work for work, who, _ in rows if who == large.OURS]
+    others = [{who for work, who, _ in rows if work == name} - {"Numba", large.OURS} for name in names]
+    assert others == [{"statsmodels", "dynamax", large.PLAIN}, {"statsmodels", "dynamax"}, {"dynamax"}, {"dynamax"}]
+    assert all(seconds > 0 for *_, seconds in rows)
+    lines = large_table(tmp_path).splitlines()
+    ours, best = (float(lines[6].split("|")[column]) for column in (2, 4))
+    theirs = 1e3 * next(seconds for work, who, seconds in rows if (work, who) == (names[2], "dynamax"))
+    assert abs(best - theirs / ours) < 0.06 + 0.02 * best  # both are rounded
+    assert lines[-1].endswith("1.2 MB.")
+    assert {work for work, *_ in large.run_large(tmp_path / "some", "gradient", works)} == {names[2]}
+    assert "dynamax" in capsys.readouterr().out
+
+
+def test_memory():
+    assert large.memory(9, 1_000) < 1e6  # bytes: of moments at all times it would be 648,000 for covariances alone, and more
