@@ -19,7 +19,7 @@ def large_table(records: Path) -> str:
     about = json.loads(paths[-1].with_suffix(".json").read_text())
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     lines = [
-        f"{about['machine']}, {versions}, {about['date']}, commit {about['commit']}. Medians of {about['repeats']} samples, ms.",
+        f"{about['machine']}, {versions}, {about['date']}, commit {about['commit']}. Medians of {about['repeats']}, in ms.",
         "",
         "| work | fastscan | others | the best of them over ours |",
         "|---|---|---|---|",
