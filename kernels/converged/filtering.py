@@ -8,14 +8,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from fastscan.kernels.algebra import eye, stable_carry, zeros
-from fastscan.kernels.arrays import as_rows
+from fastscan.kernels.arrays import as_rows, blank
 from fastscan.kernels.converged.vectors import as_series, dot, from_row, vectors
 from fastscan.kernels.lgssm.gaussian import Gaussian, Innovations, Transition, condition, log_density, push
 from fastscan.kernels.lgssm.kalman import KALMAN_FILTER, FilterInputs, complete
 from fastscan.kernels.lgssm.passes import Series
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.scan.recurrence import merge
-from fastscan.kernels.scan.settling import fill, put, until_settled
+from fastscan.kernels.scan.settling import alike_in, fill, put, until_settled
 from fastscan.kernels.scan.xla import OnXLA
 
 
@@ -81,42 +81,17 @@ def run_filter(plan: Plan, state: Gaussian, params: FilterInputs, rows: FilterIn
             after, out = KALMAN_FILTER.step(given, state, by.matrices(x))
             return after, write(kept, by.arrays((out.log_density, after.mean, after.cov)), t)
 
-        def part(state: Gaussian) -> jax.Array:
-            return state.cov.array
-
         if gap is None:
-            done = until_settled(step, part, state, kept, jnp.int32(R))
+            done = until_settled(step, _cov, state, kept, jnp.int32(R))
             return (done.state, done.rows), done.outputs, None
 
-        def stretch(carry: tuple) -> tuple:
-            start, _, state, kept, stretches, _ = carry
-            done = until_settled(step, part, state, kept, jnp.int32(R), start=start, alike=lambda t, stop: gap[t] >= stop)
-            end = gap[done.rows]
-            gain, last = steady_gain(given, done.state), end >= R
-            means_alone = _mean_step(given, gain)
-
-            def row(t: Any, carry: tuple) -> tuple:
-                mean, kept, stretches = carry
-                x = merge(given, by.matrices(by.row(series, t)[0]))
-                after, (_, density) = means_alone(mean.array[:, 0, 0], FilterInputs(c=x.c.array[:, 0, 0], y=x.y.array[:, 0, 0]))
-                mean = type(mean)(after[:, None, None])
-                new = (density[:, None, None], mean.array, done.state.cov.array)
-                return mean, write(kept, new, t), put(stretches, done.rows, t)
-
-            given_rows = (done.state.mean, done.outputs, stretches)
-            mean, kept, stretches = lax.fori_loop(done.rows, jnp.where(last, done.rows, end), row, given_rows)
-            return jnp.where(last, R, end), done.rows, Gaussian(mean, done.state.cov), kept, stretches, last
-
-        state = stable_carry(lambda s, t: (step(s, kept, t)[0], None), state, jnp.int32(0))
-        begun = (jnp.int32(0), jnp.int32(0), state, kept, jnp.full(R, -1, jnp.int32), jnp.bool_(False))
-        _, begin, state, kept, stretches, _ = lax.while_loop(lambda c: (c[0] < R) & ~c[-1], stretch, begun)
-        return (state, begin), kept, stretches
+        return _between_gaps(by, given, step, write, state, kept, series, gap)
 
     x = by.matrices(by.row(series, 0)[0])
     (mean, cov), out = jax.eval_shape(lambda s: by.arrays(KALMAN_FILTER.step(given, s, x)), state)
     slots = R // apart + (apart > 1)
     lengths = (R, R + 1, slots + 1) if moments else (R,)
-    kept = tuple(jnp.zeros((n, *x.shape), x.dtype) for n, x in zip(lengths, (out.log_density, mean, cov), strict=False))
+    kept = tuple(blank(x, (n, *x.shape)) for n, x in zip(lengths, (out.log_density, mean, cov), strict=False))
     if moments:
         kept = kept[0], *(x.at[0].set(one) for x, one in zip(kept[1:], by.arrays(tuple(state)), strict=True))
     (settled, begin), (density, *kept), stretches = by.compiled(settle)(state, kept, series, _next_gap(rows.weight))
@@ -127,6 +102,52 @@ def run_filter(plan: Plan, state: Gaussian, params: FilterInputs, rows: FilterIn
     mean, cov = kept
     mean = jnp.concatenate([mean[:1], from_row(begin, later_means, mean[1:])])
     return Way(begin, settled, mean, cov, as_series(density), stretches)
+
+
+def _between_gaps(
+    by: OnXLA,
+    given: FilterInputs,
+    step: Callable,
+    write: Callable,
+    state: Gaussian,
+    kept: tuple,
+    series: FilterInputs,
+    gap: jax.Array,
+) -> tuple[tuple[Gaussian, Any], tuple, jax.Array]:
+    """Filters rows until the covariance has settled, and means alone until the next gap, again and again.
+
+    Returns:
+        The state where the covariance has settled for good, and before which row; what was kept; and `Way.stretches`.
+    """
+    R = len(gap) - 1
+
+    def stretch(carry: tuple) -> tuple:
+        start, _, state, kept, stretches, _ = carry
+        done = until_settled(step, _cov, state, kept, jnp.int32(R), start=start, alike=lambda t, stop: gap[t] >= stop)
+        begin, cov, end = done.rows, done.state.cov, gap[done.rows]
+        move, last = _mean_step(given, steady_gain(given, done.state)), end >= R
+
+        def row(t: Any, carry: tuple) -> tuple:
+            mean, kept, stretches = carry
+            x = merge(given, by.matrices(by.row(series, t)[0]))
+            after, (_, density) = move(mean.array[:, 0, 0], FilterInputs(c=x.c.array[:, 0, 0], y=x.y.array[:, 0, 0]))
+            mean = type(mean)(after[:, None, None])
+            kept = write(kept, (density[:, None, None], mean.array, cov.array), t)
+            return mean, kept, put(stretches, begin, t)
+
+        rows = lax.fori_loop(begin, jnp.where(last, begin, end), row, (done.state.mean, done.outputs, stretches))
+        mean, kept, stretches = rows
+        return jnp.where(last, R, end), begin, Gaussian(mean, cov), kept, stretches, last
+
+    state = stable_carry(lambda s, t: (step(s, kept, t)[0], None), state, jnp.int32(0))
+    begun = jnp.int32(0), jnp.int32(0), state, kept, jnp.full(R, -1, jnp.int32), jnp.bool_(False)
+    begun = alike_in(begun, series)
+    _, begin, state, kept, stretches, _ = lax.while_loop(lambda c: (c[0] < R) & ~c[-1], stretch, begun)
+    return (state, begin), kept, stretches
+
+
+def _cov(state: Gaussian) -> jax.Array:
+    return state.cov.array
 
 
 def _next_gap(weight: jax.Array | None) -> jax.Array | None:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fastscan.kernels.algebra import stable_carry
+from fastscan.kernels.arrays import blank
 from fastscan.kernels.converged.filtering import Way, innovations, run_filter, steady_gain
 from fastscan.kernels.converged.vectors import as_series, dot, vectors
 from fastscan.kernels.lgssm.gaussian import Gaussian
@@ -44,7 +45,7 @@ def score(
         predicted = r + dot(H.T, u)
         return dot(F.T, predicted), (r, u, predicted)
 
-    nothing = jnp.zeros((len(F), way.means.shape[-1]), F.dtype)
+    nothing = blank(F, (len(F), way.means.shape[-1]))
     seen = FilterInputs(y=innovations(params, rows, as_series(way.means[:R])))
     there = (jnp.arange(R) >= begin)[:, None, None]
     r_after, u, r = (
@@ -103,7 +104,7 @@ def _before(
             state, out = step(state, ScoreRow(Gaussian(mean, cov), by.row(rows, t)[0]))
             return state, jax.tree.map(lambda x, new: put(x, new, t), own, by.arrays(out))
 
-        nothing = jnp.zeros((apart, *way.covs.shape[1:]), way.covs.dtype)
+        nothing = blank(way.covs, (apart, *way.covs.shape[1:]))
         _, covs = lax.fori_loop(0, length, forward, (state, nothing))
         return lax.fori_loop(0, length, back, carry)
 
@@ -120,7 +121,8 @@ def _information(closed: jax.Array, informed: jax.Array, rows: Any) -> tuple[jax
         before = dot(closed.T, dot(N, closed)) + informed
         return (before + before.T) / 2, total + N
 
-    done = until_settled(back, lambda N: N, jnp.zeros_like(informed), jnp.zeros_like(informed), rows)
+    nothing = blank(informed, informed.shape)
+    done = until_settled(back, lambda N: N, nothing, nothing, rows)
     return done.state, done.outputs + (rows - done.rows).astype(informed.dtype) * done.state
 
 

@@ -9,6 +9,7 @@ from jax import lax
 
 from fastscan.kernels.algebra import stable_carry
 from fastscan.kernels.algebra.stages import matmul_add, subtract
+from fastscan.kernels.arrays import blank
 from fastscan.kernels.converged.filtering import Way, all_covs, run_filter
 from fastscan.kernels.converged.vectors import as_series, dot, vectors
 from fastscan.kernels.lgssm.gaussian import Gaussian, Transition, smoothing_gain
@@ -36,7 +37,7 @@ def smooth(
         done = until_settled(back, lambda cov: cov.array, cov, kept, R - begin)
         return (done.rows, done.state), done.outputs
 
-    kept = jnp.zeros_like(covs).at[R].set(covs[R]), jnp.zeros_like(covs[:R])
+    kept = blank(covs, covs.shape).at[R].set(covs[R]), blank(covs, (R, *covs.shape[1:]))
     (done, cov), kept = by.compiled(settle)(by.matrices(covs[R]), kept)
     GP, cov = by.arrays(covariance_back(G, L, cov))
     kept = tuple(fill(x, one, begin, R - done) for x, one in zip(kept, (cov, GP), strict=True))

@@ -25,7 +25,7 @@ from fastscan.kernels.algebra.stages import hadamard, matmul, matmul_add, symmet
 from fastscan.kernels.algebra.systems import blocked, factor, substitute
 
 SOUND = 64
-"""The fewest roundings of an innovation's variance that must be left of it once the others are known, to condition at once."""
+"""The fewest roundings of an innovation's variance that are noise, and left once others are known, to condition at once."""
 
 
 class Gaussian(NamedTuple):
@@ -117,7 +117,7 @@ def condition(
     given = cov, means, values, H, weight, noise, floor
     if not (exact and not learning and blocked(cov) and H.shape[0] > 1):
         return _condition_by_rows(*given, rolled=rolled, learning=learning)
-    *at_once, sound = _condition_at_once(*given)
+    *at_once, sound = _condition_at_once(*given[:-1])
     return lax.cond(sound, lambda: tuple(at_once), lambda: _condition_by_rows(*given, rolled=rolled, learning=learning))
 
 
@@ -146,11 +146,11 @@ def _condition_by_rows(cov, means: tuple, values: tuple, H, weight, noise, floor
     return cov, means, innovations
 
 
-def _condition_at_once(cov, means: tuple, values: tuple, H, weight, noise, floor) -> tuple[Any, tuple, Innovations, Any]:
+def _condition_at_once(cov, means: tuple, values: tuple, H, weight, noise) -> tuple[Any, tuple, Innovations, Any]:
     """Does as `condition`, by Cholesky's factors of the innovations' covariance; and tells whether that is sound.
 
     The factor's columns are what one observation after another would have met. It is not sound where a pivot is little more
-    than rounding, or belongs to an observation without noise that says nothing.
+    than rounding, or a noise: then what rounding leaves along one observation has to be repaired before the next.
     """
     kind = type(cov)
     h = hadamard(H, weight)
@@ -168,7 +168,7 @@ def _condition_at_once(cov, means: tuple, values: tuple, H, weight, noise, floor
     variance = hadamard(root, root)
     inverse = kind.elementwise(lambda s: 1 / s, variance)
     seen = Innovations((), tuple(hadamard(z, root) for z in whitened), variance, inverse, hadamard(W, _reciprocal(root)))
-    sound = _sound(variance, variances.diagonal(), floor).array.all()
+    sound = _sound(variance, variances.diagonal(), weight, noise).array.all()
     return reduced, means, seen, sound
 
 
@@ -283,10 +283,14 @@ def _reciprocal(x):
 
 
 @stage
-def _sound(variance, before, floor):
-    """Tells of pivots whether they are more than rounding."""
+def _sound(variance, before, weight, noise):
+    """Tells of pivots, and of the noise of what is observed, whether they are more than rounding."""
     least = SOUND * float(np.finfo(variance.dtype).eps)
-    return type(variance).elementwise(lambda d, s, f: (d > least * s) & (d > f), variance, before, floor)
+
+    def one(pivot, s, w, r):
+        return (pivot > least * s) & ((w == 0) | (r > least * s))
+
+    return type(variance).elementwise(one, variance, before, weight, noise)
 
 
 @stage

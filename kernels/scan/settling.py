@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fastscan.kernels.algebra import stable_carry
-from fastscan.kernels.arrays import diagonal
+from fastscan.kernels.arrays import diagonal, vary_over, varying
 
 BLOCK, MOST_ROUNDINGS = 16, 64
 """The fewest rows from one look at a covariance to the next; and the most roundings that two looks may differ by."""
@@ -31,6 +31,12 @@ def settled(before: jax.Array, after: jax.Array, rows: jax.Array) -> jax.Array:
     sd = jnp.sqrt(jnp.maximum(diagonal(after), 0))
     roundings = jnp.minimum(rows / 2, MOST_ROUNDINGS).astype(after.dtype)
     return (jnp.abs(after - before) <= roundings * jnp.finfo(after.dtype).eps * sd * jnp.swapaxes(sd, 0, 1)).all()
+
+
+def alike_in(tree: Any, others: Any) -> Any:
+    """Makes arrays differ along the axes of `shard_map` that they or others differ along."""
+    axes = frozenset().union(*map(varying, jax.tree.leaves((tree, others))))
+    return jax.tree.map(lambda x: vary_over(axes, x), tree)
 
 
 class Settling(NamedTuple):
@@ -65,7 +71,7 @@ def until_settled(
         return Settling(stop, state, outputs, same if alike is None else same & alike(was.rows, stop))
 
     state = stable_carry(lambda s, t: step(s, outputs, t), state, jnp.int32(0))
-    begun = Settling(jnp.asarray(start, jnp.int32), state, outputs, jnp.bool_(False))
+    begun = Settling(*alike_in((jnp.asarray(start, jnp.int32), state, outputs, jnp.bool_(False)), (state, outputs, rows)))
     return lax.while_loop(lambda now: ~now.over & (now.rows < rows), block, begun)
 
 
@@ -116,9 +122,9 @@ def sweep_vectors(step: Callable, matrix: jax.Array, state: jax.Array, rows: Any
         return jnp.where(held, after, state), out
 
     # all chunks from zeros, but for those before anything has happened, which hand on the state there was
-    held = lax.fori_loop(0, L, lambda t, some: some | there(t), jnp.zeros((C, 1), bool))[:, 0]
+    held = jax.vmap(there)(order).any(0)[:, 0]
     first = (C - 1 - jnp.argmax(held[::-1])) if reverse else jnp.argmax(held)
-    begun = jnp.where((jnp.arange(C) == first)[:, None], state[:, None], jnp.zeros_like(state)[:, None]).reshape(-1, C * B)
+    begun = jnp.where((jnp.arange(C) == first)[:, None], state[:, None], 0).reshape(-1, C * B)
     exits, _ = lax.scan(lambda s, row: (one(s, row)[0], None), begun, (rows, order), reverse=reverse)
     exits = jnp.moveaxis(exits.reshape(-1, C, B), 1, 0)
 

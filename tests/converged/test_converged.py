@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 import fastscan
 from fastscan import lgssm_filter, lgssm_marginal_loglik, lgssm_posterior_sample, lgssm_smoother
@@ -162,8 +164,9 @@ def test_fill(start, stop):
 LARGE = SETTLING_SIZE + 1
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize(("size", "m"), [(LARGE, 1), (LARGE, 3), (17, 17), (20, 5), (33, 2)])
+@pytest.mark.parametrize(
+    ("size", "m", "dtype"), [(LARGE, 1, "float64"), (LARGE, 3, "float32"), (17, 17, "float64"), (33, 2, "float32")]
+)
 def test_large_models_against_the_textbook(size, m, dtype):
     """Gaps, correlated noise, inputs: under `jit`, and outside of it."""
     with jax.enable_x64(dtype == "float64"):
@@ -230,3 +233,19 @@ def test_transformations_of_a_large_one():
         step = 1e-5
         near = [jax.grad(loglik)(F + sign * step, y[0]) for sign in (1, -1)]
         close(slope, (near[0] - near[1]) / (2 * step), 1e-6)
+
+
+def test_shard_map():
+    """On a mesh of one device: types tell devices apart all the same."""
+    params = cast(random_params(1, LARGE, 2), "float32")
+    params = of(params, emissions={"cov": np.diagonal(params.emissions.cov).copy()})
+    y = data(params, 80, "float32")
+    mesh = jax.make_mesh((1,), ("batch",), axis_types=(AxisType.Auto,))
+
+    def everything(params, y):
+        sample = lgssm_posterior_sample(jax.random.key(0), params, y, missing=False)
+        slope = jax.grad(lambda y: lgssm_marginal_loglik(params, y, missing=False).sum())(y)
+        return lgssm_smoother(params, y), lgssm_filter(params, y, missing=False), sample, slope
+
+    shared = jax.jit(jax.shard_map(everything, mesh=mesh, in_specs=(P(), P("batch")), out_specs=P("batch")))(params, y)
+    jax.tree.map(lambda a, b: close(a, b, 1e-6), shared, everything(params, y))

@@ -26,7 +26,7 @@ def without_missing(model):
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize(("K", "T"), [(17, 40), (31, 3), (32, 2), (33, 1), (48, 40), (100, 12)])
+@pytest.mark.parametrize(("K", "T"), [(17, 40), (32, 2), (33, 1), (100, 12)])
 def test_against_the_textbook(K, T, dtype):
     with jax.enable_x64(dtype == "float64"):
         model = model_of(K, T, dtype)
