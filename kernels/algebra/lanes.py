@@ -22,6 +22,7 @@ class Lanes:
     """
 
     __slots__ = ("rows", "symmetric")
+    in_blocks = False
 
     def __init__(self, rows: Sequence[Sequence[Any]], symmetric: bool = False):
         if symmetric:
