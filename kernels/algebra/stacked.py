@@ -320,8 +320,9 @@ def _terms(multiply: str, add: str, start: int, stop: int) -> Callable:
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:
     terms, lanes = a.shape[1], jnp.broadcast_shapes(a.shape[2:], b.shape[2:])
-    large = np.prod(lanes) == 1 and max(a.shape[0], b.shape[1]) > UNROLLED_TERMS
-    if terms <= UNROLLED_TERMS and not (large and terms > 1):
+    sizes = a.shape[0], terms, b.shape[1]
+    large = np.prod(lanes) == 1 and min(sizes) > 1 and max(sizes) > UNROLLED_TERMS
+    if terms <= UNROLLED_TERMS and not large:
         return functools.reduce(jnp.add, (a[:, k, None] * b[None, k] for k in range(terms)))  # slices have slow derivatives
     if np.prod(a.shape[2:]) == 1:
         return jnp.tensordot(a.reshape(a.shape[:2]), b, 1)
