@@ -88,8 +88,8 @@ def _before(
     def stretch(k: Any, carry: tuple) -> tuple:
         start = ((way.begin - 1) // apart - k) * apart
         length = jnp.minimum(way.begin - start, apart)
-        slot, rounded = start // apart, lax.dynamic_index_in_dim(way.means, start, keepdims=False)
-        state = by.matrices(Gaussian(rounded, lax.dynamic_index_in_dim(way.covs, slot, keepdims=False)))
+        kept = ((way.means, start), (way.covs, start // apart))
+        state = by.matrices(Gaussian(*(lax.dynamic_index_in_dim(x, n, keepdims=False) for x, n in kept)))
 
         def forward(n: Any, carry: tuple) -> tuple:
             state, covs = carry

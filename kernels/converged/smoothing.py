@@ -23,7 +23,9 @@ from fastscan.kernels.scan.xla import OnXLA
 def smooth(
     plan: Plan, state: Gaussian, params: FilterInputs, rows: FilterInputs, *, central: bool
 ) -> tuple[Filtered, Smoothed]:
-    """Computes the results of `moments`; and smoothed ones, with cross moments (B or 1, T - 1, D, D)."""
+    """Computes filtered means (B, T, D, 1), covariances (1, T, D, D) and the rows' log densities (B, T - 1, 1, 1); and smoothed
+    moments, with cross moments or covariances (B or 1, T - 1, D, D).
+    """
     by, R = OnXLA(plan), plan.steps
     way, given = run_filter(plan, state, params, rows, moments=True), by.matrices(params)
     begin, means, covs = way.begin, way.means, all_covs(plan, way)
@@ -43,9 +45,8 @@ def smooth(
     kept = tuple(fill(x, one, begin, R - done) for x, one in zip(kept, (cov, GP), strict=True))
 
     smoothed = jnp.concatenate([_later_smoothed(plan, begin, params, rows, G, means), means[R:]])
-    series = SmootherInputs(
-        Gaussian(means[:R], covs[:R]), Transition(None, by.split(rows.c) if rows.c is not None else None, None)
-    )
+    drift = None if rows.c is None else by.split(rows.c)
+    series = SmootherInputs(Gaussian(means[:R], covs[:R]), Transition(None, drift, None))
     start = jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, begin, keepdims=False), Gaussian(smoothed, kept[0]))
     before = functools.partial(_smooth_before, by, Transition(given.F, given.c, given.Q), way)
     mean, cov, cross = by.compiled(before)(by.matrices(start), Smoothed(smoothed, *kept), series)
