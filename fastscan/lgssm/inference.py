@@ -34,12 +34,24 @@ def _either(
         B = batch_size((model, emissions, noise))
 
         def branch(missing: bool) -> Any:
-            out = run(plan, series(plan, model, emissions, missing), *noise)
+            by = plan if missing else _plan_without_gaps(how, plan, model, B)
+            out = run(by, series(by, model, emissions, missing), *noise)
             return jax.tree.map(lambda x: jnp.broadcast_to(x, (B, *x.shape[1:])), out)
 
         return _with_gaps_or_without(how, plan, model, emissions, branch)
 
     return transformable(how, infer, count)(model, emissions, *noise)
+
+
+def _plan_without_gaps(how: How, plan: Plan, model: Model, B: int) -> Plan:
+    """Returns the plan for a batch of which it was not known beforehand that nothing is missing: where its sequences have the
+    same matrices, covariances of large models may settle.
+    """
+    matrices = model.initial_cov, model.F, model.Q, model.H, model.R
+    if plan != how.plan or how.problem is None or how.missing is not None or any(len(x) > 1 for x in matrices):
+        return plan
+    shared = how.problem._replace(shared=True).plan(B)
+    return shared if shared.vectors else plan
 
 
 def _with_gaps_or_without(how: How, plan: Plan, model: Model, emissions: jax.Array, branch: Callable[[bool], Any]) -> Any:

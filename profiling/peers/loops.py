@@ -41,7 +41,7 @@ def _smooth(F, Q, H, R, mean, cov, y):
 def numba_smoother() -> Callable[..., Any] | None:
     """Returns the loop, compiled when it is first called; None without Numba."""
     try:
-        import numba
+        import numba  # pyright: ignore[reportMissingImports]
     except ImportError:
         return None
     return numba.njit(_smooth)

@@ -15,7 +15,7 @@ from oracles.hmm import random_model
 from oracles.lgssm import cast, random_params, simulate
 
 D, M, K, B = 2, 2, 3, 2
-WAYS = (None, "sequential", "chunked:4", "chunked:16")
+WAYS = ("sequential", "chunked:16")
 
 
 def with_inputs(params, dtype):
@@ -61,13 +61,13 @@ def same(alone, shared, tolerance=2e-5):
 
 
 @pytest.mark.parametrize("implementation", WAYS)
-@pytest.mark.parametrize("T", [3, 40, 70, 131])
+@pytest.mark.parametrize("T", [40, 131])
 @pytest.mark.parametrize("name", list(calls(2)))
 def test_results_are_those_of_one_length(name, T, implementation):
     same(*both(functools.partial(calls(T)[name], implementation=implementation)))
 
 
-@pytest.mark.parametrize("T", [1, 2, 33, 34, 35, 64, 65, 66, 67, 700])
+@pytest.mark.parametrize("T", [1, 2, 3, 34, 66, 700])
 def test_awkward_lengths(T):
     for name in ("smoother", "hmm smoother", "hmm mode"):
         same(*both(calls(T)[name]))
