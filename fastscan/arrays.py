@@ -13,9 +13,6 @@ from jax.experimental import checkify
 
 from fastscan.given import seen
 
-matmul = functools.partial(jnp.matmul, precision="highest")
-"""The product of matrices, as precise as their dtype."""
-
 
 def matmul_by_entries(A: jax.Array, B: jax.Array) -> jax.Array:
     """Multiplies many small matrices as `matmul` does, but entry by entry: (..., n, m) and (..., m, p), with m at least 1.

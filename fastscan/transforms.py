@@ -1,6 +1,5 @@
 """Rules for JAX's transformations of a pass: `vmap` makes more sequences of one batch, derivatives have rules of their own."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 
 from fastscan.dispatch.choice import How
-from fastscan.kernels.algebra import vary_over, varying
+from fastscan.kernels.arrays import alike
 from fastscan.kernels.plan import Plan
 
 
@@ -38,12 +37,6 @@ def transformable(how: How, run: Callable[..., Any], count: jax.Array | None = N
         return (out if same else fast(*primals)), change
 
     return lambda *args: fast(*alike(args))
-
-
-def alike(arguments: Any) -> Any:
-    """Makes arrays differ along the same axes of `shard_map`: all those that one of them may differ along."""
-    axes = frozenset().union(*map(varying, jax.tree.leaves(arguments)))
-    return jax.tree.map(functools.partial(vary_over, axes), arguments)
 
 
 def in_lanes(how: How, run: Callable[..., Any]) -> Callable[..., Any]:

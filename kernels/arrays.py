@@ -1,14 +1,18 @@
-"""Arrays and how they lie: axes in two orders, types under `shard_map`, blank ones, and a choice of two.
+"""Arrays and how they lie: axes in two orders, rows, types under `shard_map`, blank ones, a choice of two, and products.
 
 Matrices lie in series, a row a matrix, and in lanes, whose axes are the last ones.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+matmul = functools.partial(jnp.matmul, precision="highest")
+"""The product of matrices, as precise as their dtype."""
 
 
 def varying(x: Any) -> frozenset:
@@ -21,6 +25,12 @@ def vary_over(axes: frozenset, x: jax.Array) -> jax.Array:
     """Makes an array one that may differ along these axes of `shard_map`, too."""
     more = axes - varying(x)
     return lax.pcast(x, tuple(sorted(more)), to="varying") if more else x
+
+
+def alike(tree: Any, *others: Any) -> Any:
+    """Makes arrays differ along the same axes of `shard_map`: all those that one of them, or of others, may differ along."""
+    axes = frozenset().union(*map(varying, jax.tree.leaves((tree, others))))
+    return jax.tree.map(functools.partial(vary_over, axes), tree)
 
 
 def blank(x: Any, shape: tuple[int, ...]) -> jax.Array:
@@ -46,6 +56,16 @@ def diagonal(x: jax.Array) -> jax.Array:
     """Returns the diagonals of matrices (n, n, ...) as columns (n, 1, ...), by one slice."""
     n = len(x)
     return lax.slice_in_dim(x.reshape(n * n, 1, *x.shape[2:]), 0, n * n, n + 1)
+
+
+def at(tree: Any, k: Any) -> Any:
+    """Reads one row of arrays, of a number that may be known only as the program runs."""
+    return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, k, keepdims=False), tree)
+
+
+def put(tree: Any, new: Any, k: Any) -> Any:
+    """Writes one row of arrays likewise."""
+    return jax.tree.map(lambda x, one: lax.dynamic_update_index_in_dim(x, one, k, 0), tree, new)
 
 
 def as_rows(tree: Any) -> Any:

@@ -15,7 +15,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from fastscan.arrays import matmul
+from fastscan.kernels.arrays import matmul
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fastscan.arrays import matmul
+from fastscan.kernels.arrays import matmul
 
 FLOOR = {jnp.dtype("float32"): 1e-6, jnp.dtype("float64"): 1e-12}
 """The least variance of noise, over the data's own: in every direction, with every channel measured in its standard deviation.

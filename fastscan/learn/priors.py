@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import gammaln, multigammaln, xlogy
 
-from fastscan.arrays import matmul
+from fastscan.kernels.arrays import matmul
 
 
 def inverse_wishart(cov: jax.Array, df: float | jax.Array, scale: jax.Array) -> jax.Array:

@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fastscan.arrays import deviation, matmul
+from fastscan.arrays import deviation
 from fastscan.given import ShapeError, array, count, emissions_array, promoted, seen
+from fastscan.kernels.arrays import matmul
 from fastscan.kernels.ranges import ranged
 from fastscan.lgssm import lgssm_filter, lgssm_smoother
 from fastscan.lgssm.check import check_emissions, check_model

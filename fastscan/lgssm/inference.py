@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fastscan.arrays import deviation, matmul
+from fastscan.arrays import deviation
 from fastscan.dispatch.choice import KERNEL_SIZES, How
 from fastscan.kernels.algebra import Stacked
+from fastscan.kernels.arrays import matmul
 from fastscan.kernels.converged import passes
 from fastscan.kernels.lgssm.gaussian import square_root
 from fastscan.kernels.lgssm.kalman import Filtered

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fastscan.arrays import matmul, matmul_by_entries
-from fastscan.kernels.arrays import as_lanes
+from fastscan.arrays import matmul_by_entries
+from fastscan.kernels.arrays import as_lanes, matmul
 from fastscan.kernels.lgssm.decorrelation import decorrelate_rows
 from fastscan.kernels.lgssm.definiteness import indefinite_model
 from fastscan.kernels.lgssm.gaussian import Gaussian

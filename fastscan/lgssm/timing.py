@@ -7,6 +7,7 @@ import numpy as np
 
 from fastscan.arrays import tabulated
 from fastscan.given import ShapeError, array, plain
+from fastscan.kernels.arrays import matmul
 from fastscan.types import ParamsLGSSM, ParamsLGSSMDynamics, ParamsLGSSMEmissions, ParamsLGSSMInitial
 
 TIMINGS = ("arrival", "departure")
@@ -121,5 +122,5 @@ def known_drift(bias: Any, weights: Any, inputs: Any, T: int) -> Any:
             f"have {weights.shape[-1]} columns."
         )
     before = jnp.concatenate([inputs[..., :1, :], inputs[..., :-1, :]], -2)
-    drift = jnp.matmul(weights, before[..., None], precision="highest")[..., 0]
+    drift = matmul(weights, before[..., None])[..., 0]
     return drift if bias is None else drift + bias

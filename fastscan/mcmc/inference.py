@@ -14,12 +14,12 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 
 from fastscan.kernels.algebra import Lanes, Stacked, stage
+from fastscan.kernels.arrays import alike
 from fastscan.kernels.mcmc import metropolis
 from fastscan.kernels.mcmc.metropolis import ChainState, Moments, Params, Schedule, Walk
 from fastscan.kernels.plan import Launch, Plan
 from fastscan.kernels.xla_hints import BYTE_COST, TASK_COST, VECTOR
 from fastscan.mcmc.target import Form, LogDensity, of_coordinates, of_positions
-from fastscan.transforms import alike
 
 GROUP = 256
 """Chains, at most, that go through a run together on a CPU: what a step makes of them stays in the nearest cache."""

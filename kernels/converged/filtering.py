@@ -8,14 +8,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from fastscan.kernels.algebra import eye, stable_carry, zeros
-from fastscan.kernels.arrays import as_rows, blank
-from fastscan.kernels.converged.vectors import as_series, dot, from_row, vectors
+from fastscan.kernels.arrays import alike, as_rows, blank, matmul, put
+from fastscan.kernels.converged.vectors import as_series, from_row, vectors
 from fastscan.kernels.lgssm.gaussian import Gaussian, Innovations, Transition, condition, log_density, push
 from fastscan.kernels.lgssm.kalman import KALMAN_FILTER, FilterInputs, complete
 from fastscan.kernels.lgssm.passes import Series
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.scan.recurrence import merge
-from fastscan.kernels.scan.settling import alike_in, fill, put, until_settled
+from fastscan.kernels.scan.settling import fill, until_settled
 from fastscan.kernels.scan.xla import OnXLA
 
 
@@ -123,7 +123,7 @@ def _between_gaps(
 
     def stretch(carry: tuple) -> tuple:
         start, _, state, kept, stretches, _ = carry
-        done = until_settled(step, _cov, state, kept, jnp.int32(R), start=start, alike=lambda t, stop: gap[t] >= stop)
+        done = until_settled(step, _cov, state, kept, jnp.int32(R), start=start, constant=lambda t, stop: gap[t] >= stop)
         begin, cov, end = done.rows, done.state.cov, gap[done.rows]
         move, last = _mean_step(given, steady_gain(given, done.state)), end >= R
 
@@ -141,7 +141,7 @@ def _between_gaps(
 
     state = stable_carry(lambda s, t: (step(s, kept, t)[0], None), state, jnp.int32(0))
     begun = jnp.int32(0), jnp.int32(0), state, kept, jnp.full(R, -1, jnp.int32), jnp.bool_(False)
-    begun = alike_in(begun, series)
+    begun = alike(begun, series)
     _, begin, state, kept, stretches, _ = lax.while_loop(lambda c: (c[0] < R) & ~c[-1], stretch, begun)
     return (state, begin), kept, stretches
 
@@ -176,7 +176,7 @@ def _later_filtered(
     given = OnXLA(plan).matrices(params)
     gain = steady_gain(given, settled)
     F, H, K = (m.array[:, :, 0, 0] for m in (given.F, given.H, gain.moved))
-    closed, mean = F - dot(K, dot(H, F)), settled.mean.array[:, 0, 0]
+    closed, mean = F - matmul(K, matmul(H, F)), settled.mean.array[:, 0, 0]
     rows = rows._replace(weight=None)
     means, densities = vectors(
         plan, _mean_step(given, gain), closed, mean, FilterInputs(c=params.c), rows, begin, reverse=False
@@ -190,11 +190,11 @@ def _mean_step(given: FilterInputs, gain: Gain) -> Callable:
     weight = complete(given).weight
 
     def step(mean: jax.Array, row: FilterInputs) -> tuple[jax.Array, tuple]:
-        predicted = dot(F, mean) + row.c
-        innovation = row.y - dot(H, predicted)
-        after = predicted + dot(K, innovation)
+        predicted = matmul(F, mean) + row.c
+        innovation = row.y - matmul(H, predicted)
+        after = predicted + matmul(K, innovation)
         kind = type(given.H)
-        e, size = (kind(x[:, None]) for x in (dot(E, innovation), dot(H * H, predicted**2) + row.y**2))
+        e, size = (kind(x[:, None]) for x in (matmul(E, innovation), matmul(H * H, predicted**2) + row.y**2))
         variance, inverse, one = (kind(m.array[..., 0]) for m in (gain.variance, gain.inverse, weight))
         density = log_density(Innovations((), (e,), variance, inverse, None), one, size)
         return after, (after, density.array[0])
@@ -216,4 +216,4 @@ def steady_gain(params: FilterInputs, settled: Gaussian) -> Gain:
 def innovations(params: FilterInputs, rows: FilterInputs, means: jax.Array) -> jax.Array:
     """Computes the innovations (B, T - 1, m, 1) of rows, from the means before them (B, T - 1, D, 1)."""
     F, H = params.F[:, :, 0, 0], params.H[:, :, 0, 0]
-    return rows.y - dot(H, dot(F, means) + (as_rows(params.c) if rows.c is None else rows.c))
+    return rows.y - matmul(H, matmul(F, means) + (as_rows(params.c) if rows.c is None else rows.c))

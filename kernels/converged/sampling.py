@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from fastscan.kernels.algebra import eye
+from fastscan.kernels.arrays import at, matmul, put
 from fastscan.kernels.converged.filtering import all_covs, run_filter
-from fastscan.kernels.converged.vectors import as_series, dot, vectors
+from fastscan.kernels.converged.vectors import as_series, vectors
 from fastscan.kernels.lgssm.gaussian import Gaussian, smoothing_gain, square_root
 from fastscan.kernels.lgssm.kalman import FilterInputs
 from fastscan.kernels.plan import Plan
-from fastscan.kernels.scan.settling import put
 from fastscan.kernels.scan.xla import OnXLA
 
 
@@ -30,9 +30,9 @@ def sample(
         return G.array[:, :, 0, 0], square_root(L + eye(L, L.shape[0]) * extra).array[:, :, 0, 0]
 
     def back(G: jax.Array, root: jax.Array, z: jax.Array, m: jax.Array, c: jax.Array, shock: jax.Array) -> jax.Array:
-        return m + dot(G, z - dot(F, m) - c) + dot(root, shock)
+        return m + matmul(G, z - matmul(F, m) - c) + matmul(root, shock)
 
-    last = means[R][:, 0, 0] + dot(square_root(by.matrices(covs[R])).array[:, :, 0, 0], shocks[R][:, 0, 0])
+    last = means[R][:, 0, 0] + matmul(square_root(by.matrices(covs[R])).array[:, :, 0, 0], shocks[R][:, 0, 0])
     G, root = conditional(by.arrays(way.settled.cov))
 
     def later(z: jax.Array, row: FilterInputs) -> tuple[jax.Array, tuple]:
@@ -47,10 +47,10 @@ def sample(
     def before(n: Any, carry: tuple) -> tuple:
         z, states = carry
         t = way.begin - 1 - n
-        c = params.c if split is None else lax.dynamic_index_in_dim(split, t, keepdims=False)
-        cov, m, shock = (lax.dynamic_index_in_dim(x, t, keepdims=False) for x in (covs, means, shocks))
+        c = params.c if split is None else at(split, t)
+        cov, m, shock = at((covs, means, shocks), t)
         z = back(*conditional(cov), z, m[:, 0, 0], c[:, 0, 0], shock[:, 0, 0])
         return z, put(states, z[:, None, None], t)
 
-    z = lax.dynamic_index_in_dim(states, way.begin, keepdims=False)[:, 0, 0]
+    z = at(states, way.begin)[:, 0, 0]
     return as_series(lax.fori_loop(0, way.begin, before, (z, states))[1])

@@ -11,14 +11,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from fastscan.kernels.algebra import stable_carry
-from fastscan.kernels.arrays import blank
+from fastscan.kernels.arrays import at, blank, matmul, put
 from fastscan.kernels.converged.filtering import Way, innovations, run_filter, steady_gain
-from fastscan.kernels.converged.vectors import as_series, dot, vectors
+from fastscan.kernels.converged.vectors import as_series, vectors
 from fastscan.kernels.lgssm.gaussian import Gaussian
 from fastscan.kernels.lgssm.kalman import KALMAN_FILTER, FilterInputs, Message
 from fastscan.kernels.lgssm.scoring import KALMAN_SCORE, ScoreRow
 from fastscan.kernels.plan import Plan
-from fastscan.kernels.scan.settling import put, until_settled
+from fastscan.kernels.scan.settling import until_settled
 from fastscan.kernels.scan.xla import OnXLA
 
 
@@ -36,14 +36,14 @@ def score(
     way, given = run_filter(plan, state, params, rows, moments=True, apart=apart), by.matrices(params)
     gain, begin = steady_gain(given, way.settled), way.begin
     F, H, P, K, E = (m.array[:, :, 0, 0] for m in (given.F, given.H, way.settled.cov, gain.moved, gain.whitening))
-    precision = dot(E.T * gain.inverse.array[:, 0, 0, 0], E)
-    keep = jnp.eye(len(F), dtype=F.dtype) - dot(K, H)
-    closed, informed = dot(keep, F), dot(H.T, dot(precision, H))
+    precision = matmul(E.T * gain.inverse.array[:, 0, 0, 0], E)
+    keep = jnp.eye(len(F), dtype=F.dtype) - matmul(K, H)
+    closed, informed = matmul(keep, F), matmul(H.T, matmul(precision, H))
 
     def back(r: jax.Array, row: FilterInputs) -> tuple[jax.Array, tuple]:
-        u = dot(precision, row.y) - dot(K.T, r)
-        predicted = r + dot(H.T, u)
-        return dot(F.T, predicted), (r, u, predicted)
+        u = matmul(precision, row.y) - matmul(K.T, r)
+        predicted = r + matmul(H.T, u)
+        return matmul(F.T, predicted), (r, u, predicted)
 
     nothing = blank(F, (len(F), way.means.shape[-1]))
     seen = FilterInputs(y=innovations(params, rows, as_series(way.means[:R])))
@@ -52,23 +52,23 @@ def score(
         jnp.where(there, x[:, :, 0, 0], 0)
         for x in vectors(plan, back, closed.T, nothing, FilterInputs(), seen, begin, reverse=True)
     )
-    N, N_sum = _information(closed, dot(F.T, dot(informed, F)), R - begin)
+    N, N_sum = _information(closed, matmul(F.T, matmul(informed, F)), R - begin)
     n, before, after = (R - begin).astype(F.dtype), way.means[:R, :, 0, 0], way.means[1:, :, 0, 0]
     smoothed = after + jnp.einsum("ij,tjb->tib", P, r_after, precision="highest")
-    of_cov = _over_time(r, r) - (dot(keep.T, dot(N_sum, keep)) + n * informed)[..., None]
-    seen_twice = n * jnp.diagonal(precision) + jnp.diagonal(dot(K.T, dot(N_sum, K)))
+    of_cov = _over_time(r, r) - (matmul(keep.T, matmul(N_sum, keep)) + n * informed)[..., None]
+    seen_twice = n * jnp.diagonal(precision) + jnp.diagonal(matmul(K.T, matmul(N_sum, K)))
     late = FilterInputs(
-        F=_over_time(r, before) + jnp.einsum("ijb,jk->ikb", of_cov, dot(F, P), precision="highest"),
+        F=_over_time(r, before) + jnp.einsum("ijb,jk->ikb", of_cov, matmul(F, P), precision="highest"),
         c=r.sum(0)[:, None],
         Q=of_cov / 2,
-        H=_over_time(u, smoothed) + (dot(K.T, dot(N_sum, P)) - n * K.T)[..., None],
+        H=_over_time(u, smoothed) + (matmul(K.T, matmul(N_sum, P)) - n * K.T)[..., None],
         noise=((u * u).sum(0) - seen_twice[:, None])[:, None] / 2,
     )
     shared = FilterInputs(*(None if p is None else x[:, :, None] for p, x in zip(params, late, strict=True)))
     own = FilterInputs(c=r[:, :, None, None], y=-u[:, :, None, None])
     own = FilterInputs(*(None if x is None else one for x, one in zip(rows, own, strict=True)))
     first = lax.dynamic_index_in_dim(r, jnp.minimum(begin, R - 1), keepdims=False)
-    message = Message(dot(F.T, jnp.where(begin < R, first, 0))[:, None, None], N[..., None, None])
+    message = Message(matmul(F.T, jnp.where(begin < R, first, 0))[:, None, None], N[..., None, None])
     message, shared, own = _before(plan, way, apart, given, by.split(rows), message, shared, own)
     return way.densities, message, shared, jax.tree.map(as_series, own)
 
@@ -88,8 +88,7 @@ def _before(
     def stretch(k: Any, carry: tuple) -> tuple:
         start = ((way.begin - 1) // apart - k) * apart
         length = jnp.minimum(way.begin - start, apart)
-        kept = ((way.means, start), (way.covs, start // apart))
-        state = by.matrices(Gaussian(*(lax.dynamic_index_in_dim(x, n, keepdims=False) for x, n in kept)))
+        state = by.matrices(Gaussian(at(way.means, start), at(way.covs, start // apart)))
 
         def forward(n: Any, carry: tuple) -> tuple:
             state, covs = carry
@@ -98,11 +97,10 @@ def _before(
 
         def back(n: Any, carry: tuple) -> tuple:
             state, own = carry
-            at = length - 1 - n
-            t = start + at
-            mean, cov = (lax.dynamic_index_in_dim(x, i, keepdims=False) for x, i in ((way.means, t), (covs, at)))
-            state, out = step(state, ScoreRow(Gaussian(mean, cov), by.row(rows, t)[0]))
-            return state, jax.tree.map(lambda x, new: put(x, new, t), own, by.arrays(out))
+            place = length - 1 - n
+            t = start + place
+            state, out = step(state, ScoreRow(Gaussian(at(way.means, t), at(covs, place)), by.row(rows, t)[0]))
+            return state, put(own, by.arrays(out), t)
 
         nothing = blank(way.covs, (apart, *way.covs.shape[1:]))
         _, covs = lax.fori_loop(0, length, forward, (state, nothing))
@@ -118,7 +116,7 @@ def _information(closed: jax.Array, informed: jax.Array, rows: Any) -> tuple[jax
     """Computes N before so many rows, from zeros after them; and the sum of N after each."""
 
     def back(N: jax.Array, total: jax.Array, _: Any) -> tuple[jax.Array, jax.Array]:
-        before = dot(closed.T, dot(N, closed)) + informed
+        before = matmul(closed.T, matmul(N, closed)) + informed
         return (before + before.T) / 2, total + N
 
     nothing = blank(informed, informed.shape)

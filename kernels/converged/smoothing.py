@@ -9,14 +9,14 @@ from jax import lax
 
 from fastscan.kernels.algebra import stable_carry
 from fastscan.kernels.algebra.stages import matmul_add, subtract
-from fastscan.kernels.arrays import blank
+from fastscan.kernels.arrays import at, blank, matmul, put
 from fastscan.kernels.converged.filtering import Way, all_covs, run_filter
-from fastscan.kernels.converged.vectors import as_series, dot, vectors
+from fastscan.kernels.converged.vectors import as_series, vectors
 from fastscan.kernels.lgssm.gaussian import Gaussian, Transition, smoothing_gain
 from fastscan.kernels.lgssm.kalman import Filtered, FilterInputs
 from fastscan.kernels.lgssm.smoothing import RTS_SMOOTHER_CENTRAL, Smoothed, SmootherInputs, covariance_back
 from fastscan.kernels.plan import Plan
-from fastscan.kernels.scan.settling import fill, put, until_settled
+from fastscan.kernels.scan.settling import fill, until_settled
 from fastscan.kernels.scan.xla import OnXLA
 
 
@@ -34,7 +34,7 @@ def smooth(
     def settle(cov: Any, kept: tuple) -> tuple[Any, tuple]:
         def back(cov: Any, kept: tuple, n: Any) -> tuple[Any, tuple]:
             GP, cov = covariance_back(G, L, cov)
-            return cov, tuple(put(x, new, R - 1 - n) for x, new in zip(kept, by.arrays((cov, GP)), strict=True))
+            return cov, put(kept, by.arrays((cov, GP)), R - 1 - n)
 
         done = until_settled(back, lambda cov: cov.array, cov, kept, R - begin)
         return (done.rows, done.state), done.outputs
@@ -47,7 +47,7 @@ def smooth(
     smoothed = jnp.concatenate([_later_smoothed(plan, begin, params, rows, G, means), means[R:]])
     drift = None if rows.c is None else by.split(rows.c)
     series = SmootherInputs(Gaussian(means[:R], covs[:R]), Transition(None, drift, None))
-    start = jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, begin, keepdims=False), Gaussian(smoothed, kept[0]))
+    start = at(Gaussian(smoothed, kept[0]), begin)
     before = functools.partial(_smooth_before, by, Transition(given.F, given.c, given.Q), way)
     mean, cov, cross = by.compiled(before)(by.matrices(start), Smoothed(smoothed, *kept), series)
     if not central:
@@ -66,7 +66,7 @@ def _smooth_before(
     def row(carry: tuple) -> tuple:
         t, state, kept = carry
         state, out = RTS_SMOOTHER_CENTRAL.step(transition, state, by.matrices(by.row(series, t - 1)[0]))
-        return t - 1, state, _put_all(kept, by.arrays(tuple(out)), t - 1)
+        return t - 1, state, put(kept, by.arrays(out), t - 1)
 
     if way.stretches is None:
         return lax.while_loop(lambda c: c[0] > 0, row, (way.begin, state, kept))[2]
@@ -88,7 +88,7 @@ def _smooth_before(
         def settle(state: Gaussian, kept: Smoothed, n: Any) -> tuple[Gaussian, Smoothed]:
             GP, cov = covariance_back(G, L, state.cov)
             state = Gaussian(mean_back(state.mean, end - 1 - n), cov)
-            return state, _put_all(kept, by.arrays((*state, GP)), end - 1 - n)
+            return state, put(kept, by.arrays(Smoothed(*state, GP)), end - 1 - n)
 
         done = until_settled(settle, lambda state: state.cov.array, state, kept, end - start)
         GP, cov = covariance_back(G, L, done.state.cov)
@@ -96,7 +96,7 @@ def _smooth_before(
         def means(n: Any, carry: tuple) -> tuple:
             mean, kept = carry
             mean = mean_back(mean, end - 1 - n)
-            return mean, _put_all(kept, by.arrays((mean, cov, GP)), end - 1 - n)
+            return mean, put(kept, by.arrays(Smoothed(mean, cov, GP)), end - 1 - n)
 
         mean, kept = lax.fori_loop(done.rows, end - start, means, (done.state.mean, done.outputs))
         return start, Gaussian(mean, done.state.cov), kept
@@ -105,17 +105,13 @@ def _smooth_before(
     return lax.while_loop(lambda c: c[0] > 0, stretch, (way.begin, state, kept))[2]
 
 
-def _put_all(kept: Smoothed, new: tuple, t: Any) -> Smoothed:
-    return Smoothed(*(put(x, one, t) for x, one in zip(kept, new, strict=True)))
-
-
 def _later_smoothed(plan: Plan, begin: Any, params: FilterInputs, rows: FilterInputs, G: Any, means: jax.Array) -> jax.Array:
     """Computes the smoothed means before all rows, which are right from row ``begin`` on."""
     R = plan.steps
     F, G = params.F[:, :, 0, 0], G.array[:, :, 0, 0]
 
     def step(mean: jax.Array, row: FilterInputs) -> tuple[jax.Array, tuple]:
-        before = row.y + dot(G, mean - dot(F, row.y) - row.c)
+        before = row.y + matmul(G, mean - matmul(F, row.y) - row.c)
         return before, (before,)
 
     filtered = rows._replace(y=as_series(means[:R]), weight=None)

@@ -61,8 +61,3 @@ def as_series(x: jax.Array) -> jax.Array:
 def from_row(begin: Any, later: jax.Array, before: jax.Array) -> jax.Array:
     """Takes rows of one array from ``begin`` on, and of the other before."""
     return jnp.where(jnp.arange(len(before)).reshape(-1, *(1,) * (before.ndim - 1)) >= begin, later, before)
-
-
-def dot(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Multiplies two matrices, as precisely as their dtype allows."""
-    return jnp.matmul(a, b, precision="highest")

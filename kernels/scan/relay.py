@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fastscan.kernels.algebra import blank, in_form_of, select, stable_carry, vary_over, varying
+from fastscan.kernels.arrays import alike, at, put
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.scan import seams
 from fastscan.kernels.scan.recurrence import Seam
@@ -97,16 +98,16 @@ def sweep(
         tight, loose = seams.rounding(far.dtype), seams.tolerance(far.dtype)
 
         def next_block(was: Progress) -> Progress:
-            k, last = was.k, _at(was.kept, was.k)
+            k, last = was.k, at(was.kept, was.k)
             apart = lax.select(was.first, far, seam.apart(by.arrays(was.state), by.arrays(last)).astype(far.dtype))
             # never chosen: what is written depends on what was read, or XLA copies all of it between the two
-            kept = _put(was.kept, _select(apart < 0, last, was.state), k)
+            kept = put(was.kept, _select(apart < 0, last, was.state), k)
 
             def row(j: Any, carry: Any) -> Any:
                 state, outputs = carry
                 t = length - 1 - k * block - j if reverse else k * block + j
                 state, out = step(state, by.row(rows, t))
-                return state, _put(outputs, out, t)
+                return state, put(outputs, out, t)
 
             several = block if length % block == 0 else jnp.minimum(block, length - k * block)
             (state, sums), outputs = lax.fori_loop(0, several, row, ((was.state, zeros), was.outputs))
@@ -121,7 +122,7 @@ def sweep(
                 exits=exits,
                 outputs=outputs,
                 kept=kept,
-                sums=_put(was.sums, sums, k),
+                sums=put(was.sums, sums, k),
                 apart=lax.select(k == 0, apart, was.apart),
                 first=was.first & ~next_round,
                 over=(k == 0) & ~was.first & (as_before | rounding_alone),
@@ -136,7 +137,7 @@ def sweep(
         if not zeros:
             return (end.exits, ()), end.outputs
         # by a loop, as one function holds no XLA reduction
-        total = lax.fori_loop(0, blocks, lambda k, total: jax.tree.map(jnp.add, total, _at(end.sums, k)), zeros)
+        total = lax.fori_loop(0, blocks, lambda k, total: jax.tree.map(jnp.add, total, at(end.sums, k)), zeros)
         return (end.exits, total), end.outputs
 
     return by.compiled(run)(entries, rows)
@@ -146,15 +147,7 @@ def _infinity(state: Any) -> jax.Array:
     """Returns the distance between states that have nothing to do with one another, in the type of distances."""
     leaves = jax.tree.leaves(state)
     dtype = leaves[0].dtype if jnp.issubdtype(leaves[0].dtype, jnp.floating) else jnp.float32
-    return vary_over(frozenset().union(*map(varying, leaves)), jnp.full((), jnp.inf, dtype))
-
-
-def _at(tree: Any, k: Any) -> Any:
-    return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, k, keepdims=False), tree)
-
-
-def _put(tree: Any, new: Any, k: Any) -> Any:
-    return jax.tree.map(lambda x, one: lax.dynamic_update_index_in_dim(x, one, k, 0), tree, new)
+    return alike(jnp.full((), jnp.inf, dtype), state)
 
 
 def _select(chosen: Any, new: Any, old: Any) -> Any:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fastscan.kernels.algebra import stable_carry
-from fastscan.kernels.arrays import diagonal, vary_over, varying
+from fastscan.kernels.arrays import alike, diagonal, matmul, put
 
 BLOCK, MOST_ROUNDINGS = 16, 64
 """The fewest rows from one look at a covariance to the next; and the most roundings that two looks may differ by."""
@@ -33,12 +33,6 @@ def settled(before: jax.Array, after: jax.Array, rows: jax.Array) -> jax.Array:
     return (jnp.abs(after - before) <= roundings * jnp.finfo(after.dtype).eps * sd * jnp.swapaxes(sd, 0, 1)).all()
 
 
-def alike_in(tree: Any, others: Any) -> Any:
-    """Makes arrays differ along the axes of `shard_map` that they or others differ along."""
-    axes = frozenset().union(*map(varying, jax.tree.leaves((tree, others))))
-    return jax.tree.map(lambda x: vary_over(axes, x), tree)
-
-
 class Settling(NamedTuple):
     """A recursion on its way: rows done, the state after them, outputs, and whether it has settled."""
 
@@ -49,7 +43,7 @@ class Settling(NamedTuple):
 
 
 def until_settled(
-    step: Callable, part: Callable, state: Any, outputs: Any, rows: Any, *, start: Any = 0, alike: Callable | None = None
+    step: Callable, part: Callable, state: Any, outputs: Any, rows: Any, *, start: Any = 0, constant: Callable | None = None
 ) -> Settling:
     """Runs a recursion until a part of its state has settled, or to the end.
 
@@ -60,7 +54,7 @@ def until_settled(
         outputs: buffers that steps write to.
         rows: where the rows end.
         start: where they begin.
-        alike: ``(start, stop) -> bool``, whether nothing but means varies in these rows; in all, where it is not given.
+        constant: ``(start, stop) -> bool``, whether nothing but means varies in these rows; in all, where it is not given.
     """
 
     def block(was: Settling) -> Settling:
@@ -68,10 +62,10 @@ def until_settled(
         state, outputs = lax.fori_loop(was.rows, stop, lambda t, c: step(*c, t), (was.state, was.outputs))
         length = stop - was.rows
         same = (length >= BLOCK) & settled(part(was.state), part(state), length)
-        return Settling(stop, state, outputs, same if alike is None else same & alike(was.rows, stop))
+        return Settling(stop, state, outputs, same if constant is None else same & constant(was.rows, stop))
 
     state = stable_carry(lambda s, t: step(s, outputs, t), state, jnp.int32(0))
-    begun = Settling(*alike_in((jnp.asarray(start, jnp.int32), state, outputs, jnp.bool_(False)), (state, outputs, rows)))
+    begun = Settling(*alike((jnp.asarray(start, jnp.int32), state, outputs, jnp.bool_(False)), rows))
     return lax.while_loop(lambda now: ~now.over & (now.rows < rows), block, begun)
 
 
@@ -87,11 +81,6 @@ def fill(buffer: jax.Array, value: jax.Array, start: Any, stop: Any) -> jax.Arra
 
     buffer = lax.fori_loop(0, jnp.where(few, 0, (stop - start + FILL - 1) // FILL), write, buffer)
     return lax.fori_loop(start, jnp.where(few, stop, start), lambda t, x: put(x, value, t), buffer)
-
-
-def put(buffer: jax.Array, value: jax.Array, t: Any) -> jax.Array:
-    """Writes a row of a buffer."""
-    return lax.dynamic_update_index_in_dim(buffer, value, t, 0)
 
 
 def sweep_vectors(step: Callable, matrix: jax.Array, state: jax.Array, rows: Any, there: Callable, *, reverse: bool) -> Any:
@@ -131,7 +120,7 @@ def sweep_vectors(step: Callable, matrix: jax.Array, state: jax.Array, rows: Any
     def enter(entry: jax.Array, chunk: Any) -> tuple[jax.Array, jax.Array]:
         exit, c = chunk
         later = (c < first) if reverse else (c > first)
-        after = exit + jnp.where(later, jnp.matmul(power, entry, precision="highest"), 0)
+        after = exit + jnp.where(later, matmul(power, entry), 0)
         return jnp.where(later | (c == first), after, entry), entry
 
     power = _power(matrix, L)
@@ -146,5 +135,5 @@ def _power(matrix: jax.Array, n: int) -> jax.Array:
     if n == 1:
         return matrix
     half = _power(matrix, n // 2)
-    square = jnp.matmul(half, half, precision="highest")
-    return jnp.matmul(square, matrix, precision="highest") if n % 2 else square
+    square = matmul(half, half)
+    return matmul(square, matrix) if n % 2 else square

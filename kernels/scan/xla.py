@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fastscan.kernels.algebra import ALGEBRAS, blank, in_form_of, stable_carry
-from fastscan.kernels.arrays import as_lanes, as_rows
+from fastscan.kernels.arrays import as_lanes, as_rows, at
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.ranges import phase
 from fastscan.kernels.scan import relay
@@ -170,7 +170,7 @@ class OnXLA:
 
     def row(self, rows: Any, t: Any) -> tuple[Any, jax.Array | None]:
         """Returns one row of every chunk, and where it is one."""
-        return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, t, keepdims=False), rows), self.present(t)
+        return at(rows, t), self.present(t)
 
     def each_row(self, name: str, function: Callable, series: tuple) -> Any:
         """Applies a function of matrices to every row by itself; ``name`` is for kernels."""

@@ -11,7 +11,7 @@ from jax import lax
 from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import gammaln
 
-from fastscan.arrays import matmul
+from fastscan.kernels.arrays import matmul
 from fastscan.learn.constraints import FROZEN, POSITIVE, POSITIVE_DEFINITE, REAL, SIMPLEX, Constraint
 from fastscan.learn.floors import floor, raised
 from fastscan.learn.priors import Dirichlet, Gamma, InverseWishart, NormalInverseWishart

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fastscan.arrays import matmul
+from fastscan.kernels.arrays import matmul
 from fastscan.learn.constraints import FROZEN, POSITIVE, POSITIVE_DEFINITE, REAL
 from fastscan.learn.floors import Floor, floor, raised
 from fastscan.learn.learnable import Learnable

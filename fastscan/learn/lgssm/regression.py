@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fastscan.arrays import matmul
+from fastscan.kernels.arrays import matmul
 from fastscan.learn.floors import factor, leaning
 from fastscan.learn.priors import MatrixNormalInverseWishart
 
