@@ -152,22 +152,20 @@ def _condition_at_once(cov, means: tuple, values: tuple, H, weight, noise) -> tu
     The factor's columns are what one observation after another would have met. It is not sound where a pivot is little more
     than rounding, or a noise: then what rounding leaves along one observation has to be repaired before the next.
     """
-    kind = type(cov)
-    h = hadamard(H, weight)
+    one, h = eye(H, 1), hadamard(H, weight)
     a = _project(cov, h)
     variances = symmetrized(_innovation_variances(h, a, weight, noise))
     L, root = factor(variances)
     W = substitute(L, a.T)  # rows: what a mean moves by for innovations that are independent, of variance 1
     gain = substitute(L, W, transposed=True).T
-    innovations = tuple(_innovation(y, h, M, one) for y, M, one in zip(values, means, [eye(h, 1)] * len(means), strict=True))
-    whitened = tuple(substitute(L, v) for v in innovations)
+    whitened = tuple(substitute(L, _innovation(y, h, M, one)) for y, M in zip(values, means, strict=True))
     means = tuple(matmul_add(W.T, z, M) for M, z in zip(means, whitened, strict=True))
-    reduced = _less_rows(mirrored(cov), W)
-    error = _remaining_errors(reduced, h, gain, noise)
-    reduced = symmetrized(_remove_errors(reduced, _share_errors(error, h, gain), gain))
+    reduced = _less_squares(mirrored(cov), W, one)
+    error = _remaining_error(reduced, h, gain, noise)
+    reduced = symmetrized(_remove_error(reduced, _share_error(error, h, gain, one), gain, one))
     variance = hadamard(root, root)
-    inverse = kind.elementwise(lambda s: 1 / s, variance)
-    seen = Innovations((), tuple(hadamard(z, root) for z in whitened), variance, inverse, hadamard(W, _reciprocal(root)))
+    innovations = tuple(hadamard(z, root) for z in whitened)
+    seen = Innovations((), innovations, variance, _reciprocal(variance), hadamard(W, _reciprocal(root)))
     sound = _sound(variance, variances.diagonal(), weight, noise).array.all()
     return reduced, means, seen, sound
 
@@ -294,34 +292,13 @@ def _sound(variance, before, weight, noise):
 
 
 @stage
-def _less_rows(cov, rows):
-    return cov - rows.T @ rows
-
-
-@stage
-def _remaining_errors(reduced, h, gain, noise):
-    return reduced @ h.T - gain * noise.T
-
-
-@stage
-def _share_errors(errors, h, gain):
-    return errors - gain @ (h @ errors) * 0.5
-
-
-@stage
-def _remove_errors(reduced, errors, gain):
-    moved = errors @ gain.T
-    return reduced - moved - moved.T
-
-
-@stage
 def _downdate(cov, a, weight, inverse):
     return downdate(cov, a, weight * inverse)
 
 
 @stage
 def _remaining_error(reduced, h, k, noise):
-    return multiply_add(reduced, h.T, k * (noise * -1.0))
+    return multiply_add(reduced, h.T, k * (noise.T * -1.0))
 
 
 @stage
