@@ -19,7 +19,7 @@ from fastscan.given import ShapeError, seen
 _sharing = False
 
 
-def use_shared_programs(on: bool) -> contextlib.AbstractContextManager[None]:
+def use_shared_programs(on: bool) -> contextlib.AbstractContextManager[Any]:
     """Switches on, from now on or for a ``with`` block, that series of several lengths share compiled programs.
 
     That pays for who calls with many lengths: most of them start at once. Calls take up to a sixteenth more rows, and two more
@@ -37,11 +37,17 @@ def use_shared_programs(on: bool) -> contextlib.AbstractContextManager[None]:
     Raises:
         TypeError: ``on`` is not a bool.
     """
-    global _sharing
     if not isinstance(on, bool):
         raise TypeError(f"on: {on!r} given, wanted True or False.")
-    before, _sharing = _sharing, on
-    return _until_end(before)
+    until = contextlib.ExitStack()
+    until.callback(_share, _sharing)
+    _share(on)
+    return until
+
+
+def _share(on: bool) -> None:
+    global _sharing
+    _sharing = on
 
 
 def most_rows(rows: int) -> int:
@@ -92,15 +98,6 @@ def _fit_together(model: Any, series: Any) -> bool:
 
 def _step(rows: int) -> int:
     return 1 << max((rows - 1).bit_length() - 5, 0)
-
-
-@contextlib.contextmanager
-def _until_end(before: bool):
-    global _sharing
-    try:
-        yield
-    finally:
-        _sharing = before
 
 
 @functools.partial(jax.jit, static_argnames="surplus")

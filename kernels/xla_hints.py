@@ -83,7 +83,7 @@ xla/pjrt/cpu/cpu_client.cc (openxla/xla, 0284c9c). Seen with 0.10.2."""
 _asked: bool | None = None
 
 
-def use_xla_hints(on: bool | None) -> contextlib.AbstractContextManager[None]:
+def use_xla_hints(on: bool | None) -> contextlib.AbstractContextManager[Any]:
     """Switches the private hints to XLA on a CPU on or off, from now on or for a ``with`` block.
 
     Results are the same either way, up to rounding. With the hints, programs are several times as fast on a CPU; without them,
@@ -103,22 +103,10 @@ def use_xla_hints(on: bool | None) -> contextlib.AbstractContextManager[None]:
     """
     if on is not None and not isinstance(on, bool):
         raise TypeError(f"on: {on!r} given, wanted True, False or None.")
-    before = _asked
+    until = contextlib.ExitStack()
+    until.callback(_ask, _asked)
     _ask(on)
-    return _Until(before)
-
-
-class _Until:
-    """Restores, at the end of a ``with`` block, what was asked for before."""
-
-    def __init__(self, before: bool | None):
-        self.before = before
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        _ask(self.before)
+    return until
 
 
 def _ask(wanted: bool | None) -> None:

@@ -179,9 +179,8 @@ def choose(
             name, reason = "sequential", f"a rule for D > {SETTLING_SIZE}: covariances are computed until they settle"
         else:
             name, reason = _fastest(able, dtype, T, B, kernels=fits and _has_kernels(device))
-        reason += f"; no kernels: {why_not}" if why_not else ""
-        if found and not reason.startswith("a rule"):
-            reason = f"{_where(slices, measured, family, device, D, T, B)}: {reason}"
+            reason += f"; no kernels: {why_not}" if why_not else ""
+            reason = f"{_where(slices, measured, family, device, D, T, B)}: {reason}" if found else reason
     elif name in ("pallas", "pallas_interpret"):
         _check_kernels(name, device, family, D, m, dtype)
     lanes = one_function_lanes(max(D, m), dtype, chunked=name == "chunked", shared=shared) if _hinted(device) else 0

@@ -98,9 +98,8 @@ def _drawn(weights: jax.Array, uniform: jax.Array) -> jax.Array:
         weight = lax.dynamic_index_in_dim(weights, i, keepdims=False)
         return select((weight > 0) & (below <= threshold), i.astype(np.uint32), state), below + weight
 
-    return lax.fori_loop(1, K, pass_by, (jnp.zeros(threshold.shape, np.uint32), jnp.broadcast_to(weights[0], threshold.shape)))[
-        0
-    ]
+    begun = jnp.zeros(threshold.shape, np.uint32), jnp.broadcast_to(weights[0], threshold.shape)
+    return lax.fori_loop(1, K, pass_by, begun)[0]
 
 
 @stage

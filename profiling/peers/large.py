@@ -1,4 +1,4 @@
-"""Large models beside the best of what a user would run instead, in one process, and their errors beside dynamax's."""
+"""Large models beside what a user would run instead, in one process."""
 
 import csv
 import functools
@@ -27,7 +27,7 @@ OURS, PLAIN = "fastscan", "fastscan, nothing settles"
 
 
 class Work(NamedTuple):
-    """Something to be done: a name, our call, others' calls by name, and what we return, in float64 from the same numbers."""
+    """Something to be done: its name, our call, and others' calls by name."""
 
     name: str
     ours: Callable[[], Any]
