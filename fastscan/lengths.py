@@ -2,7 +2,7 @@
 
 XLA's programs are for one length, and each takes seconds to compile. A shared program is for all lengths from one of sixteen an
 octave to the next. Series are filled up by blank rows, which the program leaves out as it runs (`Plan.count`), and its results
-are cut. Filling up and cutting are programs for one length, which compile in a fiftieth of a second each.
+are cut. Filling up and cutting are programs for one length, but small ones.
 """
 
 import contextlib
