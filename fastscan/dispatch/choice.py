@@ -262,6 +262,8 @@ def _plan(name: str, chunks: int | None, device: str, hmm: bool, rows: int, B: i
     if name == "sequential":
         if hmm and D > UNROLLED_TERMS:
             return Plan(rows, 1, algebra="staged vectors" if lanes >= B else "stacked")
+        if algebra == "staged" and not hmm and B == 1 and D > UNROLLED_TERMS:
+            return Plan(rows, 1, algebra="staged alone")
         return Plan(rows, 1, algebra="stacked" if hmm and lanes < B < xla_hints.STAGED_LANES else algebra)
     if name == "associative":
         return Plan(rows, max(rows, 1), "associative", algebra)

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from fastscan.arrays import matmul_by_entries
-from fastscan.kernels.arrays import as_lanes, matmul
+from fastscan.kernels.algebra import UNROLLED_TERMS
+from fastscan.kernels.arrays import as_lanes, blank, matmul
 from fastscan.kernels.lgssm.decorrelation import decorrelate_rows
-from fastscan.kernels.lgssm.definiteness import indefinite_model
+from fastscan.kernels.lgssm.definiteness import indefinite_model, surely_definite
 from fastscan.kernels.lgssm.gaussian import Gaussian
 from fastscan.kernels.lgssm.kalman import FilterInputs
 from fastscan.kernels.lgssm.passes import Series
@@ -79,13 +80,20 @@ def _unless_indefinite(plan: Plan, model: Model) -> tuple[jax.Array, jax.Array]:
     Q, P = model.Q, model.initial_cov
     by = driver.phases(plan)
     given = lax.stop_gradient((Q, model.F, P))
-    if Q.shape[1] == model.F.shape[1] == 1:
-        of_Q, of_P = by.each_row("indefinite", indefinite_model, given)
-    else:
+    if not Q.shape[1] == model.F.shape[1] == 1:
         variances = jnp.abs(jnp.diagonal(given[0], axis1=-2, axis2=-1))[..., None]
         largest = jnp.where(jnp.isnan(variances), 0, variances).max(1, keepdims=True)  # the first entry, not read, may be NaN
-        of_Q, of_P = by.each_row("indefinite", indefinite_model, (*given, largest))
-        of_P = of_P[:, :1]
+        given = *given, largest
+
+    def judged() -> tuple[jax.Array, jax.Array]:
+        of_Q, of_P = by.each_row("indefinite", indefinite_model, given)
+        return of_Q, of_P[:, :1]
+
+    if plan.launch is not None or Q.shape[-1] <= UNROLLED_TERMS:
+        of_Q, of_P = judged()
+    else:
+        nothing = jax.tree.map(lambda x: blank(x, x.shape), jax.eval_shape(judged))
+        of_Q, of_P = lax.cond(surely_definite(Q) & surely_definite(P), lambda: nothing, judged)
     return Q + of_Q, P + of_P
 
 

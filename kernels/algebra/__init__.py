@@ -18,6 +18,7 @@ from fastscan.kernels.algebra.stacked import (
     UNROLLED_TERMS,
     Stacked,
     Staged,
+    StagedAlone,
     StagedVectors,
     UnrolledStacked,
     UnrolledStaged,
@@ -35,9 +36,11 @@ ALGEBRAS: dict[str, type] = {
     "lanes": Lanes,
     "stacked": Stacked,
     "staged": Staged,
+    "staged alone": StagedAlone,
     "staged vectors": StagedVectors,
     "unrolled stacked": UnrolledStacked,
     "unrolled staged": UnrolledStaged,
+    "unrolled staged alone": UnrolledStaged,
     "unrolled staged vectors": UnrolledStacked,
 }
 
@@ -48,6 +51,7 @@ __all__ = [
     "Matrix",
     "Stacked",
     "Staged",
+    "StagedAlone",
     "StagedLanes",
     "StagedVectors",
     "blank",

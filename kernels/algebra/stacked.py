@@ -189,6 +189,22 @@ class Staged(Stacked):
 
 
 @jax.tree_util.register_pytree_node_class
+class StagedAlone(Staged):
+    """`Staged`, for one lane, without lane axes: with them XLA:CPU copies what a library returns, though nothing moves."""
+
+    __slots__ = ()
+
+    @classmethod
+    def from_array(cls, array: jax.Array) -> Self:
+        """Makes a matrix of an array of shape ``(rows, columns, 1, 1)``."""
+        return cls(array.reshape(array.shape[:2]))
+
+    def to_array(self) -> jax.Array:
+        """Returns the array of shape ``(rows, columns, 1, 1)``."""
+        return self.array.reshape(*self.array.shape, 1, 1)
+
+
+@jax.tree_util.register_pytree_node_class
 class StagedVectors(Staged):
     """`Staged`, for loops over large vectors that are one native function, which holds no library's product of a matrix and a
     vector: that is a sum of vectors, a few at a time. They lie along the rows of the matrix, or of its transpose: what is made
@@ -324,9 +340,16 @@ def _product(a: jax.Array, b: jax.Array) -> jax.Array:
     large = np.prod(lanes) == 1 and min(sizes) > 1 and max(sizes) > UNROLLED_TERMS
     if terms <= UNROLLED_TERMS and not large:
         return functools.reduce(jnp.add, (a[:, k, None] * b[None, k] for k in range(terms)))  # slices have slow derivatives
+    if np.prod(lanes) == 1:  # a library's product, with its result where it is wanted
+        return jnp.matmul(a.reshape(a.shape[:2]), b.reshape(b.shape[:2]), precision="highest").reshape(
+            a.shape[0], b.shape[1], *lanes
+        )
     if np.prod(a.shape[2:]) == 1:
-        return jnp.tensordot(a.reshape(a.shape[:2]), b, 1)
+        return _tensordot(a.reshape(a.shape[:2]), b, 1)
     if np.prod(b.shape[2:]) == 1:
-        return jnp.moveaxis(jnp.tensordot(b.reshape(b.shape[:2]), a, ((0,), (1,))), 1, 0)
+        return jnp.moveaxis(_tensordot(b.reshape(b.shape[:2]), a, ((0,), (1,))), 1, 0)
     a, b = (jnp.broadcast_to(x, x.shape[:2] + lanes) for x in (a, b))
-    return jnp.einsum("ik...,kj...->ij...", a, b)
+    return jnp.einsum("ik...,kj...->ij...", a, b, precision="highest")
+
+
+_tensordot = functools.partial(jnp.tensordot, precision="highest")

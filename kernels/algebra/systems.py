@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from fastscan.kernels.algebra.stacked import UNROLLED_ROWS, UNROLLED_TERMS, Stacked, stable_carry, stage
-from fastscan.kernels.arrays import select
+from fastscan.kernels.arrays import diagonal, select
 
 UNPIVOTED_ROWS = 4  # up to here a system is solved without looking for the best pivot
 ROUGH = 1024  # roundings of a diagonal entry, of which less is left of a pivot that its row should not have been taken for
@@ -56,9 +56,9 @@ def solve(matrix: Stacked, right: Stacked, settle: Callable) -> tuple[Stacked, S
     """
     diagonal = matrix.diagonal()
     if blocked(matrix):
-        in_order = _solve_in_blocks(matrix, right)
-        unsound = ~_finite(in_order[1]) | _rough(in_order[1], diagonal).array.any()
-        return lax.cond(unsound, lambda: _solve_pivoted(matrix, right, diagonal), lambda: in_order)
+        L, root = factor(matrix)
+        at_once = _solve_factored(L, root, right)
+        return lax.cond(sound(root, matrix), lambda: at_once, lambda: _solve_pivoted(matrix, right, diagonal))
     in_order = (_solve_unrolled if matrix.shape[0] <= UNROLLED_ROWS else _solve_rolled)(matrix, right, diagonal, settle)
     if matrix.shape[0] <= UNPIVOTED_ROWS:
         return in_order
@@ -74,31 +74,40 @@ def blocked(matrix: Stacked) -> bool:
 
 def factor(matrix: Stacked) -> tuple[Stacked, Stacked]:
     """Computes a lower triangular L with L L' = A, and L's diagonal (n, 1), NaN where A is not positive definite; of a
-    `blocked` one.
+    `blocked` one, of which only the lower triangle is read.
     """
     L = lax.linalg.cholesky(matrix.array.reshape(matrix.shape), symmetrize_input=False)
     lanes = (1,) * (matrix.array.ndim - 2)
-    return type(matrix)(L.reshape(*L.shape, *lanes)), type(matrix)(jnp.diagonal(L).reshape(-1, 1, *lanes))
+    return type(matrix)(L.reshape(*L.shape, *lanes)), type(matrix)(diagonal(L).reshape(-1, 1, *lanes))
 
 
 def definite(matrix: Stacked) -> jax.Array:
-    """Tells whether all matrices have a Cholesky factor, one after the other."""
-    arrays = jnp.moveaxis(matrix.array.reshape(*matrix.shape, -1), -1, 0)
-    diagonals = lax.map(lambda x: jnp.diagonal(lax.linalg.cholesky(x, symmetrize_input=False)), arrays)
-    return jnp.isfinite(diagonals).all()
+    """Tells whether a `blocked` matrix has Cholesky's factor."""
+    return jnp.isfinite(factor(matrix)[1].array).all()
 
 
-def substitute(L: Stacked, right: Stacked, *, transposed: bool = False) -> Stacked:
-    """Computes L^-1 B, or L'^-1 B, with L lower triangular as `factor` returns it."""
-    columns = right.array.reshape(right.shape[0], -1)
+def substitute(L: Stacked, *right: Stacked, transposed: bool = False) -> list[Stacked]:
+    """Computes the transpose of L^-1 B, or of L'^-1 B, for several B, with L lower triangular as `factor` returns it.
+
+    The transpose is what a library of Fortran's has in an order that is ours.
+    """
+    columns = jnp.concatenate([b.array.reshape(b.shape) for b in right], 1)
     x = lax.linalg.triangular_solve(L.array.reshape(L.shape), columns, left_side=True, lower=True, transpose_a=transposed)
-    return type(right)(x.reshape(right.array.shape))
+    stops = np.cumsum([b.shape[1] for b in right])[:-1]
+    lanes = (1,) * (L.array.ndim - 2)
+    return [type(L)(part.reshape(*part.shape, *lanes)) for part in jnp.split(x.T, stops)]
 
 
-def _solve_in_blocks(matrix: Stacked, right: Stacked) -> tuple[Stacked, Stacked, Stacked]:
-    L, root = factor(matrix)
-    whitened = substitute(L, right)
-    return _multiply(whitened, root), _reciprocal_square(root), substitute(L, whitened, transposed=True)
+def sound(root: Stacked, matrix: Stacked) -> jax.Array:
+    """Tells whether more than rounding is left of every pivot, of a matrix whose factor has this diagonal."""
+    inverses = _reciprocal_square(root)
+    return _finite(inverses) & ~_rough(inverses, matrix.diagonal()).array.any()
+
+
+def _solve_factored(L: Stacked, root: Stacked, right: Stacked) -> tuple[Stacked, Stacked, Stacked]:
+    (whitened,) = substitute(L, right)
+    (x,) = substitute(L, whitened.T, transposed=True)
+    return _multiply(whitened.T, root), _reciprocal_square(root), x.T
 
 
 def _solve_unrolled(matrix: Stacked, right: Stacked, diagonal: Stacked, settle: Callable) -> tuple[Stacked, Stacked, Stacked]:

@@ -130,9 +130,11 @@ def _between_gaps(
         def row(t: Any, carry: tuple) -> tuple:
             mean, kept, stretches = carry
             x = merge(given, by.matrices(by.row(series, t)[0]))
-            after, (_, density) = move(mean.array[:, 0, 0], FilterInputs(c=x.c.array[:, 0, 0], y=x.y.array[:, 0, 0]))
-            mean = type(mean)(after[:, None, None])
-            kept = write(kept, (density[:, None, None], mean.array, cov.array), t)
+            after, (_, density) = move(
+                mean.to_array()[:, 0, 0], FilterInputs(c=x.c.to_array()[:, 0, 0], y=x.y.to_array()[:, 0, 0])
+            )
+            mean = type(mean).from_array(after[:, None, None])
+            kept = write(kept, (density[:, None, None], *by.arrays((mean, cov))), t)
             return mean, kept, put(stretches, begin, t)
 
         rows = lax.fori_loop(begin, jnp.where(last, begin, end), row, (done.state.mean, done.outputs, stretches))
@@ -175,8 +177,8 @@ def _later_filtered(
     """Computes the means after all rows and their log densities, which are right from row ``begin`` on."""
     given = OnXLA(plan).matrices(params)
     gain = steady_gain(given, settled)
-    F, H, K = (m.array[:, :, 0, 0] for m in (given.F, given.H, gain.moved))
-    closed, mean = F - matmul(K, matmul(H, F)), settled.mean.array[:, 0, 0]
+    F, H, K = (m.to_array()[:, :, 0, 0] for m in (given.F, given.H, gain.moved))
+    closed, mean = F - matmul(K, matmul(H, F)), settled.mean.to_array()[:, 0, 0]
     rows = rows._replace(weight=None)
     means, densities = vectors(
         plan, _mean_step(given, gain), closed, mean, FilterInputs(c=params.c), rows, begin, reverse=False
@@ -186,7 +188,7 @@ def _later_filtered(
 
 def _mean_step(given: FilterInputs, gain: Gain) -> Callable:
     """Makes the filter's step of means (D, lanes) alone, which also reports what `vectors` wants, and log densities."""
-    F, H, K, E = (m.array[:, :, 0, 0] for m in (given.F, given.H, gain.moved, gain.whitening))
+    F, H, K, E = (m.to_array()[:, :, 0, 0] for m in (given.F, given.H, gain.moved, gain.whitening))
     weight = complete(given).weight
 
     def step(mean: jax.Array, row: FilterInputs) -> tuple[jax.Array, tuple]:
@@ -195,7 +197,7 @@ def _mean_step(given: FilterInputs, gain: Gain) -> Callable:
         after = predicted + matmul(K, innovation)
         kind = type(given.H)
         e, size = (kind(x[:, None]) for x in (matmul(E, innovation), matmul(H * H, predicted**2) + row.y**2))
-        variance, inverse, one = (kind(m.array[..., 0]) for m in (gain.variance, gain.inverse, weight))
+        variance, inverse, one = (kind(m.to_array()[..., 0]) for m in (gain.variance, gain.inverse, weight))
         density = log_density(Innovations((), (e,), variance, inverse, None), one, size)
         return after, (after, density.array[0])
 

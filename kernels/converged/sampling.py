@@ -27,12 +27,12 @@ def sample(
 
     def conditional(cov: Any) -> tuple[jax.Array, jax.Array]:
         G, L = smoothing_gain(by.matrices(cov), given.F, given.Q)
-        return G.array[:, :, 0, 0], square_root(L + eye(L, L.shape[0]) * extra).array[:, :, 0, 0]
+        return G.to_array()[:, :, 0, 0], square_root(L + eye(L, L.shape[0]) * extra).to_array()[:, :, 0, 0]
 
     def back(G: jax.Array, root: jax.Array, z: jax.Array, m: jax.Array, c: jax.Array, shock: jax.Array) -> jax.Array:
         return m + matmul(G, z - matmul(F, m) - c) + matmul(root, shock)
 
-    last = means[R][:, 0, 0] + matmul(square_root(by.matrices(covs[R])).array[:, :, 0, 0], shocks[R][:, 0, 0])
+    last = means[R][:, 0, 0] + matmul(square_root(by.matrices(covs[R])).to_array()[:, :, 0, 0], shocks[R][:, 0, 0])
     G, root = conditional(by.arrays(way.settled.cov))
 
     def later(z: jax.Array, row: FilterInputs) -> tuple[jax.Array, tuple]:

@@ -35,8 +35,8 @@ def score(
     apart = max(int(R**0.5), 1)
     way, given = run_filter(plan, state, params, rows, moments=True, apart=apart), by.matrices(params)
     gain, begin = steady_gain(given, way.settled), way.begin
-    F, H, P, K, E = (m.array[:, :, 0, 0] for m in (given.F, given.H, way.settled.cov, gain.moved, gain.whitening))
-    precision = matmul(E.T * gain.inverse.array[:, 0, 0, 0], E)
+    F, H, P, K, E = (m.to_array()[:, :, 0, 0] for m in (given.F, given.H, way.settled.cov, gain.moved, gain.whitening))
+    precision = matmul(E.T * gain.inverse.to_array()[:, 0, 0, 0], E)
     keep = jnp.eye(len(F), dtype=F.dtype) - matmul(K, H)
     closed, informed = matmul(keep, F), matmul(H.T, matmul(precision, H))
 
@@ -92,7 +92,7 @@ def _before(
 
         def forward(n: Any, carry: tuple) -> tuple:
             state, covs = carry
-            covs = put(covs, state.cov.array, n)
+            covs = put(covs, state.cov.to_array(), n)
             return KALMAN_FILTER.step(params, state, by.matrices(by.row(rows, start + n)[0]))[0], covs
 
         def back(n: Any, carry: tuple) -> tuple:

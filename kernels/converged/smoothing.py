@@ -108,7 +108,7 @@ def _smooth_before(
 def _later_smoothed(plan: Plan, begin: Any, params: FilterInputs, rows: FilterInputs, G: Any, means: jax.Array) -> jax.Array:
     """Computes the smoothed means before all rows, which are right from row ``begin`` on."""
     R = plan.steps
-    F, G = params.F[:, :, 0, 0], G.array[:, :, 0, 0]
+    F, G = params.F[:, :, 0, 0], G.to_array()[:, :, 0, 0]
 
     def step(mean: jax.Array, row: FilterInputs) -> tuple[jax.Array, tuple]:
         before = row.y + matmul(G, mean - matmul(F, row.y) - row.c)

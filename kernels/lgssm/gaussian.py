@@ -4,6 +4,8 @@ Conditioning takes one scalar observation after another (univariate treatment: A
 2012, section 6.4). No matrix is inverted, a missing observation is one of weight zero, and an exact one needs no care.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -19,13 +21,18 @@ from fastscan.kernels.algebra import (
     select,
     solve,
     stage,
+    symmetric,
     zeros,
 )
 from fastscan.kernels.algebra.stages import hadamard, matmul, matmul_add, symmetrized
-from fastscan.kernels.algebra.systems import blocked, factor, substitute
+from fastscan.kernels.algebra.systems import blocked, factor, sound, substitute
 
 SOUND = 64
 """The fewest roundings of an innovation's variance that are noise, and left once others are known, to condition at once."""
+
+LOUD = 32
+"""How many times as large as its noise whatever is observed may be, at most, to need no repair: a covariance is then right up
+to so many roundings also along it."""
 
 
 class Gaussian(NamedTuple):
@@ -80,8 +87,8 @@ def push(transition: Transition, means: tuple, cov) -> tuple[tuple, Any]:
     """
     F, c, Q = transition
     *coefficients, mean = means
-    moved = tuple(matmul(F, M) for M in coefficients)
-    return (*moved, matmul_add(F, mean, c)), symmetrized(matmul_add(matmul(F, mirrored(cov)), F.T, Q))
+    on = tuple(matmul(F, M) for M in coefficients)
+    return (*on, matmul_add(F, mean, c)), moved(matmul(F, mirrored(cov)), F, Q)
 
 
 def condition(
@@ -113,16 +120,17 @@ def condition(
     Returns:
         The covariance, the means, and the `Innovations`.
     """
+    given = cov, means, values, H, weight, noise
+    by_rows = functools.partial(_condition_by_rows, *given, exact=exact, rolled=rolled, learning=learning)
+    at_once = exact and not learning and blocked(cov) and H.shape[0] > 1
+    return _condition_at_once(*given, otherwise=by_rows) if at_once else by_rows()
+
+
+def _condition_by_rows(
+    cov, means: tuple, values: tuple, H, weight, noise, *, exact: bool, rolled: bool, learning: bool
+) -> tuple[Any, tuple, Innovations]:
+    """Does as `condition`, one observation after another; those whose variance is at most a floor are passed over."""
     floor = _rounding(H, cov.diagonal(), noise) if exact else zeros(H, H.shape[0], 1)
-    given = cov, means, values, H, weight, noise, floor
-    if not (exact and not learning and blocked(cov) and H.shape[0] > 1):
-        return _condition_by_rows(*given, rolled=rolled, learning=learning)
-    *at_once, sound = _condition_at_once(*given[:-1])
-    return lax.cond(sound, lambda: tuple(at_once), lambda: _condition_by_rows(*given, rolled=rolled, learning=learning))
-
-
-def _condition_by_rows(cov, means: tuple, values: tuple, H, weight, noise, floor, *, rolled: bool, learning: bool):
-    """Does as `condition`, one observation after another; those whose variance is at most the ``floor`` are passed over."""
 
     def observe(carry, row):
         cov, means = carry
@@ -146,28 +154,32 @@ def _condition_by_rows(cov, means: tuple, values: tuple, H, weight, noise, floor
     return cov, means, innovations
 
 
-def _condition_at_once(cov, means: tuple, values: tuple, H, weight, noise) -> tuple[Any, tuple, Innovations, Any]:
-    """Does as `condition`, by Cholesky's factors of the innovations' covariance; and tells whether that is sound.
+def _condition_at_once(
+    cov, means: tuple, values: tuple, H, weight, noise, *, otherwise: Callable
+) -> tuple[Any, tuple, Innovations]:
+    """Does as `condition`, by Cholesky's factor of the innovations' covariance.
 
     The factor's columns are what one observation after another would have met. It is not sound where a pivot is little more
-    than rounding, or a noise: then what rounding leaves along one observation has to be repaired before the next.
+    than rounding, or a noise: then what rounding leaves along one observation has to be repaired before the next, and it is
+    done ``otherwise``. Where all of the noise is much, there is nothing to repair.
     """
     one, h = eye(H, 1), hadamard(H, weight)
-    a = _project(cov, h)
-    variances = symmetrized(_innovation_variances(h, a, weight, noise))
+    a = matmul(h, mirrored(cov))
+    variances = _innovation_variances(h, a, weight, noise)
     L, root = factor(variances)
-    W = substitute(L, a.T)  # rows: what a mean moves by for innovations that are independent, of variance 1
-    gain = substitute(L, W, transposed=True).T
-    whitened = tuple(substitute(L, _innovation(y, h, M, one)) for y, M in zip(values, means, strict=True))
-    means = tuple(matmul_add(W.T, z, M) for M, z in zip(means, whitened, strict=True))
-    reduced = _less_squares(mirrored(cov), W, one)
-    error = _remaining_error(reduced, h, gain, noise)
-    reduced = symmetrized(_remove_error(reduced, _share_error(error, h, gain, one), gain, one))
-    variance = hadamard(root, root)
-    innovations = tuple(hadamard(z, root) for z in whitened)
-    seen = Innovations((), innovations, variance, _reciprocal(variance), hadamard(W, _reciprocal(root)))
-    sound = _sound(variance, variances.diagonal(), weight, noise).array.all()
-    return reduced, means, seen, sound
+    W, *whitened = substitute(L, a, *(_innovation(y, h, M, one) for y, M in zip(values, means, strict=True)))
+    whitened = tuple(z.T for z in whitened)
+    means = tuple(matmul_add(W, z, M) for M, z in zip(means, whitened, strict=True))  # W: a mean's moves, for independent z
+    seen = Innovations((), *_as_by_rows(W, root, *whitened))
+    reduced = symmetrized(_less_square(mirrored(cov), W))
+
+    def repaired() -> Any:
+        (gain,) = substitute(L, W.T, transposed=True)
+        error = _remaining_error(reduced, h, gain, noise)
+        return symmetrized(_remove_error(reduced, _share_error(error, h, gain, one), gain, one))
+
+    care = _care(root, variances, weight, noise).array.max()
+    return lax.switch(care, [lambda: (reduced, means, seen), lambda: (repaired(), means, seen), otherwise])
 
 
 def inform(cov, means: tuple, eta, J) -> tuple[Any, tuple, Innovations, Any]:
@@ -210,10 +222,29 @@ def smoothing_gain(filtered_cov, F, Q) -> tuple[Any, Any]:
         F: the transition to t+1, (D, D).
         Q: the covariance of its noise, (D, D).
     """
-    FP = matmul(F, mirrored(filtered_cov))
-    S = symmetrized(matmul_add(FP, F.T, Q))
-    whitened, inverses, gain = solve(S, FP)
-    return gain.T, symmetrized(_less_squares(mirrored(filtered_cov), whitened, inverses))
+    otherwise = functools.partial(_gain_in_order, filtered_cov, F, Q)
+    return _gain_at_once(filtered_cov, F, Q, otherwise=otherwise) if blocked(filtered_cov) else otherwise()
+
+
+def _gain_in_order(cov, F, Q) -> tuple[Any, Any]:
+    FP = matmul(F, mirrored(cov))
+    whitened, inverses, gain = solve(moved(FP, F, Q), FP)
+    return gain.T, symmetrized(_less_squares(mirrored(cov), whitened, inverses))
+
+
+def _gain_at_once(cov, F, Q, *, otherwise: Callable) -> tuple[Any, Any]:
+    """Computes as `smoothing_gain`, by Cholesky's factor of S; ``otherwise`` where that is not sound.
+
+    The factor is inverted, as substitution takes longer than a product. The bounds of errors are the same (Higham 2002,
+    Accuracy and Stability of Numerical Algorithms, section 14.2).
+    """
+    PF = _times_transposed(mirrored(cov), F)
+    S = matmul_add(F, PF, Q)
+    L, root = factor(S)
+    (inverse,) = substitute(L, eye(S, S.shape[0]))  # of L'
+    W = matmul(PF, inverse)
+    G = _times_transposed(W, inverse)
+    return lax.cond(sound(root, S), lambda: (G, _less_square(mirrored(cov), W)), otherwise)
 
 
 def log_density(innovations: Innovations, weight, size):
@@ -272,23 +303,47 @@ def _less(y, row, weight):
 def _innovation_variances(h, a, weight, noise):
     """Adds the noise's variances; those of what is missing are 1."""
     noise = type(noise).elementwise(lambda r, w: select(w > 0, r, 1), noise, weight)
-    return multiply_add(h, a, eye(h, h.shape[0]) * noise)
+    return multiply_add(a, h.T, eye(h, h.shape[0]) * noise)
 
 
 @stage
-def _reciprocal(x):
-    return type(x).elementwise(lambda x: 1 / x, x)
+def _as_by_rows(W, root, *whitened):
+    """Returns what `Innovations` has, but for rows, of innovations that were divided by their standard deviations."""
+    variance = root * root
+    inverse = type(root).elementwise(lambda x: 1 / x, variance)
+    return tuple(z * root for z in whitened), variance, inverse, W.T * (root * inverse)
 
 
 @stage
-def _sound(variance, before, weight, noise):
-    """Tells of pivots, and of the noise of what is observed, whether they are more than rounding."""
-    least = SOUND * float(np.finfo(variance.dtype).eps)
+def _less_square(cov, W):
+    """Computes ``cov - W W'``."""
+    return cov - W @ W.T
 
-    def one(pivot, s, w, r):
-        return (pivot > least * s) & ((w == 0) | (r > least * s))
 
-    return type(variance).elementwise(one, variance, before, weight, noise)
+@stage
+def moved(FP, F, Q):
+    """Computes F P F' + Q."""
+    return symmetric(multiply_add(FP, F.T, Q))
+
+
+@stage
+def _times_transposed(a, b):
+    return a @ b.T
+
+
+@stage
+def _care(root, variances, weight, noise):
+    """Tells what care an observation needs: 0 none, 1 a repair, 2 that it is taken by itself, as where something is NaN."""
+    least = SOUND * float(np.finfo(root.dtype).eps)
+    noise = type(noise).elementwise(lambda r, w: select(w > 0, r, 1), noise, weight)
+    scale = type(noise).elementwise(lax.rsqrt, noise)
+    largest = type(noise).elementwise(jnp.abs, variances) @ scale * scale
+
+    def care(pivot, s, r, largest):
+        sound = (pivot * pivot > least * s) & (r > least * s)
+        return select(sound, select(largest <= LOUD, 0, 1), 2)
+
+    return type(noise).elementwise(care, root, variances.diagonal(), noise, largest)
 
 
 @stage

@@ -7,10 +7,11 @@ import functools
 from typing import Any, NamedTuple
 
 from fastscan.kernels.algebra import eye, mirrored, multiply_add, stage, zeros
-from fastscan.kernels.algebra.stages import matmul, matmul_add, symmetrized
+from fastscan.kernels.algebra.stages import matmul, matmul_add
 from fastscan.kernels.lgssm.gaussian import (
     Gaussian,
     Transition,
+    moved,
     push,
     smoothing_gain,
     square_root,
@@ -73,7 +74,7 @@ def _smoother_append(params: Transition, summary: BackwardKernel, x: SmootherInp
 def covariance_back(G: Any, L: Any, cov: Any) -> tuple[Any, Any]:
     """Computes the covariance of z_t and z_{t+1}, and that of z_t, from that of z_{t+1}."""
     GP = matmul(G, mirrored(cov))
-    return GP, symmetrized(matmul_add(GP, G.T, L))
+    return GP, moved(GP, G, L)
 
 
 def _smoother_step(params: Transition, state: Gaussian, x: SmootherInputs, central: bool = False) -> tuple[Gaussian, Smoothed]:

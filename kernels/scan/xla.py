@@ -176,9 +176,10 @@ class OnXLA:
         """Applies a function of matrices to every row by itself; ``name`` is for kernels."""
         del name
         one_row = all(x.shape[1] == 1 for x in jax.tree.leaves(series))
+        by = self if one_row else OnXLA(self.plan._replace(algebra=self.plan.algebra.removesuffix(" alone")))
 
         def rows(series: tuple) -> Any:
-            return as_rows(self.arrays(function(*self.matrices(as_lanes(series)))))
+            return as_rows(by.arrays(function(*by.matrices(as_lanes(series)))))
 
         return (self.compiled(rows) if one_row else rows)(series)
 
