@@ -13,6 +13,9 @@ from fastscan.kernels.algebra.stacked import UNROLLED_ROWS, UNROLLED_TERMS, Stac
 from fastscan.kernels.arrays import diagonal, select
 
 UNPIVOTED_ROWS = 4  # up to here a system is solved without looking for the best pivot
+SUBSTITUTED_ROWS = (
+    16  # up to here a triangular matrix is inverted by a library, which takes long for more
+)
 ROUGH = 1024  # roundings of a diagonal entry, of which less is left of a pivot that its row should not have been taken for
 
 
@@ -74,9 +77,9 @@ def blocked(matrix: Stacked) -> bool:
 
 def factor(matrix: Stacked) -> tuple[Stacked, Stacked]:
     """Computes a lower triangular L with L L' = A, and L's diagonal (n, 1), NaN where A is not positive definite; of a
-    `blocked` one, of which only the lower triangle is read.
+    `blocked` one, of which only the upper triangle is read: a library of Fortran's takes it for the lower one, in our order.
     """
-    L = lax.linalg.cholesky(matrix.array.reshape(matrix.shape), symmetrize_input=False)
+    L = lax.linalg.cholesky(matrix.array.reshape(matrix.shape).T, symmetrize_input=False)
     lanes = (1,) * (matrix.array.ndim - 2)
     return type(matrix)(L.reshape(*L.shape, *lanes)), type(matrix)(diagonal(L).reshape(-1, 1, *lanes))
 
@@ -86,16 +89,20 @@ def definite(matrix: Stacked) -> jax.Array:
     return jnp.isfinite(factor(matrix)[1].array).all()
 
 
-def substitute(L: Stacked, *right: Stacked, transposed: bool = False) -> list[Stacked]:
-    """Computes the transpose of L^-1 B, or of L'^-1 B, for several B, with L lower triangular as `factor` returns it.
+def inverse_of_transpose(L: Stacked) -> Stacked:
+    """Computes L'^-1, with L lower triangular as `factor` returns it; of a large one by its halves.
 
-    The transpose is what a library of Fortran's has in an order that is ours.
+    The bounds of the errors of what is multiplied by it are those of substitution, which takes longer (Higham 2002, Accuracy
+    and Stability of Numerical Algorithms, section 14.2).
     """
-    columns = jnp.concatenate([b.array.reshape(b.shape) for b in right], 1)
-    x = lax.linalg.triangular_solve(L.array.reshape(L.shape), columns, left_side=True, lower=True, transpose_a=transposed)
-    stops = np.cumsum([b.shape[1] for b in right])[:-1]
-    lanes = (1,) * (L.array.ndim - 2)
-    return [type(L)(part.reshape(*part.shape, *lanes)) for part in jnp.split(x.T, stops)]
+    n = L.shape[0]
+    if n <= SUBSTITUTED_ROWS:
+        # a library of Fortran's has the transpose in an order that is ours
+        inverse = lax.linalg.triangular_solve(L.array.reshape(n, n), jnp.eye(n, dtype=L.dtype), left_side=False, lower=True)
+        return type(L)(inverse.T.reshape(L.array.shape))
+    half = n // 2
+    first, last = (inverse_of_transpose(_square(L, *rows)) for rows in ((0, half), (half, n)))
+    return _halves(first, _across(first, L.block(half, n).columns(0, half), last), last)
 
 
 def sound(root: Stacked, matrix: Stacked) -> jax.Array:
@@ -105,9 +112,9 @@ def sound(root: Stacked, matrix: Stacked) -> jax.Array:
 
 
 def _solve_factored(L: Stacked, root: Stacked, right: Stacked) -> tuple[Stacked, Stacked, Stacked]:
-    (whitened,) = substitute(L, right)
-    (x,) = substitute(L, whitened.T, transposed=True)
-    return _multiply(whitened.T, root), _reciprocal_square(root), x.T
+    inverse = inverse_of_transpose(L)
+    whitened = _matmul(inverse.T, right)
+    return _multiply(whitened, root), _reciprocal_square(root), _matmul(inverse, whitened)
 
 
 def _solve_unrolled(matrix: Stacked, right: Stacked, diagonal: Stacked, settle: Callable) -> tuple[Stacked, Stacked, Stacked]:
@@ -201,6 +208,31 @@ def _reciprocal_square(x):
 @stage
 def _multiply(a, b):
     return a * b
+
+
+@stage
+def _matmul(a, b):
+    return a @ b
+
+
+@stage
+def _across(first, below, last):
+    """Computes what stands beside the inverses of a transposed factor's halves."""
+    return (first @ (below.T @ last)) * -1.0
+
+
+@stage
+def _halves(first, across, last):
+    none = last.constant(np.zeros((last.shape[0], first.shape[1])))
+    return type(first).vstack([_beside(first, across), _beside(none, last)])
+
+
+def _beside(a: Stacked, b: Stacked) -> Stacked:
+    return type(a)(jnp.concatenate([a.array, b.array], 1))
+
+
+def _square(matrix: Stacked, start: int, stop: int) -> Stacked:
+    return matrix.block(start, stop).columns(start, stop)
 
 
 @stage

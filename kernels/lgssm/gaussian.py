@@ -5,7 +5,6 @@ Conditioning takes one scalar observation after another (univariate treatment: A
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -25,14 +24,9 @@ from fastscan.kernels.algebra import (
     zeros,
 )
 from fastscan.kernels.algebra.stages import hadamard, matmul, matmul_add, symmetrized
-from fastscan.kernels.algebra.systems import blocked, factor, sound, substitute
-
-SOUND = 64
-"""The fewest roundings of an innovation's variance that are noise, and left once others are known, to condition at once."""
-
-LOUD = 32
-"""How many times as large as its noise whatever is observed may be, at most, to need no repair: a covariance is then right up
-to so many roundings also along it."""
+from fastscan.kernels.algebra.systems import blocked
+from fastscan.kernels.lgssm import at_once
+from fastscan.kernels.lgssm.joseph import repaired
 
 
 class Gaussian(NamedTuple):
@@ -92,7 +86,17 @@ def push(transition: Transition, means: tuple, cov) -> tuple[tuple, Any]:
 
 
 def condition(
-    cov, means: tuple, values: tuple, H, weight, noise, *, exact: bool = True, rolled: bool = False, learning: bool = True
+    cov,
+    means: tuple,
+    values: tuple,
+    H,
+    weight,
+    noise,
+    *,
+    exact: bool = True,
+    rolled: bool = False,
+    learning: bool = True,
+    by_rows: bool = False,
 ) -> tuple[Any, tuple, Innovations]:
     """Conditions a Gaussian on scalar observations, one row of H at a time.
 
@@ -100,9 +104,8 @@ def condition(
     observation, 0 for a missing one, and with ``noise`` 1 it is a precision. For weights other than 0 and 1, ``values``
     holds the product already.
 
-    The covariance gets the Joseph form's accuracy from a second, tiny update: the part of the first one's rounding that
-    lies along h, known because ``P h'`` must end as ``noise / s`` times what it was. (That needs the first update to be
-    symmetric to the last bit, as the product of a column with itself is.)
+    The covariance gets the Joseph form's accuracy from a second update (see `joseph`). That needs the first one to be symmetric
+    to the last bit, as the product of a column with itself is.
 
     An observation without noise of what is known already, up to rounding, says nothing: it is passed over.
 
@@ -116,14 +119,22 @@ def condition(
         exact: whether a noise may be zero.
         rolled: see `Stacked.over_rows`; for many rows.
         learning: whether `Innovations.rows` are wanted, or left out.
+        by_rows: whether to take one after another also what could be taken at once.
 
     Returns:
         The covariance, the means, and the `Innovations`.
     """
     given = cov, means, values, H, weight, noise
-    by_rows = functools.partial(_condition_by_rows, *given, exact=exact, rolled=rolled, learning=learning)
-    at_once = exact and not learning and blocked(cov) and H.shape[0] > 1
-    return _condition_at_once(*given, otherwise=by_rows) if at_once else by_rows()
+    in_order = functools.partial(_condition_by_rows, *given, exact=exact, rolled=rolled, learning=learning)
+    if by_rows or learning or not exact or not at_once.conditions(cov, H):
+        return in_order()
+
+    def otherwise() -> tuple[Any, tuple, tuple]:
+        cov, means, (_, *seen) = in_order()
+        return cov, means, tuple(seen)
+
+    cov, means, seen = at_once.condition(*given, otherwise=otherwise)
+    return cov, means, Innovations((), *seen)
 
 
 def _condition_by_rows(
@@ -145,41 +156,12 @@ def _condition_by_rows(
             innovations = tuple(_innovation(y, h, M, weight) for y, M in zip(values, means, strict=True))
         means = tuple(matmul_add(k, u, M) for M, u in zip(means, innovations, strict=True))
         cov = _downdate(cov, a, weight, inverse)
-        error = _remaining_error(cov, h, k, noise)
-        cov = _remove_error(cov, _share_error(error, h, k, weight), k, weight)
+        cov = repaired(cov, h, k, noise, weight)
         return (cov, means), Innovations(rows, innovations, variance, inverse, k.T)
 
     rows = (values, H, weight, noise, floor)
     (cov, means), innovations = type(H).over_rows(observe, (mirrored(cov), means), rows, rolled=rolled)
     return cov, means, innovations
-
-
-def _condition_at_once(
-    cov, means: tuple, values: tuple, H, weight, noise, *, otherwise: Callable
-) -> tuple[Any, tuple, Innovations]:
-    """Does as `condition`, by Cholesky's factor of the innovations' covariance.
-
-    The factor's columns are what one observation after another would have met. It is not sound where a pivot is little more
-    than rounding, or a noise: then what rounding leaves along one observation has to be repaired before the next, and it is
-    done ``otherwise``. Where all of the noise is much, there is nothing to repair.
-    """
-    one, h = eye(H, 1), hadamard(H, weight)
-    a = matmul(h, mirrored(cov))
-    variances = _innovation_variances(h, a, weight, noise)
-    L, root = factor(variances)
-    W, *whitened = substitute(L, a, *(_innovation(y, h, M, one) for y, M in zip(values, means, strict=True)))
-    whitened = tuple(z.T for z in whitened)
-    means = tuple(matmul_add(W, z, M) for M, z in zip(means, whitened, strict=True))  # W: a mean's moves, for independent z
-    seen = Innovations((), *_as_by_rows(W, root, *whitened))
-    reduced = symmetrized(_less_square(mirrored(cov), W))
-
-    def repaired() -> Any:
-        (gain,) = substitute(L, W.T, transposed=True)
-        error = _remaining_error(reduced, h, gain, noise)
-        return symmetrized(_remove_error(reduced, _share_error(error, h, gain, one), gain, one))
-
-    care = _care(root, variances, weight, noise).array.max()
-    return lax.switch(care, [lambda: (reduced, means, seen), lambda: (repaired(), means, seen), otherwise])
 
 
 def inform(cov, means: tuple, eta, J) -> tuple[Any, tuple, Innovations, Any]:
@@ -223,28 +205,13 @@ def smoothing_gain(filtered_cov, F, Q) -> tuple[Any, Any]:
         Q: the covariance of its noise, (D, D).
     """
     otherwise = functools.partial(_gain_in_order, filtered_cov, F, Q)
-    return _gain_at_once(filtered_cov, F, Q, otherwise=otherwise) if blocked(filtered_cov) else otherwise()
+    return at_once.smoothing_gain(filtered_cov, F, Q, otherwise=otherwise) if blocked(filtered_cov) else otherwise()
 
 
 def _gain_in_order(cov, F, Q) -> tuple[Any, Any]:
     FP = matmul(F, mirrored(cov))
     whitened, inverses, gain = solve(moved(FP, F, Q), FP)
     return gain.T, symmetrized(_less_squares(mirrored(cov), whitened, inverses))
-
-
-def _gain_at_once(cov, F, Q, *, otherwise: Callable) -> tuple[Any, Any]:
-    """Computes as `smoothing_gain`, by Cholesky's factor of S; ``otherwise`` where that is not sound.
-
-    The factor is inverted, as substitution takes longer than a product. The bounds of errors are the same (Higham 2002,
-    Accuracy and Stability of Numerical Algorithms, section 14.2).
-    """
-    PF = _times_transposed(mirrored(cov), F)
-    S = matmul_add(F, PF, Q)
-    L, root = factor(S)
-    (inverse,) = substitute(L, eye(S, S.shape[0]))  # of L'
-    W = matmul(PF, inverse)
-    G = _times_transposed(W, inverse)
-    return lax.cond(sound(root, S), lambda: (G, _less_square(mirrored(cov), W)), otherwise)
 
 
 def log_density(innovations: Innovations, weight, size):
@@ -300,71 +267,14 @@ def _less(y, row, weight):
 
 
 @stage
-def _innovation_variances(h, a, weight, noise):
-    """Adds the noise's variances; those of what is missing are 1."""
-    noise = type(noise).elementwise(lambda r, w: select(w > 0, r, 1), noise, weight)
-    return multiply_add(a, h.T, eye(h, h.shape[0]) * noise)
-
-
-@stage
-def _as_by_rows(W, root, *whitened):
-    """Returns what `Innovations` has, but for rows, of innovations that were divided by their standard deviations."""
-    variance = root * root
-    inverse = type(root).elementwise(lambda x: 1 / x, variance)
-    return tuple(z * root for z in whitened), variance, inverse, W.T * (root * inverse)
-
-
-@stage
-def _less_square(cov, W):
-    """Computes ``cov - W W'``."""
-    return cov - W @ W.T
-
-
-@stage
 def moved(FP, F, Q):
     """Computes F P F' + Q."""
     return symmetric(multiply_add(FP, F.T, Q))
 
 
 @stage
-def _times_transposed(a, b):
-    return a @ b.T
-
-
-@stage
-def _care(root, variances, weight, noise):
-    """Tells what care an observation needs: 0 none, 1 a repair, 2 that it is taken by itself, as where something is NaN."""
-    least = SOUND * float(np.finfo(root.dtype).eps)
-    noise = type(noise).elementwise(lambda r, w: select(w > 0, r, 1), noise, weight)
-    scale = type(noise).elementwise(lax.rsqrt, noise)
-    largest = type(noise).elementwise(jnp.abs, variances) @ scale * scale
-
-    def care(pivot, s, r, largest):
-        sound = (pivot * pivot > least * s) & (r > least * s)
-        return select(sound, select(largest <= LOUD, 0, 1), 2)
-
-    return type(noise).elementwise(care, root, variances.diagonal(), noise, largest)
-
-
-@stage
 def _downdate(cov, a, weight, inverse):
     return downdate(cov, a, weight * inverse)
-
-
-@stage
-def _remaining_error(reduced, h, k, noise):
-    return multiply_add(reduced, h.T, k * (noise.T * -1.0))
-
-
-@stage
-def _share_error(error, h, k, weight):
-    return multiply_add(k, (h @ error) * (weight * -0.5), error)
-
-
-@stage
-def _remove_error(reduced, share, k, weight):
-    minus_k = k * (weight * -1.0)
-    return mirrored(multiply_add(share, minus_k.T, multiply_add(minus_k, share.T, reduced)))
 
 
 @stage

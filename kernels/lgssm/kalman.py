@@ -11,6 +11,7 @@ import numpy as np
 
 from fastscan.kernels.algebra import eye, mirrored, multiply_add, stage, zeros
 from fastscan.kernels.algebra.stages import add, hadamard
+from fastscan.kernels.lgssm import at_once
 from fastscan.kernels.lgssm.gaussian import Gaussian, Transition, condition, inform, log_density, push
 from fastscan.kernels.scan.recurrence import Hindsight, Recurrence, Seam, merge
 from fastscan.kernels.scan.seams import gaussians_apart
@@ -138,11 +139,20 @@ def observe(predicted: Gaussian, x: FilterInputs) -> tuple[Gaussian, Any]:
         x: the observation; its transition is not read.
     """
     *_, H, noise, y, weight = complete(x)
-    innovation = _innovation(y, H, predicted.mean, weight)
-    start = zeros(predicted.mean, *predicted.mean.shape)
-    cov, (correction,), innovations = condition(predicted.cov, (start,), (innovation,), H, weight, noise, learning=False)
-    size = size_of_observation(y, H, predicted.mean)
-    return Gaussian(add(predicted.mean, correction), cov), log_density(innovations, weight, size)
+
+    def by_rows() -> tuple[Any, Any, Any]:
+        innovation = _innovation(y, H, predicted.mean, weight)
+        start = zeros(predicted.mean, *predicted.mean.shape)
+        given = predicted.cov, (start,), (innovation,), H, weight, noise
+        cov, (correction,), innovations = condition(*given, learning=False, by_rows=True)
+        size = size_of_observation(y, H, predicted.mean)
+        return add(predicted.mean, correction), cov, log_density(innovations, weight, size)
+
+    if at_once.conditions(predicted.cov, H):
+        mean, cov, density = at_once.observe(*predicted, y, H, weight, noise, otherwise=by_rows)
+    else:
+        mean, cov, density = by_rows()
+    return Gaussian(mean, cov), density
 
 
 def condition_on_future(state: Gaussian, future: Message | FilterSummary) -> Gaussian:

@@ -51,6 +51,8 @@ class OnXLA:
         def one(x: jax.Array) -> jax.Array:
             B, T, n, p = x.shape
             x = jnp.pad(x, ((0, 0), (0, self.plan.length * self.plan.chunks - T), (0, 0), (0, 0)))
+            if B * self.plan.chunks == 1:  # where nothing moves, XLA would copy for a transpose
+                return x.reshape(-1, n, p, 1, 1)
             return x.reshape(B, self.plan.chunks, self.plan.length, n, p).transpose(2, 3, 4, 1, 0)
 
         return jax.tree.map(one, series)
@@ -250,8 +252,11 @@ def where(present: jax.Array | None, new: Any, old: Any) -> Any:
 
 def _joined(plan: Plan, rows: jax.Array, last: jax.Array | None, count: jax.Array | None) -> jax.Array:
     L, n, p, _, B = rows.shape
-    x = jnp.broadcast_to(rows, (L, n, p, plan.chunks, B))
-    x = x.transpose(4, 3, 0, 1, 2).reshape(B, L * plan.chunks, n, p)[:, : plan.steps]
+    if plan.chunks * B == 1:
+        x = rows.reshape(1, L, n, p)
+    else:
+        x = jnp.broadcast_to(rows, (L, n, p, plan.chunks, B))
+        x = x.transpose(4, 3, 0, 1, 2).reshape(B, L * plan.chunks, n, p)[:, : plan.steps]
     if last is None:
         return x
     B = max(B, last.shape[-1])
