@@ -13,9 +13,7 @@ from fastscan.kernels.algebra.stacked import UNROLLED_ROWS, UNROLLED_TERMS, Stac
 from fastscan.kernels.arrays import diagonal, select
 
 UNPIVOTED_ROWS = 4  # up to here a system is solved without looking for the best pivot
-SUBSTITUTED_ROWS = (
-    16  # up to here a triangular matrix is inverted by a library, which takes long for more
-)
+SUBSTITUTED_ROWS = 16  # up to here a triangular matrix is inverted by a library, which takes long for more
 ROUGH = 1024  # roundings of a diagonal entry, of which less is left of a pivot that its row should not have been taken for
 
 
@@ -78,6 +76,10 @@ def blocked(matrix: Stacked) -> bool:
 def factor(matrix: Stacked) -> tuple[Stacked, Stacked]:
     """Computes a lower triangular L with L L' = A, and L's diagonal (n, 1), NaN where A is not positive definite; of a
     `blocked` one, of which only the upper triangle is read: a library of Fortran's takes it for the lower one, in our order.
+
+    One matrix a call. jaxlib 0.10.0 to 0.11.1 hands parts of a batch to its threads and waits for them, in one of these
+    threads: as many such calls at once as there are threads wait forever (`ParallelBatchMap`, jaxlib/cpu/lapack_kernels.cc of
+    jax-ml/jax, bfd9e1f to 8599924).
     """
     L = lax.linalg.cholesky(matrix.array.reshape(matrix.shape).T, symmetrize_input=False)
     lanes = (1,) * (matrix.array.ndim - 2)

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from fastscan.kernels.algebra import Stacked, eye, mirrored, pivots, select, stage
 from fastscan.kernels.algebra.stages import matmul
@@ -58,7 +59,7 @@ def surely_definite(covs: jax.Array) -> jax.Array:
         matrix = Stacked(cov[..., None, None])
         return definite(_allowing(matrix, _magnitude(matrix.diagonal())))
 
-    return jax.vmap(jax.vmap(one))(covs).all()
+    return lax.map(one, covs.reshape(-1, *covs.shape[2:])).all()
 
 
 def _magnitude(x):

@@ -51,8 +51,8 @@ class OnXLA:
         def one(x: jax.Array) -> jax.Array:
             B, T, n, p = x.shape
             x = jnp.pad(x, ((0, 0), (0, self.plan.length * self.plan.chunks - T), (0, 0), (0, 0)))
-            if B * self.plan.chunks == 1:  # where nothing moves, XLA would copy for a transpose
-                return x.reshape(-1, n, p, 1, 1)
+            if B * self.plan.chunks == 1:  # nothing moves; for a transpose, and for more axes, XLA would copy
+                return x.reshape(T, n, p) if "alone" in self.plan.algebra else x.reshape(T, n, p, 1, 1)
             return x.reshape(B, self.plan.chunks, self.plan.length, n, p).transpose(2, 3, 4, 1, 0)
 
         return jax.tree.map(one, series)
@@ -60,6 +60,8 @@ class OnXLA:
     def join(self, rows: Any, last: jax.Array | None = None) -> jax.Array:
         """Takes an array (L, n, p, C, B or 1) into (B or 1, T, n, p), and puts ``last`` (n, p, 1, B or 1) at its end."""
         plan, count = self.plan._replace(count=None), self.plan.count
+        if plan.chunks * rows.shape[-1] == 1 and last is None and count is None:
+            return rows.reshape(1, *rows.shape[:3])[:, : plan.steps]
         if "staged" not in self.plan.algebra:
             return _joined(plan, rows, last, count)
         with own_unit():  # or XLA:CPU puts them together anew for all that is made of them
