@@ -47,7 +47,7 @@ def sample(
     def before(n: Any, carry: tuple) -> tuple:
         z, states = carry
         t = way.begin - 1 - n
-        c = params.c if split is None else at(split, t)
+        c = params.c if split is None else by.matrices(by.row(split, t)[0]).to_array()
         cov, m, shock = at((covs, means, shocks), t)
         z = back(*conditional(cov), z, m[:, 0, 0], c[:, 0, 0], shock[:, 0, 0])
         return z, put(states, z[:, None, None], t)
