@@ -48,8 +48,9 @@ from fastscan.given import (
 )
 from fastscan.kernels.ranges import ranged
 from fastscan.lgssm import inference as lgssm_inference
-from fastscan.lgssm.check import Model, Sizes, check_emission_dim, check_emissions, check_model
+from fastscan.lgssm.check import Sizes, check_model
 from fastscan.lgssm.covariances import check_covariances
+from fastscan.lgssm.problem import prepare
 from fastscan.lgssm.timing import plain_params
 from fastscan.types import ParamsLGSSM, PosteriorGSSMFiltered, PosteriorGSSMSmoothed
 
@@ -315,41 +316,16 @@ def _missing(emissions: np.ndarray, said: bool | None) -> bool:
     return found if said is None else said
 
 
-def _prepare(
-    params: ParamsLGSSM,
-    emissions: jax.Array,
-    inputs: jax.Array | None,
-    missing: bool | None,
-    implementation: str | None,
-    count: jax.Array | None = None,
-) -> tuple[Model, jax.Array, Sizes, How]:
-    """Returns the checked model, the emissions as (B, T, m), the sizes, and how to run them."""
-    check_emissions(emissions)
-    batch = emissions.shape[0] if emissions.ndim == 3 else None
-    model, sizes = check_model(params, emissions.shape[-2], batch, emissions.dtype, inputs)
-    check_emission_dim(emissions, sizes.m)
-    emissions = emissions.astype(model.F.dtype)
-    matrices = model.initial_cov, model.F, model.Q, model.H, model.R
-    shared = missing is False and all(len(x) == 1 for x in matrices)
-    family = "lgssm" if model.F.shape[1] == model.Q.shape[1] == 1 else "lgssm_varying"
-    fewest = None if count is None else lengths.fewest_rows(sizes.T - 1)
-    problem = Problem(implementation, sizes.T, sizes.D, sizes.m, str(emissions.dtype), family, shared, fewest)
-    plan = problem.plan(batch or 1)
-    if plan.launch is not None and model.R.shape[-1] == 1:
-        missing = True  # which costs kernels nothing then
-    return model, emissions.reshape(-1, sizes.T, sizes.m), sizes, How(plan, problem, missing)
-
-
 @functools.partial(jax.jit, static_argnames=("missing", "implementation", "per_step"))
 def _filter(params, emissions, inputs, missing, implementation, per_step, count=None) -> PosteriorGSSMFiltered:
-    model, emissions, sizes, how = _prepare(params, emissions, inputs, missing, implementation, count)
+    model, emissions, sizes, how = prepare(params, emissions, inputs, missing, implementation, count)
     loglik, moments = lgssm_inference.filter_states(model, emissions, how, per_step, count)
     return PosteriorGSSMFiltered(*_unbatch(sizes, (loglik, moments.mean[..., 0], moments.cov)))
 
 
 @functools.partial(jax.jit, static_argnames=("missing", "implementation", "per_step", "central"))
 def _smooth(params, emissions, inputs, missing, implementation, per_step, central, count=None) -> PosteriorGSSMSmoothed:
-    model, emissions, sizes, how = _prepare(params, emissions, inputs, missing, implementation, count)
+    model, emissions, sizes, how = prepare(params, emissions, inputs, missing, implementation, count)
     loglik, filtered, smoothed = lgssm_inference.smooth_states(model, emissions, how, per_step, central, count)
     moments = filtered.mean[..., 0], filtered.cov, smoothed.mean[..., 0], smoothed.cov, smoothed.cross
     return PosteriorGSSMSmoothed(*_unbatch(sizes, (loglik, *moments)))
@@ -357,14 +333,14 @@ def _smooth(params, emissions, inputs, missing, implementation, per_step, centra
 
 @functools.partial(jax.jit, static_argnames=("missing", "implementation", "per_step"))
 def _loglik(params, emissions, inputs, missing, implementation, per_step, count=None) -> jax.Array:
-    model, emissions, sizes, how = _prepare(params, emissions, inputs, missing, implementation, count)
+    model, emissions, sizes, how = prepare(params, emissions, inputs, missing, implementation, count)
     (loglik,) = _unbatch(sizes, (lgssm_inference.loglik(model, emissions, how, per_step, count),))
     return loglik
 
 
 @functools.partial(jax.jit, static_argnames=("missing", "implementation"))
 def _sample(params, emissions, inputs, missing, implementation, key, jitter) -> jax.Array:
-    model, emissions, sizes, how = _prepare(params, emissions, inputs, missing, implementation)
+    model, emissions, sizes, how = prepare(params, emissions, inputs, missing, implementation)
     noise = jax.random.normal(key, (emissions.shape[0], sizes.T, sizes.D), emissions.dtype)
     jitter = jnp.asarray(jitter, emissions.dtype)
     (states,) = _unbatch(sizes, (lgssm_inference.sample_states(model, emissions, noise, jitter, how)[..., 0],))

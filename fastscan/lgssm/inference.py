@@ -19,7 +19,7 @@ from fastscan.kernels.converged import passes
 from fastscan.kernels.lgssm.gaussian import square_root
 from fastscan.kernels.lgssm.kalman import Filtered
 from fastscan.kernels.lgssm.passes import affine_states
-from fastscan.kernels.lgssm.smoothing import AffineMap, Smoothed
+from fastscan.kernels.lgssm.smoothing import AffineMap, Smoothed, SmootherSums
 from fastscan.kernels.plan import Plan
 from fastscan.lgssm.check import Model
 from fastscan.lgssm.layout import known_terms, series
@@ -84,6 +84,12 @@ def smooth_states(
     """Computes the results of `filter_states`, and smoothed moments."""
     filtered, smoothed = _either(how, model, emissions, functools.partial(passes.smooth, central=central), count=count)
     return _reported(model, emissions, how, filtered.log_density, per_step, count), filtered, smoothed
+
+
+@functools.partial(jax.jit, static_argnames="how")
+def smoothed_sums(model: Model, emissions: jax.Array, how: How) -> tuple[jax.Array, jax.Array, SmootherSums]:
+    """Computes log densities (B, T, 1, 1), smoothed means (B, T, D, 1) and sums of smoothed covariances (B, D, D)."""
+    return _either(how, model, emissions, passes.smooth_summed)
 
 
 @functools.partial(jax.jit, static_argnames=("how", "per_step"))

@@ -68,9 +68,12 @@ def solve(matrix: Stacked, right: Stacked, settle: Callable) -> tuple[Stacked, S
     )
 
 
-def blocked(matrix: Stacked) -> bool:
-    """Tells whether a matrix is one for a library of linear algebra: large, alone, and in no program to be differentiated."""
-    return matrix.shape[0] > UNROLLED_TERMS and matrix.array[0, 0].size == 1 and not matrix.unrolled
+def blocked(matrix: Stacked, *others: Stacked) -> bool:
+    """Tells whether a matrix is one for a library of linear algebra: large, alone, as others are that it goes with, and in no
+    program to be differentiated.
+    """
+    large = matrix.shape[0] > UNROLLED_TERMS and not matrix.unrolled
+    return large and all(m.array[0, 0].size == 1 for m in (matrix, *others))
 
 
 def factor(matrix: Stacked) -> tuple[Stacked, Stacked]:

@@ -7,13 +7,13 @@ arguments and results, too.
 import jax
 
 from fastscan.kernels.arrays import as_rows, prepend
-from fastscan.kernels.converged import sampling, scoring, smoothing
+from fastscan.kernels.converged import sampling, scoring, smoothing, summing
 from fastscan.kernels.converged.filtering import all_moments, applies, run_filter
 from fastscan.kernels.lgssm import passes
 from fastscan.kernels.lgssm.kalman import Filtered
 from fastscan.kernels.lgssm.passes import Series, first
 from fastscan.kernels.lgssm.scoring import observe_back
-from fastscan.kernels.lgssm.smoothing import Smoothed
+from fastscan.kernels.lgssm.smoothing import Smoothed, SmootherSums
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.scan import driver
 
@@ -42,6 +42,17 @@ def smooth(plan: Plan, series: Series, central: bool = False) -> tuple[Filtered,
     state, density = first(plan, series)
     filtered, smoothed = smoothing.smooth(plan, state, series.params, series.rows, central=central)
     return filtered._replace(log_density=prepend(density, filtered.log_density)), smoothed
+
+
+def smooth_summed(plan: Plan, series: Series) -> tuple[jax.Array, jax.Array, SmootherSums]:
+    """Computes log densities (B, T, 1, 1), smoothed means (B or 1, T, D, 1) and sums of smoothed covariances."""
+    if applies(plan, series) and series.rows.weight is None:
+        state, density = first(plan, series)
+        densities, means, sums = summing.summed(plan, state, series.params, series.rows)
+        return prepend(density, densities), means, sums
+    filtered, (means, covs, cross) = smooth(plan, series, central=True)
+    sums = SmootherSums(covs[:, 0], covs[:, :-1].sum(1), covs[:, 1:].sum(1), cross.sum(1))
+    return filtered.log_density, means, sums
 
 
 def score(plan: Plan, series: Series) -> tuple[jax.Array, Series]:

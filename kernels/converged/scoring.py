@@ -11,11 +11,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from fastscan.kernels.algebra import stable_carry
-from fastscan.kernels.arrays import at, blank, matmul, put
+from fastscan.kernels.arrays import blank, matmul, put
+from fastscan.kernels.converged.checkpoints import back_over, rows_apart
 from fastscan.kernels.converged.filtering import Way, innovations, run_filter, steady_gain
 from fastscan.kernels.converged.vectors import as_series, vectors
 from fastscan.kernels.lgssm.gaussian import Gaussian
-from fastscan.kernels.lgssm.kalman import KALMAN_FILTER, FilterInputs, Message
+from fastscan.kernels.lgssm.kalman import FilterInputs, Message
 from fastscan.kernels.lgssm.scoring import KALMAN_SCORE, ScoreRow
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.scan.settling import until_settled
@@ -32,7 +33,7 @@ def score(
         respect to what all rows share, with lanes (1, B); and to what they do not (B, T - 1, n, p).
     """
     by, R = OnXLA(plan), plan.steps
-    apart = max(int(R**0.5), 1)
+    apart = rows_apart(R)
     way, given = run_filter(plan, state, params, rows, moments=True, apart=apart), by.matrices(params)
     gain, begin = steady_gain(given, way.settled), way.begin
     F, H, P, K, E = (m.to_array()[:, :, 0, 0] for m in (given.F, given.H, way.settled.cov, gain.moved, gain.whitening))
@@ -76,39 +77,20 @@ def score(
 def _before(
     plan: Plan, way: Way, apart: int, params: FilterInputs, rows: Any, message: Message, shared: Any, own: Any
 ) -> tuple[Message, FilterInputs, FilterInputs]:
-    """Goes back over the rows before the filter had settled, by the ordinary recursion.
-
-    The covariances of every ``apart`` rows were kept; those between them are computed again.
-    """
+    """Goes back over the rows before the filter had settled, by the ordinary recursion."""
     by = OnXLA(plan)
 
     def step(state: tuple, row: ScoreRow) -> tuple:
         return KALMAN_SCORE.step(params, state, by.matrices(row))
 
-    def stretch(k: Any, carry: tuple) -> tuple:
-        start = ((way.begin - 1) // apart - k) * apart
-        length = jnp.minimum(way.begin - start, apart)
-        state = by.matrices(Gaussian(at(way.means, start), at(way.covs, start // apart)))
-
-        def forward(n: Any, carry: tuple) -> tuple:
-            state, covs = carry
-            covs = put(covs, state.cov.to_array(), n)
-            return KALMAN_FILTER.step(params, state, by.matrices(by.row(rows, start + n)[0]))[0], covs
-
-        def back(n: Any, carry: tuple) -> tuple:
-            state, own = carry
-            place = length - 1 - n
-            t = start + place
-            state, out = step(state, ScoreRow(Gaussian(at(way.means, t), at(covs, place)), by.row(rows, t)[0]))
-            return state, put(own, by.arrays(out), t)
-
-        nothing = blank(way.covs, (apart, *way.covs.shape[1:]))
-        _, covs = lax.fori_loop(0, length, forward, (state, nothing))
-        return lax.fori_loop(0, length, back, carry)
+    def back(carry: tuple, t: Any, filtered: Gaussian, x: FilterInputs) -> tuple:
+        state, own = carry
+        state, out = step(state, ScoreRow(filtered, x))
+        return state, put(own, by.arrays(out), t)
 
     row = ScoreRow(Gaussian(way.means[0], way.covs[0]), by.row(rows, 0)[0])
     start = stable_carry(step, by.matrices((message, shared)), row)
-    (message, shared), own = lax.fori_loop(0, (way.begin + apart - 1) // apart, stretch, (start, own))
+    (message, shared), own = back_over(plan, way, apart, params, rows, back, (start, own))
     return *by.arrays((message, shared)), own
 
 

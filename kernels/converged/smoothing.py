@@ -44,7 +44,7 @@ def smooth(
     GP, cov = by.arrays(covariance_back(G, L, cov))
     kept = tuple(fill(x, one, begin, R - done) for x, one in zip(kept, (cov, GP), strict=True))
 
-    smoothed = jnp.concatenate([_later_smoothed(plan, begin, params, rows, G, means), means[R:]])
+    smoothed = jnp.concatenate([later_smoothed(plan, begin, params, rows, G, means), means[R:]])
     drift = None if rows.c is None else by.split(rows.c)
     series = SmootherInputs(Gaussian(means[:R], covs[:R]), Transition(None, drift, None))
     start = at(Gaussian(smoothed, kept[0]), begin)
@@ -105,7 +105,7 @@ def _smooth_before(
     return lax.while_loop(lambda c: c[0] > 0, stretch, (way.begin, state, kept))[2]
 
 
-def _later_smoothed(plan: Plan, begin: Any, params: FilterInputs, rows: FilterInputs, G: Any, means: jax.Array) -> jax.Array:
+def later_smoothed(plan: Plan, begin: Any, params: FilterInputs, rows: FilterInputs, G: Any, means: jax.Array) -> jax.Array:
     """Computes the smoothed means before all rows, which are right from row ``begin`` on."""
     R = plan.steps
     F, G = params.F[:, :, 0, 0], G.to_array()[:, :, 0, 0]

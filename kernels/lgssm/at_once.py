@@ -46,9 +46,9 @@ class Update(NamedTuple):
     care: jax.Array
 
 
-def conditions(cov, H) -> bool:
-    """Tells whether observations are taken at once."""
-    return blocked(cov) and H.shape[0] > 1
+def conditions(cov, H, weight, noise) -> bool:
+    """Tells whether observations are taken at once: several, of a large state, with the same matrices in all sequences."""
+    return H.shape[0] > 1 and blocked(cov, H, weight, noise)
 
 
 def condition(cov, means: tuple, values: tuple, H, weight, noise, *, otherwise: Callable) -> tuple[Any, tuple, tuple]:
@@ -58,7 +58,7 @@ def condition(cov, means: tuple, values: tuple, H, weight, noise, *, otherwise: 
         The covariance, the means, and what `Innovations` has, but for rows.
     """
     innovations = [_innovation(y, H, M, weight) for y, M in zip(values, means, strict=True)]
-    of = _update(cov, innovations, H, weight, noise)
+    of = update(cov, innovations, H, weight, noise)
     means = tuple(matmul_add(of.W, z, M) for M, z in zip(means, of.whitened, strict=True))
     seen = _as_by_rows(of.W, of.root, *of.whitened)
     return _by_care(of, lambda cov: (cov, means, seen), otherwise)
@@ -66,7 +66,7 @@ def condition(cov, means: tuple, values: tuple, H, weight, noise, *, otherwise: 
 
 def observe(mean, cov, y, H, weight, noise, *, otherwise: Callable) -> tuple[Any, Any, Any]:
     """Computes a filtered mean and covariance from predicted ones, and the observation's log density (1, 1)."""
-    of = _update(cov, [_innovation(y, H, mean, weight)], H, weight, noise)
+    of = update(cov, [_innovation(y, H, mean, weight)], H, weight, noise)
     (z,) = of.whitened
     mean, density = matmul_add(of.W, z, mean), _log_density(z, of.root, weight)
     return _by_care(of, lambda cov: (mean, cov, density), otherwise)
@@ -83,7 +83,8 @@ def smoothing_gain(cov, F, Q, *, otherwise: Callable) -> tuple[Any, Any]:
     return lax.cond(sound(root, S), lambda: (G, _less_square(mirrored(cov), W)), otherwise)
 
 
-def _update(cov, innovations: list, H, weight, noise) -> Update:
+def update(cov, innovations: list, H, weight, noise) -> Update:
+    """Computes what observations do: ``innovations`` are of several means, each (n, columns)."""
     h = hadamard(H, weight)
     PH = _times_transposed(mirrored(cov), h)
     variances = _innovation_variances(h, PH, weight, noise)

@@ -126,7 +126,7 @@ def condition(
     """
     given = cov, means, values, H, weight, noise
     in_order = functools.partial(_condition_by_rows, *given, exact=exact, rolled=rolled, learning=learning)
-    if by_rows or learning or not exact or not at_once.conditions(cov, H):
+    if by_rows or learning or not exact or not at_once.conditions(cov, H, weight, noise):
         return in_order()
 
     def otherwise() -> tuple[Any, tuple, tuple]:
@@ -205,7 +205,7 @@ def smoothing_gain(filtered_cov, F, Q) -> tuple[Any, Any]:
         Q: the covariance of its noise, (D, D).
     """
     otherwise = functools.partial(_gain_in_order, filtered_cov, F, Q)
-    return at_once.smoothing_gain(filtered_cov, F, Q, otherwise=otherwise) if blocked(filtered_cov) else otherwise()
+    return at_once.smoothing_gain(filtered_cov, F, Q, otherwise=otherwise) if blocked(filtered_cov, F, Q) else otherwise()
 
 
 def _gain_in_order(cov, F, Q) -> tuple[Any, Any]:

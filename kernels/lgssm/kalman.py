@@ -148,7 +148,7 @@ def observe(predicted: Gaussian, x: FilterInputs) -> tuple[Gaussian, Any]:
         size = size_of_observation(y, H, predicted.mean)
         return add(predicted.mean, correction), cov, log_density(innovations, weight, size)
 
-    if at_once.conditions(predicted.cov, H):
+    if at_once.conditions(predicted.cov, H, weight, noise):
         mean, cov, density = at_once.observe(*predicted, y, H, weight, noise, otherwise=by_rows)
     else:
         mean, cov, density = by_rows()

@@ -36,6 +36,17 @@ class Smoothed(NamedTuple):
     cross: Any
 
 
+class SmootherSums(NamedTuple):
+    """Smoothed covariances (B or 1, D, D): of z_1; and added up over time, those of all states but the last, of all but the
+    first, and of every state and the next.
+    """
+
+    first: Any
+    before: Any
+    after: Any
+    cross: Any
+
+
 class BackwardKernel(NamedTuple):
     """z at the beginning of a stretch, given z at its end and the past: N(G z + g, L)."""
 

@@ -18,6 +18,7 @@ from fastscan.kernels.lgssm.passes import first
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.scan.settling import fill, settled
 from fastscan.lgssm.check import check_model
+from fastscan.lgssm.expectations import smoothed_sums
 from fastscan.lgssm.layout import series
 from oracles.lgssm import assert_moments, cast, close, random_params, simulate, textbook, tracking_params
 
@@ -62,7 +63,7 @@ def run(params, y, vectors, what):
     plan, given = prepared(params, y, vectors)
     if what == "smooth":
         return passes.smooth(plan, given)
-    return passes.score(plan, given) if what == "score" else passes.filter_log_densities(plan, given)
+    return {"score": passes.score, "sums": passes.smooth_summed, "densities": passes.filter_log_densities}[what](plan, given)
 
 
 def data(params, T, dtype, B=1):
@@ -79,8 +80,11 @@ def plain(name, what, dtype):
     return jax.tree.leaves(run(params, data(MODELS[name], T, "float32").astype(dtype), 0, what))
 
 
-@pytest.mark.parametrize("what", ["smooth", "score"])
-@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [(name, what) for name in MODELS for what in ("smooth", "score")]
+    + [(name, "sums") for name in ("random", "near a unit root", "no noise in the dynamics")],
+)
 def test_results_are_those_of_the_plain_recursion(name, what):
     """In float64; and float32 errs no more."""
     y = data(MODELS[name], T, "float32")
@@ -101,7 +105,7 @@ def test_awkward_lengths(T, vectors):
     params = MODELS["random"]
     with jax.enable_x64(True):
         y = data(params, T, "float64", B=2)
-        for what in ("smooth", "densities", "score") if T == 65 else ("score",) if T % 2 else ("smooth",):
+        for what in ("smooth", "densities", "score", "sums") if T == 65 else ("score", "sums") if T % 2 else ("smooth",):
             once, given = (jax.tree.leaves(run(params, y, v, what)) for v in (0, vectors))
             for wanted, x in zip(once, given, strict=True):
                 close(x, wanted, 1e-10, (what, vectors))
@@ -188,8 +192,9 @@ def test_large_models_against_the_textbook(size, m, dtype):
                 assert_moments(function(given, emissions.astype(dtype), u_given), wanted, dtype)
 
 
-def test_a_batch_of_large_ones():
-    size, T = LARGE, 80
+@pytest.mark.parametrize("size", [LARGE, 18])
+def test_a_batch_of_large_ones(size):
+    T = 80
     params = cast(random_params(1, size, 2), "float32")
     y = data(params, T, "float32", B=3)
     together = lgssm_smoother(params, y)
@@ -204,6 +209,27 @@ def test_a_batch_of_large_ones():
     close(lgssm_filter(params, y).filtered_covariances[1], alone.filtered_covariances, 2e-5)
     mapped = jax.vmap(lambda y: lgssm_filter(params, y))(y)
     close(mapped.filtered_means[1], alone.filtered_means, 2e-5)
+
+
+def test_statistics_of_a_large_one():
+    """By way of the public smoother, in another implementation."""
+    params, B, T = random_params(0, 18, 4), 2, 70
+    y = data(params, T, "float64", B)
+    with jax.enable_x64(True):
+        loglik, means, sums = jax.jit(smoothed_sums)(cast(params, "float64"), y, None)
+        wanted = lgssm_smoother(params, y, implementation="chunked", central=True)
+        covs, cross = wanted.smoothed_covariances, wanted.smoothed_cross_covariances
+        close(loglik, wanted.marginal_loglik, 1e-11)
+        close(means, wanted.smoothed_means, 1e-10)
+        for x, of_all in zip(sums, (covs[:, :1], covs[:, :-1], covs[:, 1:], cross), strict=True):
+            close(x, of_all.sum(1), 1e-10)
+
+
+def test_statistics_of_a_long_one_take_little_memory():
+    params, T = random_params(0, 20, 3), 20_000
+    given = jax.ShapeDtypeStruct((1, T, 3), "float32")
+    compiled = jax.jit(smoothed_sums).lower(cast(params, "float32"), given, None).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < T * 20 * 20 * 4
 
 
 @pytest.mark.parametrize("gaps", [False, True])

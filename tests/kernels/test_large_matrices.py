@@ -6,16 +6,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
+import fastscan
 from fastscan.kernels.algebra import Stacked, UnrolledStacked, solve
-from fastscan.kernels.algebra.systems import blocked, definite
-from fastscan.kernels.lgssm import passes
+from fastscan.kernels.algebra.systems import blocked, definite, inverse_of_transpose
+from fastscan.kernels.lgssm import at_once, passes
 from fastscan.kernels.plan import Plan
 from fastscan.lgssm.check import check_model
 from fastscan.lgssm.layout import series
 from oracles.lgssm import close, random_params, simulate, textbook
 
 D, M, T = 18, 4, 40
+ONES = np.ones((M, 1))
 
 
 def changed(**fields):
@@ -67,24 +70,89 @@ def test_errors_are_no_larger_than_by_rows(name, gaps):
         if gaps:
             y[5:9], y[20, 0], y[T - 1, 1:] = np.nan, np.nan, np.nan
         truth = run(params, y, "unrolled stacked", "float64", gaps)
-        for wanted, x in zip(truth, run(params, y, "stacked", "float64", gaps), strict=True):
+        for wanted, x in zip(truth, run(params, y, "staged alone", "float64", gaps), strict=True):
             close(x, wanted, 1e-7 if name in ("units", "diffuse", "no noise", "the same twice") else 1e-9, name)
-        by_rows, at_once = (run(params, y, algebra, "float32", gaps) for algebra in ("unrolled stacked", "stacked"))
+        by_rows, at_once = (run(params, y, algebra, "float32", gaps) for algebra in ("unrolled stacked", "staged alone"))
         for wanted, a, b in zip(truth, at_once, by_rows, strict=True):
             error, allowed = (np.abs(x - wanted).max() / np.abs(wanted).max() for x in (a, b))
             assert error <= 8 * allowed + 5e-6, (name, error, allowed)
 
 
-def test_against_the_textbook():
+@pytest.mark.parametrize("algebra", ["stacked", "staged alone"])
+def test_against_the_textbook(algebra):
     with jax.enable_x64(True):
         params = MODELS["ordinary"]
         y = simulate(params, T, 1)
         wanted = textbook(params, y)
-        mean, cov, density, *_, cross = run(params, y, "stacked", "float64", False)
+        mean, cov, density, *_, cross = run(params, y, algebra, "float64", False)
         close(mean[0, ..., 0], wanted.filtered_means, 1e-10)
         close(cov[0], wanted.filtered_covariances, 1e-10)
         close(density[0, :, 0, 0], wanted.loglik, 1e-10)
         close(cross[0], wanted.cross, 1e-10)
+
+
+@pytest.mark.parametrize(("name", "care"), [("vague", 0), ("ordinary", 1), ("one exact", 2), ("all exact", 2)])
+def test_care_is_what_the_noise_asks_for(name, care):
+    """No repair, a repair, one observation after another: models above take every way, by themselves and where one ends."""
+    part, P = MODELS[name].emissions, Stacked(jnp.asarray(MODELS[name].initial.cov)[..., None, None] * 10)
+    H, noise, weight = (Stacked(jnp.asarray(x)[..., None, None]) for x in (part.weights, np.diag(part.cov)[:, None], ONES))
+    assert at_once.update(P, [], H, weight, noise).care == care
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 16, 17, 33, 50, 64])
+def test_inverses_of_factors(n):
+    r = np.random.default_rng(n)
+    L = np.tril(r.normal(size=(n, n))) / np.sqrt(n) + np.eye(n)
+    with jax.enable_x64(True):
+        close(inverse_of_transpose(Stacked(jnp.asarray(L)[..., None, None])).array[..., 0, 0], np.linalg.inv(L).T, 1e-12)
+
+
+def test_an_indefinite_covariance_at_one_time():
+    """What comes before it is right; nothing after it looks so."""
+    params = random_params(0, D, M)
+    Q = np.tile(params.dynamics.cov, (T, 1, 1))
+    Q[20, 3, 3] *= -1
+    model, _ = check_model(jax.tree.map(jnp.asarray, changed(Q=jnp.asarray(Q))), T, 1, "float32")
+    _, cov, _ = jax.jit(filtered)(model, simulate(params, T, 1)[None].astype("float32"))
+    assert np.isfinite(cov[0, :20]).all()
+    assert np.isnan(cov[0, 20:]).all(axis=(1, 2)).all()
+
+
+def filtered(model, y):
+    plan = Plan(T - 1, 1, algebra="staged alone")
+    return passes.filter_moments(plan, series(plan, model, y, False))
+
+
+def test_a_library_gets_one_matrix_a_call():
+    """As batches may wait for each other (see `factor`): also of several sequences, under `vmap`, and of derivatives."""
+    params = jax.tree.map(lambda x: jnp.asarray(x, "float32"), MODELS["ordinary"])
+    y = jnp.asarray(np.stack([simulate(MODELS["ordinary"], 70, s) for s in (1, 2)]), "float32")
+    F = jnp.broadcast_to(params.dynamics.weights, (70, D, D))
+    varying = params._replace(dynamics=params.dynamics._replace(weights=F))
+    found = [
+        primitive
+        for program in (
+            lambda y: fastscan.lgssm_smoother(params, y, missing=False),
+            lambda y: fastscan.lgssm_smoother(varying, y[0]),
+            lambda y: jax.vmap(lambda y: fastscan.lgssm_filter(varying, y))(y),
+            lambda y: jax.grad(lambda y: fastscan.lgssm_marginal_loglik(params, y[0], missing=False))(y),
+        )
+        for primitive in equations(jax.make_jaxpr(program)(y).jaxpr)
+    ]
+    of_a_library = [e for e in found if e.primitive.name in ("cholesky", "triangular_solve")]
+    assert of_a_library
+    assert all(v.aval.ndim == 2 for e in of_a_library for v in e.invars)
+    products = [e for e in found if e.primitive.name == "dot_general" and e.outvars[0].aval.dtype == np.float32]
+    assert products
+    assert all(e.params["precision"] is not None for e in products), "a GPU would round factors to ten bits"
+
+
+def equations(jaxpr):
+    """All equations of a program, those of its loops and branches too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jaxprs_in_params(equation.params):
+            yield from equations(inner)
 
 
 def test_what_is_not_sound_is_done_otherwise():

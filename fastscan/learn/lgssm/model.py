@@ -12,12 +12,14 @@ import numpy as np
 from jax import lax
 
 from fastscan.kernels.arrays import matmul
+from fastscan.kernels.lgssm.smoothing import SmootherSums
 from fastscan.learn.constraints import FROZEN, POSITIVE, POSITIVE_DEFINITE, REAL
 from fastscan.learn.floors import Floor, floor, raised
 from fastscan.learn.learnable import Learnable
 from fastscan.learn.lgssm.regression import Regression, fit
 from fastscan.learn.priors import MatrixNormalInverseWishart, NormalInverseWishart
 from fastscan.lgssm import lgssm_marginal_loglik, lgssm_smoother
+from fastscan.lgssm.expectations import smoothed_sums
 from fastscan.transforms import any_missing
 
 _COEFFICIENTS = ("weights", "input_weights", "bias")
@@ -68,13 +70,18 @@ def expect(
         ValueError: parameters that vary.
     """
     _check_static(params)
-    posterior = lgssm_smoother(params, emissions, inputs, missing=missing, central=True)
-    mean, cov = posterior.smoothed_means, posterior.smoothed_covariances
-    initial = _first(params.initial, mean, cov)
-    cross = posterior.smoothed_cross_covariances
-    arrivals = None if mean.shape[1] == 1 else _arrivals(params.dynamics, mean, cov, cross, inputs)
-    emitted = _emitted(params.emissions, mean, cov, emissions, inputs, missing)
-    return Statistics(initial, arrivals, emitted), posterior.marginal_loglik
+    if missing is False:
+        loglik, mean, sums = smoothed_sums(params, emissions, inputs)
+        emitted = _emitted(params.emissions, mean, (sums.first + sums.after).sum(0), emissions, inputs)
+    else:
+        posterior = lgssm_smoother(params, emissions, inputs, missing=missing, central=True)
+        loglik, mean, cov = posterior.marginal_loglik, posterior.smoothed_means, posterior.smoothed_covariances
+        of_cross = posterior.smoothed_cross_covariances
+        sums = SmootherSums(*(x.sum(1) for x in (cov[:, :1], cov[:, :-1], cov[:, 1:], of_cross)))
+        emitted = _emitted_with_gaps(params.emissions, mean, cov, emissions, inputs, missing)
+    sums = SmootherSums(*(x.sum(0) for x in sums))
+    arrivals = None if mean.shape[1] == 1 else _arrivals(params.dynamics, mean, sums, inputs)
+    return Statistics(_first(params.initial, mean, sums), arrivals, emitted), loglik
 
 
 def maximise(
@@ -157,35 +164,38 @@ def _regressors(part: Any, mean: jax.Array, inputs: jax.Array | None, start: int
     return x, jnp.einsum("mn,btn->btm", _coefficients(part, _COEFFICIENTS), x, precision="highest")
 
 
-def _first(part: Any, mean: jax.Array, cov: jax.Array) -> Regression:
+def _first(part: Any, mean: jax.Array, sums: SmootherSums) -> Regression:
     """Makes the regression of the first states, r = z_1 - m."""
     D = mean.shape[-1]
     one, nothing = jnp.ones((len(mean), 1, 1), mean.dtype), jnp.zeros((D, D), mean.dtype)
-    return Regression(one, mean[:, :1] - part.mean, jnp.eye(D, dtype=mean.dtype)[None], cov[:, 0].sum(0)[None], nothing)
+    return Regression(one, mean[:, :1] - part.mean, jnp.eye(D, dtype=mean.dtype)[None], sums.first[None], nothing)
 
 
-def _arrivals(part: Any, mean: jax.Array, cov: jax.Array, cross: Any, inputs: jax.Array | None) -> Regression:
-    """Makes the regression of the transitions, r = z_{t+1} - F z_t - B u_{t+1} - b; ``cross`` are the covariances of z_t and
-    z_{t+1}.
-    """
+def _arrivals(part: Any, mean: jax.Array, sums: SmootherSums, inputs: jax.Array | None) -> Regression:
+    """Makes the regression of the transitions, r = z_{t+1} - F z_t - B u_{t+1} - b."""
     x, expected = _regressors(part, mean[:, :-1], inputs, 1)
-    C, one = cross.sum((0, 1)), jnp.eye(mean.shape[-1], dtype=mean.dtype)
-    both = jnp.block([[cov[:, :-1].sum((0, 1)), C], [C.T, cov[:, 1:].sum((0, 1))]])
+    one = jnp.eye(mean.shape[-1], dtype=mean.dtype)
+    both = jnp.block([[sums.before, sums.cross], [sums.cross.T, sums.after]])
     loadings = jnp.concatenate([-part.weights, one], 1)
     return Regression(x, mean[:, 1:] - expected, loadings[None], both[None], jnp.zeros_like(one))
 
 
-def _emitted(
+def _emitted(part: Any, mean: jax.Array, cov: jax.Array, y: jax.Array, inputs: jax.Array | None) -> Regression:
+    """Makes the regression of the emissions, r = y - H z - D u - d; with ``cov`` (D, D) summed over all states."""
+    x, expected = _regressors(part, mean, inputs, 0)
+    m = y.shape[-1]
+    return Regression(x, y - expected, -part.weights[None], cov[None], jnp.zeros((m, m), part.cov.dtype))
+
+
+def _emitted_with_gaps(
     part: Any, mean: jax.Array, cov: jax.Array, y: jax.Array, inputs: jax.Array | None, missing: bool | None
 ) -> Regression:
-    """Makes the regression of the emissions, r = y - H z - D u - d.
+    """Makes the same with gaps, with ``cov`` (B, T, D, D).
 
-    Given the state, with gaps it is N(K (y - W x), (I - K) R), where K looks at what is seen only, which it keeps.
+    Given the state, r is N(K (y - W x), (I - K) R), where K looks at what is seen only, which it keeps.
     """
     x, expected = _regressors(part, mean, inputs, 0)
     R = jnp.diag(part.cov) if part.cov.ndim == 1 else part.cov
-    if missing is False:
-        return Regression(x, y - expected, -part.weights[None], cov.sum((0, 1))[None], jnp.zeros_like(R))
 
     def with_gaps() -> tuple[jax.Array, jax.Array, jax.Array]:
         seen = ~jnp.isnan(y)

@@ -1,0 +1,33 @@
+"""A problem of linear-Gaussian inference, checked, and how to run it."""
+
+import jax
+
+from fastscan import lengths
+from fastscan.dispatch.choice import How, Problem
+from fastscan.lgssm.check import Model, Sizes, check_emission_dim, check_emissions, check_model
+from fastscan.types import ParamsLGSSM
+
+
+def prepare(
+    params: ParamsLGSSM,
+    emissions: jax.Array,
+    inputs: jax.Array | None,
+    missing: bool | None,
+    implementation: str | None,
+    count: jax.Array | None = None,
+) -> tuple[Model, jax.Array, Sizes, How]:
+    """Returns the checked model, the emissions as (B, T, m), the sizes, and how to run them."""
+    check_emissions(emissions)
+    batch = emissions.shape[0] if emissions.ndim == 3 else None
+    model, sizes = check_model(params, emissions.shape[-2], batch, emissions.dtype, inputs)
+    check_emission_dim(emissions, sizes.m)
+    emissions = emissions.astype(model.F.dtype)
+    matrices = model.initial_cov, model.F, model.Q, model.H, model.R
+    shared = missing is False and all(len(x) == 1 for x in matrices)
+    family = "lgssm" if model.F.shape[1] == model.Q.shape[1] == 1 else "lgssm_varying"
+    fewest = None if count is None else lengths.fewest_rows(sizes.T - 1)
+    problem = Problem(implementation, sizes.T, sizes.D, sizes.m, str(emissions.dtype), family, shared, fewest)
+    plan = problem.plan(batch or 1)
+    if plan.launch is not None and model.R.shape[-1] == 1:
+        missing = True  # which costs kernels nothing then
+    return model, emissions.reshape(-1, sizes.T, sizes.m), sizes, How(plan, problem, missing)
