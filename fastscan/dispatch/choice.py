@@ -177,6 +177,8 @@ def choose(
         able = {n: x for n, x in found.items() if n != "pallas" or (fits and not why_not)}
         if _settles("sequential", device, family, T, B, D, shared=shared):
             name, reason = "sequential", f"a rule for D > {SETTLING_SIZE}: covariances are computed until they settle"
+        elif family in _HMMS and D > UNROLLED_TERMS and _hinted(device):
+            name, reason = "sequential", f"a rule for K > {UNROLLED_TERMS}: a step's vectors are long enough"
         else:
             name, reason = _fastest(able, dtype, T, B, kernels=fits and _has_kernels(device))
             reason += f"; no kernels: {why_not}" if why_not else ""

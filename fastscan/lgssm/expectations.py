@@ -1,4 +1,4 @@
-"""What the E-step asks of a linear-Gaussian model: sums over time, so that no covariance is kept for every step."""
+"""The E-step of a linear-Gaussian model: sums over time, so that no covariance is kept for every step."""
 
 from typing import Any
 

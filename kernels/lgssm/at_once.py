@@ -1,7 +1,8 @@
-"""What the module `gaussian` does with one observation, or one row of a matrix, after the other: here by a library's factors.
+"""Conditioning and smoothing gains of large matrices, by a library's factors.
 
-For large matrices of one sequence. The factors' columns are what one after the other would have met. That is not sound where
-little more than rounding is left of a pivot, and is then done ``otherwise``, which every function here takes.
+The module `gaussian` takes one observation, or one row of a matrix, after the other. The factors' columns are what these would
+have met. That is not sound where little more than rounding is left of a pivot: it is then done ``otherwise``, as every function
+here is told.
 """
 
 import math

@@ -26,7 +26,7 @@ def indefinite(cov, scale):
     return type(d).elementwise(lambda x: select(x != x, x, jnp.zeros_like(x)), d).T.reduce(jnp.add)
 
 
-def _allowing(cov, scale):
+def _allowing(cov, scale) -> Any:
     """Adds to variances what a covariance may be below zero by."""
     n = cov.shape[0]
     allowed = ROUNDINGS * n * float(np.finfo(cov.dtype).eps)
@@ -56,7 +56,7 @@ def surely_definite(covs: jax.Array) -> jax.Array:
     """
 
     def one(cov: jax.Array) -> jax.Array:
-        matrix = Stacked(cov[..., None, None])
+        matrix: Any = Stacked(cov[..., None, None])
         return definite(_allowing(matrix, _magnitude(matrix.diagonal())))
 
     return lax.map(one, covs.reshape(-1, *covs.shape[2:])).all()

@@ -6,11 +6,23 @@ import numpy as np
 import pytest
 
 from fastscan.kernels import algebra
-from fastscan.kernels.algebra import ALGEBRAS, eliminate, eye, pivots, select, solve, stage, symmetric, zeros
+from fastscan.kernels.algebra import (
+    ALGEBRAS,
+    Staged,
+    StagedAlone,
+    eliminate,
+    eye,
+    pivots,
+    select,
+    solve,
+    stage,
+    symmetric,
+    zeros,
+)
 from fastscan.kernels.algebra.stacked import UNROLLED_ROWS, UNROLLED_TERMS
 
 LANES = (3, 2)
-KINDS = list(ALGEBRAS.values())
+KINDS = [kind for kind in ALGEBRAS.values() if kind is not StagedAlone]
 
 
 def matrices(kind, *arrays):
@@ -51,6 +63,22 @@ def test_operators(kind):
             np.testing.assert_allclose(*np.broadcast_arrays(given.to_array(), wanted), rtol=1e-14, atol=1e-14)
     assert A.shape == (3, 2)
     assert A.dtype == np.float64
+
+
+@pytest.mark.parametrize("n", [1, 3, 9, 18])
+def test_a_matrix_without_lane_axes(n):
+    """Is what it is in one lane."""
+    arrays = psd(n)[..., :1, :1], random(n, 2)[..., :1, :1]
+    for function in (
+        lambda A, b: (A @ b, A.T @ b, A * b.block(0, 1).columns(0, 1), symmetric(A), A.diagonal(), eye(A, n) - A),
+        lambda A, b: eliminate(A, b),
+        lambda A, b: solve(A, b),
+        lambda A, b: (pivots(A), A.reduce(jnp.add), type(A).vstack([b, b])),
+    ):
+        alone, wanted = (function(*matrices(kind, *arrays)) for kind in (StagedAlone, Staged))
+        for x, y in zip(alone, wanted, strict=True):
+            assert x.array.ndim == 2
+            np.testing.assert_allclose(x.to_array(), y.to_array(), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)

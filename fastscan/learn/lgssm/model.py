@@ -76,8 +76,8 @@ def expect(
     else:
         posterior = lgssm_smoother(params, emissions, inputs, missing=missing, central=True)
         loglik, mean, cov = posterior.marginal_loglik, posterior.smoothed_means, posterior.smoothed_covariances
-        of_cross = posterior.smoothed_cross_covariances
-        sums = SmootherSums(*(x.sum(1) for x in (cov[:, :1], cov[:, :-1], cov[:, 1:], of_cross)))
+        cross: Any = posterior.smoothed_cross_covariances
+        sums = SmootherSums(*(x.sum(1) for x in (cov[:, :1], cov[:, :-1], cov[:, 1:], cross)))
         emitted = _emitted_with_gaps(params.emissions, mean, cov, emissions, inputs, missing)
     sums = SmootherSums(*(x.sum(0) for x in sums))
     arrivals = None if mean.shape[1] == 1 else _arrivals(params.dynamics, mean, sums, inputs)
