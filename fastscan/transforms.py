@@ -26,7 +26,7 @@ def transformable(how: How, run: Callable[..., Any], count: jax.Array | None = N
     if count is not None:
         counted = transformable(how, lambda plan, count, *args: run(plan._replace(count=count[0]), *args))
         return lambda *args: counted(count[None], *args)
-    plain = under_xla(how.plan)._replace(one_function=False, checked=False, vectors=0)
+    plain = under_xla(how.plan)._replace(one_function=False, checked=False, vectors=0, in_turn=False)
     same = plain == how.plan
     plain = plain._replace(algebra=f"unrolled {plain.algebra}")
     fast = jax.custom_jvp(in_lanes(how, run))
@@ -55,6 +55,21 @@ def in_lanes(how: How, run: Callable[..., Any]) -> Callable[..., Any]:
         return out, jax.tree.map(lambda _: True, out)
 
     return call
+
+
+def in_turn(plan: Plan, run: Callable[..., Any], *args: Any) -> Any:
+    """Calls ``run(*args)`` with arrays (B or 1, ...): at once, or where the plan says so with one sequence after the other."""
+    leaves, tree = jax.tree.flatten(args)
+    own = [k for k, x in enumerate(leaves) if x.shape[0] > 1]
+    if not plan.in_turn or not own:
+        return run(*args)
+
+    def one(arrays: list[jax.Array]) -> Any:
+        of_one = dict(zip(own, arrays, strict=True))
+        given = [of_one[k][None] if k in of_one else x for k, x in enumerate(leaves)]
+        return jax.tree.map(lambda x: x[0], run(*jax.tree.unflatten(tree, given)))
+
+    return lax.map(one, [leaves[k] for k in own])
 
 
 def batch_size(arguments: Any) -> int:

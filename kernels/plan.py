@@ -46,6 +46,7 @@ class Plan(NamedTuple):
             `seams`). How often is found out as it runs, so no reverse-mode derivative.
         vectors: under XLA, in one chunk, look whether covariances settle, and then run means in so many chunks; 0 for not (see
             the module `settling`). Rows are counted as it runs, so no reverse-mode derivative.
+        in_turn: under XLA, run one sequence after the other, as this plan says for one.
         launch: None for XLA; otherwise GPU kernels.
         fewest: of a program for series of several lengths, the fewest rows that there may be; None where there are `steps`.
         count: of such a program, as it runs, the rows that there are, a number. The others are blank, at the series' end.
@@ -59,6 +60,7 @@ class Plan(NamedTuple):
     one_function: bool = False
     checked: bool = False
     vectors: int = 0
+    in_turn: bool = False
     launch: Launch | None = None
     fewest: int | None = None
     count: Any = None

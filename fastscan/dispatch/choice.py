@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from fastscan.dispatch import crossovers
+from fastscan.dispatch import crossovers, large
 from fastscan.kernels import xla_hints
 from fastscan.kernels.algebra import UNROLLED_TERMS
 from fastscan.kernels.gpu.lowerings import hindrance
@@ -33,19 +33,18 @@ from fastscan.kernels.plan import BLOCK, Launch, Plan
 
 XLA_IMPLEMENTATIONS = ("sequential", "associative", "chunked")
 IMPLEMENTATIONS = (*XLA_IMPLEMENTATIONS, "pallas", "pallas_interpret")
-FAMILIES = ("lgssm", "lgssm_varying", "hmm", "hmm_mode", "hmm_sample")
+FAMILIES = (*large.LGSSMS, *large.HMMS)
 """Families that are measured apart: linear-Gaussian models; those whose dynamics vary in time; an HMM's filters and smoothers,
 its most likely path, its sampler."""
 MEASURED_AS = {"lds": "lgssm", "lgssm_varying": "lgssm"}
 """Families that are run by another one's measurements, where they have none of their own: chains of potentials, too."""
-_HMMS = FAMILIES[2:]
 _LGSSM_SIZES = {"float32": {1: 9, 2: 9, 3: 9, 4: 9, 5: 9, 6: 6}, "float64": {1: 4, 2: 4, 3: 4, 4: 4}}
 _HMM_SIZES = {"float32": dict.fromkeys(range(1, 9), 0), "float64": dict.fromkeys(range(1, 5), 0)}
 _LDS_SIZES = {"float32": dict.fromkeys(range(1, 5), 0), "float64": dict.fromkeys(range(1, 3), 0)}
 _SCORE_SIZES = {"float32": {1: 9, 2: 9, 3: 9, 4: 9, 5: 4, 6: 1}, "float64": {1: 4, 2: 4, 3: 4, 4: 4}}
 KERNEL_SIZES: dict[str, dict] = {
-    **dict.fromkeys(_HMMS, _HMM_SIZES),
-    **dict.fromkeys(FAMILIES[:2], _LGSSM_SIZES),
+    **dict.fromkeys(large.HMMS, _HMM_SIZES),
+    **dict.fromkeys(large.LGSSMS, _LGSSM_SIZES),
     "lds": _LDS_SIZES,
     "lgssm_score": _SCORE_SIZES,
 }
@@ -57,8 +56,8 @@ and that of a chain of potentials is 0.
 after it, so no size is an error: XLA runs it where kernels do not. By its code for sm_80 it spills nothing but a few numbers
 at (4, 9), and in float64 from (4, 2) on: at (4, 4) one instruction in twenty moves them."""
 INTERPRETED_SIZES: dict[str, dict] = {
-    **dict.fromkeys(FAMILIES[:2], dict.fromkeys(range(1, 7), 9)),
-    **dict.fromkeys((*_HMMS, "lds"), dict.fromkeys(range(1, 9), 0)),
+    **dict.fromkeys(large.LGSSMS, dict.fromkeys(range(1, 7), 9)),
+    **dict.fromkeys((*large.HMMS, "lds"), dict.fromkeys(range(1, 9), 0)),
 }
 """The same in the interpreter, which has no registers."""
 
@@ -71,10 +70,6 @@ FEWER_LANES = 2
 RELAY_ROWS, RELAY_CHUNKS, RELAY_STEPS = 60, 16, 600
 """The fewest rows of a chunk in a relay, which a model that forgets must forget in, and the most chunks, for longer series than
 so many steps. The bundled table's chunks were measured with summaries, of which more and shorter ones paid."""
-
-SETTLING_SIZE, SETTLING_ROWS, VECTORS = 8, 64, 128
-"""Larger models that do not vary in time, of so many rows or more, are looked at whether their covariances settle; then so many
-means, of chunks and of sequences, move by one product of matrices. Smaller models gain less, and compile for longer."""
 
 VECTOR_STATES = 512
 """The most states of an HMM whose loop over one sequence is one function, in which an operation may not be larger."""
@@ -175,21 +170,21 @@ def choose(
         fits = m <= KERNEL_SIZES[family][dtype].get(D, -1)
         why_not = _hindrance(device) if fits and device.startswith(_KERNELS_ON) else ""
         able = {n: x for n, x in found.items() if n != "pallas" or (fits and not why_not)}
-        if _settles("sequential", device, family, T, B, D, shared=shared):
-            name, reason = "sequential", f"a rule for D > {SETTLING_SIZE}: covariances are computed until they settle"
-        elif family in _HMMS and D > UNROLLED_TERMS and _hinted(device):
-            name, reason = "sequential", f"a rule for K > {UNROLLED_TERMS}: a step's vectors are long enough"
+        if rule := large.rule(device, family, T, B, D, shared=shared):
+            name, reason = "sequential", rule
         else:
             name, reason = _fastest(able, dtype, T, B, kernels=fits and _has_kernels(device))
             reason += f"; no kernels: {why_not}" if why_not else ""
             reason = f"{_where(slices, measured, family, device, D, T, B)}: {reason}" if found else reason
     elif name in ("pallas", "pallas_interpret"):
         _check_kernels(name, device, family, D, m, dtype)
-    lanes = one_function_lanes(max(D, m), dtype, chunked=name == "chunked", shared=shared) if _hinted(device) else 0
-    hmm = family in _HMMS
+    in_turn = large.in_turn(name, device, family, B, D, shared=shared)
+    B = 1 if in_turn else B
+    lanes = one_function_lanes(max(D, m), dtype, chunked=name == "chunked", shared=shared) if large.hinted(device) else 0
+    hmm = family in large.HMMS
     if hmm and D == 1:  # all results for one state are known beforehand: nothing would read a function's arguments
         lanes = 0
-    if hmm and UNROLLED_TERMS < D <= VECTOR_STATES and name == "sequential" and _hinted(device):
+    if hmm and UNROLLED_TERMS < D <= VECTOR_STATES and name == "sequential" and large.hinted(device):
         lanes = 1
     if chunks is None and "chunked" in found:
         chunks = found["chunked"].chunks or 2
@@ -201,16 +196,10 @@ def choose(
     one_function = name in ("sequential", "chunked") and T > 1 and plan.chunks * B <= lanes
     relay = plan.chunks > 1 and _relayed(name, device, family)
     checked = (relay or not hmm) and plan.chunks > 1
-    settles = _settles(name, device, family, T, B, D, shared=shared)
-    vectors = max(min((T - 1) // BLOCK, VECTORS // B), 1) if settles else 0
-    plan = plan._replace(one_function=one_function, relay=relay, checked=checked, vectors=vectors)
+    settles = large.settles(name, device, family, T, B, D, shared=shared)
+    vectors = max(min((T - 1) // BLOCK, large.VECTORS // B), 1) if settles else 0
+    plan = plan._replace(one_function=one_function, relay=relay, checked=checked, vectors=vectors, in_turn=in_turn)
     return Choice(name, plan, reason)
-
-
-def _settles(name: str, device: str, family: str, T: int, B: int, D: int, *, shared: bool) -> bool:
-    """Tells whether it is looked whether covariances settle: on a CPU, in the ordinary recursion, where there is one."""
-    alone = family == "lgssm" and (B == 1 or shared)
-    return name == "sequential" and device == "cpu" and alone and D > SETTLING_SIZE and T > SETTLING_ROWS
 
 
 def _relayed(name: str, device: str, family: str) -> bool:
@@ -275,13 +264,8 @@ def _plan(name: str, chunks: int | None, device: str, hmm: bool, rows: int, B: i
     return _kernel_plan(name, device, algebra, rows, B)
 
 
-def _hinted(device: str) -> bool:
-    """Tells whether programs for a device carry hints to XLA."""
-    return device == "cpu" and xla_hints.hints_are_on()
-
-
 def _algebra(device: str) -> str:
-    return "staged" if _hinted(device) else "stacked"
+    return "staged" if large.hinted(device) else "stacked"
 
 
 def one_function_lanes(size: int, dtype: Any, *, chunked: bool, shared: bool = False) -> int:

@@ -23,7 +23,7 @@ from fastscan.kernels.lgssm.smoothing import AffineMap, Smoothed, SmootherSums
 from fastscan.kernels.plan import Plan
 from fastscan.lgssm.check import Model
 from fastscan.lgssm.layout import known_terms, series
-from fastscan.transforms import any_missing, batch_size, scored, transformable
+from fastscan.transforms import any_missing, batch_size, in_turn, scored, transformable
 
 
 def _either(
@@ -36,7 +36,11 @@ def _either(
 
         def branch(missing: bool) -> Any:
             by = plan if missing else _plan_without_gaps(how, plan, model, B)
-            out = run(by, series(by, model, emissions, missing), *noise)
+
+            def sequences(model: Model, emissions: jax.Array, *noise: jax.Array) -> Any:
+                return run(by, series(by, model, emissions, missing), *noise)
+
+            out = in_turn(by, sequences, model, emissions, *noise)
             return jax.tree.map(lambda x: jnp.broadcast_to(x, (B, *x.shape[1:])), out)
 
         return _with_gaps_or_without(how, plan, model, emissions, branch)
@@ -112,7 +116,9 @@ def _reported(
 
     def of_given(plan: Plan, given: tuple[Model, jax.Array]) -> tuple[jax.Array, tuple[Model, jax.Array]]:
         score_plan = _score_plan(plan, *given)
-        return _with_gaps_or_without(how, plan, *given, lambda missing: score(score_plan, missing, *given))
+        return _with_gaps_or_without(
+            how, plan, *given, lambda missing: in_turn(plan, functools.partial(score, score_plan, missing), *given)
+        )
 
     return scored(transformable(how.of_batch(len(densities)), of_given), densities.sum(-1), (model, emissions))
 
@@ -147,7 +153,9 @@ def sample_states(model: Model, emissions: jax.Array, noise: jax.Array, jitter: 
 @functools.partial(jax.jit, static_argnames="how")
 def joint_sample(model: Model, state_noise: jax.Array, emission_noise: jax.Array, how: How) -> tuple[jax.Array, jax.Array]:
     """Draws states (B, T, D) and emissions (B, T, m), from standard normal noise (B, T, D, 1) and (B, T, m, 1)."""
-    return transformable(how, _sample_prior)(model, state_noise, emission_noise)
+    return transformable(how, lambda plan, *args: in_turn(plan, functools.partial(_sample_prior, plan), *args))(
+        model, state_noise, emission_noise
+    )
 
 
 def _sample_prior(plan: Plan, model: Model, state_noise: jax.Array, emission_noise: jax.Array):

@@ -28,7 +28,7 @@ to so many roundings also along it."""
 
 
 class Update(NamedTuple):
-    """What observations do to a Gaussian.
+    """The effect of observations on a Gaussian.
 
     Attributes:
         W: what a mean moves by per innovation that is independent, of variance 1, (D, n).

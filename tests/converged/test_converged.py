@@ -11,7 +11,8 @@ from jax.sharding import PartitionSpec as P
 
 import fastscan
 from fastscan import lgssm_filter, lgssm_marginal_loglik, lgssm_posterior_sample, lgssm_smoother
-from fastscan.dispatch.choice import SETTLING_SIZE, choose
+from fastscan.dispatch.choice import choose
+from fastscan.dispatch.large import SETTLING_SIZE
 from fastscan.kernels.converged import passes
 from fastscan.kernels.converged.filtering import run_filter
 from fastscan.kernels.lgssm.passes import first

@@ -9,6 +9,7 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 import fastscan
+from fastscan.dispatch.choice import choose
 from fastscan.kernels.algebra import Stacked, UnrolledStacked, solve
 from fastscan.kernels.algebra.systems import blocked, definite, inverse_of_transpose
 from fastscan.kernels.lgssm import at_once, passes
@@ -121,6 +122,30 @@ def test_an_indefinite_covariance_at_one_time():
 def filtered(model, y):
     plan = Plan(T - 1, 1, algebra="staged alone")
     return passes.filter_moments(plan, series(plan, model, y, False))
+
+
+def test_sequences_run_in_turn():
+    """Each with parameters of its own, and gaps: moments, samples, scores, and emissions of the prior are those of each alone."""
+    with jax.enable_x64(True):
+        params = jax.tree.map(jnp.asarray, random_params(0, D, M))
+        scales, key = jnp.asarray([1.0, 0.9, 1.1]), jax.random.key(0)
+        y = np.stack([simulate(params, 30, seed) for seed in range(3)])
+        y[1, 5:9], y[2, 3, 0] = np.nan, np.nan
+        assert choose(None, T=30, B=3, D=D, m=M, dtype="float64", device="cpu").plan.in_turn
+
+        def scaled(scale):
+            return params._replace(dynamics=params.dynamics._replace(weights=params.dynamics.weights * scale))
+
+        for function in (
+            lambda scale, y, **how: fastscan.lgssm_smoother(scaled(scale), y, **how),
+            lambda scale, y, **how: fastscan.lgssm_posterior_sample(key, scaled(scale), y, **how),
+            lambda scale, y, **how: jax.grad(lambda s: fastscan.lgssm_marginal_loglik(scaled(s), y, **how))(scale),
+            lambda scale, y, **how: fastscan.lgssm_joint_sample(scaled(scale), key, len(y), **how),
+        ):
+            together = jax.jit(jax.vmap(function))(scales, y)
+            for k in range(3):
+                alone = function(scales[k], y[k], implementation="chunked:3")
+                jax.tree.map(lambda a, b, k=k: close(a[k], b, 1e-9), together, alone)
 
 
 def test_a_library_gets_one_matrix_a_call():

@@ -1,0 +1,38 @@
+"""Rules for large models on a CPU, which no table has to hold: these run row by row."""
+
+from fastscan.kernels import xla_hints
+from fastscan.kernels.algebra import UNROLLED_TERMS
+
+LGSSMS, HMMS = ("lgssm", "lgssm_varying"), ("hmm", "hmm_mode", "hmm_sample")
+
+SETTLING_SIZE, SETTLING_ROWS, VECTORS = 8, 64, 128
+"""Larger models that do not vary in time, of so many rows or more, are looked at whether their covariances settle; then so many
+means, of chunks and of sequences, move by one product of matrices. Smaller models gain less, and compile for longer."""
+
+
+def hinted(device: str) -> bool:
+    """Tells whether programs for a device carry hints to XLA."""
+    return device == "cpu" and xla_hints.hints_are_on()
+
+
+def rule(device: str, family: str, T: int, B: int, D: int, *, shared: bool) -> str:
+    """Says why a large model runs row by row, as `fastscan.dispatch.choice.choose` has its sizes; "" for others."""
+    if settles("sequential", device, family, T, B, D, shared=shared):
+        return f"a rule for D > {SETTLING_SIZE}: covariances are computed until they settle"
+    if D <= UNROLLED_TERMS or not hinted(device):
+        return ""
+    if family in HMMS:
+        return f"a rule for K > {UNROLLED_TERMS}: a step's vectors are long enough"
+    return f"a rule for D > {UNROLLED_TERMS}: one matrix is enough for a library" if family in LGSSMS else ""
+
+
+def settles(name: str, device: str, family: str, T: int, B: int, D: int, *, shared: bool) -> bool:
+    """Tells whether it is looked whether covariances settle: on a CPU, in the ordinary recursion, where there is one."""
+    alone = family == "lgssm" and (B == 1 or shared)
+    return name == "sequential" and device == "cpu" and alone and D > SETTLING_SIZE and T > SETTLING_ROWS
+
+
+def in_turn(name: str, device: str, family: str, B: int, D: int, *, shared: bool) -> bool:
+    """Tells whether sequences run one after the other: each has matrices of its own, as large as a library wants them."""
+    own = family in LGSSMS and B > 1 and not shared
+    return name == "sequential" and own and D > UNROLLED_TERMS and hinted(device)
