@@ -85,6 +85,13 @@ def push(transition: Transition, means: tuple, cov) -> tuple[tuple, Any]:
     return (*on, matmul_add(F, mean, c)), moved(matmul(F, mirrored(cov)), F, Q)
 
 
+def moved(FP, F, Q):
+    """Computes F P F' + Q."""
+    if blocked(FP, F, Q):  # a library's product, of which each entry is computed once
+        return _moved_at_once(FP, F, Q)
+    return symmetrized(matmul_add(FP, F.T, Q))
+
+
 def condition(
     cov,
     means: tuple,
@@ -267,8 +274,7 @@ def _less(y, row, weight):
 
 
 @stage
-def moved(FP, F, Q):
-    """Computes F P F' + Q."""
+def _moved_at_once(FP, F, Q):
     return symmetric(multiply_add(FP, F.T, Q))
 
 
