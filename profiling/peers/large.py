@@ -16,6 +16,7 @@ from rich.table import Table
 
 import fastscan
 from fastscan.dispatch.choice import How, choose
+from fastscan.learn import LGSSM
 from fastscan.lgssm import inference
 from fastscan.lgssm.check import check_model
 from fastscan.profiling.measure.machine import describe, version
@@ -138,12 +139,14 @@ def run_large(folder: Path, only: str = "", works: tuple[Callable[[], Work], ...
     for name, who, seconds in rows:
         table.add_row(name if who == OURS else "", who, f"{1e3 * seconds:.3g}")
     console.print(table)
-    print(f"temporary memory of a log-likelihood, D=97, T=34,751: {about['memory'] / 1e6:.1f} MB\nrecord: {path}")
+    for what, size in about["memory"].items():
+        print(f"temporary memory of {what}, D=97, T=34,751: {size / 1e6:.1f} MB")
+    print(f"record: {path}")
     return rows
 
 
-def memory(D: int = 97, T: int = 34_751) -> int:
-    """Returns the bytes of temporary memory of a structural model's log-likelihood: a level and a season of D - 1."""
+def memory(D: int = 97, T: int = 34_751) -> dict[str, int]:
+    """Returns the bytes of temporary memory of functions of a structural model, a level and a season of D - 1."""
     F = np.eye(D, k=-1)
     F[:2], F[1, 1:] = 0, -1
     F[0, 0] = 1
@@ -151,7 +154,14 @@ def memory(D: int = 97, T: int = 34_751) -> int:
     Q[0, 0], Q[1, 1], H[0, :2] = 1e-2, 1e-3, 1
     arrays = np.zeros(D), 10 * np.eye(D), F, Q, H, np.eye(1)
     params = fastscan.make_lgssm_params(*(jnp.asarray(x, jnp.float32) for x in arrays))
-    call = jax.jit(fastscan.lgssm_marginal_loglik).lower(params, jnp.zeros((T, 1), jnp.float32))
-    found = call.compile().memory_analysis()
-    assert found is not None, "XLA says what memory a program for a CPU takes"
-    return found.temp_size_in_bytes
+    functions = {
+        "lgssm_marginal_loglik": lambda params, y: fastscan.lgssm_marginal_loglik(params, y, missing=False),
+        "its gradient": jax.grad(lambda params, y: fastscan.lgssm_marginal_loglik(params, y, missing=False)),
+        "the E-step of fit_em": lambda params, y: LGSSM.expect(params, y[None], None, False),
+    }
+    sizes = {}
+    for name, function in functions.items():
+        found = jax.jit(function).lower(params, jnp.zeros((T, 1), jnp.float32)).compile().memory_analysis()
+        assert found is not None, "XLA says what memory a program for a CPU takes"
+        sizes[name] = found.temp_size_in_bytes
+    return sizes

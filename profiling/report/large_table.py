@@ -29,7 +29,8 @@ def large_table(records: Path) -> str:
         told = ", ".join(f"{who} {_ms(s)}" for who, s in seconds.items() if who != OURS)
         best = f"{min(theirs.values()) / seconds[OURS]:.1f}" if theirs else "-"
         lines.append(f"| {work} | {_ms(seconds[OURS])} | {told} | {best} |")
-    lines += ["", f"Temporary memory of `lgssm_marginal_loglik` at D=97, T=34,751: {about['memory'] / 1e6:.1f} MB."]
+    told = ", ".join(f"{what} {size / 1e6:.1f} MB" for what, size in about["memory"].items())
+    lines += ["", f"Temporary memory at D=97, T=34,751: {told}."]
     return "\n".join(lines)
 
 

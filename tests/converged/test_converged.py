@@ -226,13 +226,6 @@ def test_statistics_of_a_large_one():
             close(x, of_all.sum(1), 1e-10)
 
 
-def test_statistics_of_a_long_one_take_little_memory():
-    params, T = random_params(0, 20, 3), 20_000
-    given = jax.ShapeDtypeStruct((1, T, 3), "float32")
-    compiled = jax.jit(smoothed_sums).lower(cast(params, "float32"), given, None).compile()
-    assert compiled.memory_analysis().temp_size_in_bytes < T * 20 * 20 * 4
-
-
 @pytest.mark.parametrize("gaps", [False, True])
 def test_samples_are_those_of_chunks(gaps):
     with jax.enable_x64(True):

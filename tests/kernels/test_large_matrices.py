@@ -125,7 +125,7 @@ def filtered(model, y):
 
 
 def test_sequences_run_in_turn():
-    """Each with parameters of its own, and gaps: moments, samples, scores, and emissions of the prior are those of each alone."""
+    """Each has parameters of its own, and gaps: moments, samples, scores, and draws of the prior are those of each alone."""
     with jax.enable_x64(True):
         params = jax.tree.map(jnp.asarray, random_params(0, D, M))
         scales, key = jnp.asarray([1.0, 0.9, 1.1]), jax.random.key(0)
