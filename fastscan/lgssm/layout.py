@@ -9,6 +9,7 @@ from jax import lax
 from fastscan.arrays import matmul_by_entries
 from fastscan.kernels.algebra import UNROLLED_TERMS
 from fastscan.kernels.arrays import as_lanes, blank, matmul
+from fastscan.kernels.lgssm import in_place
 from fastscan.kernels.lgssm.decorrelation import decorrelate_rows
 from fastscan.kernels.lgssm.definiteness import indefinite_model, surely_definite
 from fastscan.kernels.lgssm.gaussian import Gaussian
@@ -39,6 +40,8 @@ def series(plan: Plan, model: Model, emissions: jax.Array, missing: bool) -> Ser
     Q, initial_cov = _unless_indefinite(plan, model)
     inputs = FilterInputs(model.F, drift, Q, H, noise, y, weight)
     params, rows = _divide(inputs)
+    if in_place.applies(plan):  # which reads them where they are
+        rows = rows._replace(**{k: getattr(inputs, k) for k in ("F", "Q") if getattr(rows, k) is not None})
     prior = Gaussian(model.initial_mean, initial_cov)
     first = FilterInputs(*(None if x is None else x[:, :1] for x in inputs))
     return Series(prior, first, params, rows)

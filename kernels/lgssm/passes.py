@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 
 from fastscan.kernels.arrays import as_lanes, as_rows, prepend
+from fastscan.kernels.lgssm import in_place
 from fastscan.kernels.lgssm.gaussian import Gaussian, Transition, square_root
 from fastscan.kernels.lgssm.kalman import (
     KALMAN_FILTER,
@@ -95,6 +96,9 @@ def smooth(plan: Plan, series: Series, central: bool = False) -> tuple[Filtered,
     """
     by = driver.phases(plan)
     state, density = first(plan, series)
+    if in_place.applies(plan):
+        filtered, smoothed = in_place.smooth(plan, state, series.params, series.rows, central=central)
+        return filtered._replace(log_density=prepend(density, filtered.log_density)), smoothed
     given = series.params, state, series.rows
     params, rows, ends, filtered = driver.run_with_futures(plan, KALMAN_FILTER, KALMAN_HINDSIGHT, *given, room=_FILTERED_ROOM)
     last = driver.last(plan, ends[0])

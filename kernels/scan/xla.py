@@ -49,6 +49,7 @@ class OnXLA:
         """Takes arrays (B, T, n, p) into (L, n, p, C, B). Rows past T are zero."""
 
         def one(x: jax.Array) -> jax.Array:
+            x = x[:, x.shape[1] - self.plan.steps :]
             B, T, n, p = x.shape
             x = jnp.pad(x, ((0, 0), (0, self.plan.length * self.plan.chunks - T), (0, 0), (0, 0)))
             if B * self.plan.chunks == 1:  # nothing moves; for a transpose, and for more axes, XLA would copy
