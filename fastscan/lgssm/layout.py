@@ -92,9 +92,9 @@ def _unless_indefinite(plan: Plan, model: Model) -> tuple[jax.Array, jax.Array]:
         of_Q, of_P = by.each_row("indefinite", indefinite_model, given)
         return of_Q, of_P[:, :1]
 
-    if plan.launch is not None or Q.shape[-1] <= UNROLLED_TERMS:
+    if plan.launch is not None or "staged" not in plan.algebra or Q.shape[-1] <= UNROLLED_TERMS:
         of_Q, of_P = judged()
-    else:
+    else:  # on a CPU a library takes less time, and what it does one by one is no loss
         nothing = jax.tree.map(lambda x: blank(x, x.shape), jax.eval_shape(judged))
         of_Q, of_P = lax.cond(surely_definite(Q) & surely_definite(P), lambda: nothing, judged)
     return Q + of_Q, P + of_P

@@ -48,10 +48,12 @@ def summed(plan: Plan, state: Gaussian, params: FilterInputs, rows: FilterInputs
         between = type(between)(between.array + jnp.where(t > 0, out.cov.array, 0))
         return state, put(means, out.mean.to_array(), t), between, cross + out.cross
 
+    def first_row(carry: tuple, x: FilterInputs) -> tuple[tuple, None]:
+        return back(carry, 0, Gaussian(at(way.means, 0), at(way.covs, 0)), x), None
+
+    split = by.split(rows)
     carry = Gaussian(by.matrices(at(means, begin)), cov), means, between, cross
-    x = by.row(by.split(rows), 0)[0]
-    step = lambda c, x: (back(c, 0, Gaussian(at(way.means, 0), at(way.covs, 0)), x), None)  # noqa: E731
-    carry = stable_carry(step, carry, x)
-    (_, first), means, between, cross = back_over(plan, way, apart, given, by.split(rows), back, carry)
+    carry = stable_carry(first_row, carry, by.row(split, 0)[0])
+    (_, first), means, between, cross = back_over(plan, way, apart, given, split, back, carry)
     sums = by.arrays(SmootherSums(first, between + first, between + last, cross))
     return way.densities, as_series(means), SmootherSums(*(x.transpose(3, 2, 0, 1)[:, 0] for x in sums))
