@@ -59,6 +59,9 @@ def filter_moments(plan: Plan, series: Series) -> Filtered:
     """Computes filtered moments (B or 1, T, ...) and log densities (B, T, 1, 1)."""
     join = driver.phases(plan).join
     state, density = first(plan, series)
+    if in_place.applies(plan):
+        filtered = in_place.filter_moments(plan, state, series.params, series.rows)
+        return filtered._replace(log_density=prepend(density, filtered.log_density))
     last, out = driver.run(plan, KALMAN_FILTER, series.params, state, series.rows, room=_FILTERED_ROOM)
     return Filtered(join(out.mean, last.mean), join(out.cov, last.cov), prepend(density, join(out.log_density)))
 
@@ -66,6 +69,8 @@ def filter_moments(plan: Plan, series: Series) -> Filtered:
 def filter_log_densities(plan: Plan, series: Series) -> jax.Array:
     """Computes log densities (B, T, 1, 1) alone; no moments are kept."""
     state, density = first(plan, series)
+    if in_place.applies(plan):
+        return prepend(density, in_place.log_densities(plan, state, series.params, series.rows))
     _, densities = driver.run(plan, KALMAN_LIKELIHOOD, series.params, state, series.rows)
     return prepend(density, driver.phases(plan).join(densities))
 

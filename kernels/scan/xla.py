@@ -53,7 +53,7 @@ class OnXLA:
             B, T, n, p = x.shape
             x = jnp.pad(x, ((0, 0), (0, self.plan.length * self.plan.chunks - T), (0, 0), (0, 0)))
             if B * self.plan.chunks == 1:  # nothing moves; for a transpose, and for more axes, XLA would copy
-                return x.reshape(T, n, p) if "alone" in self.plan.algebra else x.reshape(T, n, p, 1, 1)
+                return x.reshape(T, n, p) if self.plan.algebra == "staged alone" else x.reshape(T, n, p, 1, 1)
             return x.reshape(B, self.plan.chunks, self.plan.length, n, p).transpose(2, 3, 4, 1, 0)
 
         return jax.tree.map(one, series)

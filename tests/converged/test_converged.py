@@ -238,10 +238,11 @@ def test_samples_are_those_of_chunks(gaps):
         close(lgssm_posterior_sample(key, params, y, jitter=1e-3), wanted, 1e-9)
 
 
-def test_transformations_of_a_large_one():
+@pytest.mark.parametrize("size", [LARGE, 18])
+def test_transformations_of_a_large_one(size):
     """Gradients, of sequences mapped, and second derivatives, against those of chunks, and differences."""
     with jax.enable_x64(True):
-        params, T = random_params(1, LARGE, 2), 70
+        params, T = random_params(1, size, 2), 70
         y = jnp.asarray(data(params, T, "float64", B=2))
 
         def loglik(F, y, **options):

@@ -124,6 +124,33 @@ def filtered(model, y):
     return passes.filter_moments(plan, series(plan, model, y, False))
 
 
+@pytest.mark.parametrize("varying", [False, True])
+def test_in_place(varying):
+    """A filter, and log densities alone, are the smoother's; F and Q may be read where they are."""
+    with jax.enable_x64(True):
+        params = random_params(0, D, M)
+        r, scale = np.random.default_rng(1), np.ones((T, 1, 1)) if varying else 1.0
+        if varying:
+            scale[1:] = r.uniform(0.8, 1.1, (T - 1, 1, 1))
+        params = changed(F=scale * params.dynamics.weights, Q=scale * params.dynamics.cov)
+        y = jnp.asarray(simulate(params, T, 1))
+        model, _ = check_model(jax.tree.map(jnp.asarray, params), T, 1, "float64")
+        wanted = textbook(params, y)
+        mean, cov, density = jax.jit(filtered)(model, y[None])
+        close(mean[0, ..., 0], wanted.filtered_means, 1e-10)
+        close(cov[0], wanted.filtered_covariances, 1e-10)
+        close(density[0, :, 0, 0], wanted.loglik, 1e-10)
+        close(jax.jit(densities)(model, y[None])[0, :, 0, 0], wanted.loglik, 1e-10)
+        for name in ("unrolled staged alone", "staged alone"):
+            *_, smoothed, _, _ = jax.tree.leaves(smooth(model, y[None], name, False))
+            close(smoothed[0, ..., 0], wanted.smoothed_means, 1e-10)
+
+
+def densities(model, y):
+    plan = Plan(T - 1, 1, algebra="staged alone")
+    return passes.filter_log_densities(plan, series(plan, model, y, False))
+
+
 def test_sequences_run_in_turn():
     """Each has parameters of its own, and gaps: moments, samples, scores, and draws of the prior are those of each alone."""
     with jax.enable_x64(True):
