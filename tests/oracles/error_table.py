@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastscan import lgssm_filter, lgssm_marginal_loglik, lgssm_smoother
-from fastscan.lgssm import api as lgssm
 from fastscan.lgssm import inference as lgssm_inference
+from fastscan.lgssm import problem
 from oracles import accurate
 from oracles.accurate import GOOD, Truth
 from oracles.models_people_have import MODELS, VARIANTS, prepare
@@ -145,7 +145,7 @@ def sampled(params, y: np.ndarray, implementation: str | None, missing: bool) ->
 def _samples(params, y, noise, missing, implementation):
     """What `lgssm_posterior_sample` does once it has drawn its noise, for many noises."""
     y = jnp.broadcast_to(y, (len(noise), *y.shape))
-    model, y, _, how = lgssm._prepare(params, y, None, missing, implementation)
+    model, y, _, how = problem.prepare(params, y, None, missing, implementation)
     return lgssm_inference.sample_states(model, y, noise, jnp.zeros((), y.dtype), how)[..., 0]
 
 
