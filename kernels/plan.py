@@ -71,6 +71,11 @@ class Plan(NamedTuple):
         return next(p for C in range(self.chunks, 0, -1) if (p := plan._replace(chunks=C)).length * (C - 1) < max(fewest, 1))
 
     @property
+    def in_lanes(self) -> "Plan":
+        """The plan with lane axes, where its matrices have none."""
+        return self._replace(algebra=self.algebra.removesuffix(" alone"))
+
+    @property
     def kernels(self) -> Launch:
         """How kernels are launched, of a plan that has them."""
         assert self.launch is not None, "a plan for XLA has no kernels"

@@ -134,8 +134,8 @@ def score(plan: Plan, missing: bool, model: Model, emissions: jax.Array) -> tupl
     """Computes every sequence's log-likelihood (B,), and its derivatives (B, ...) with respect to what it was given."""
     B = batch_size((model, emissions))
     own, of_own = jax.tree.map(lambda x: jnp.broadcast_to(x, (B, *x.shape[1:])), (model, emissions))
-    in_lanes = plan._replace(one_function=False, algebra=plan.algebra.removesuffix(" alone"))
-    forward = functools.partial(series, in_lanes, missing=missing)
+    # in lanes, a series has those rows alone that are read: derivatives are of as many
+    forward = functools.partial(series, plan.in_lanes._replace(one_function=False), missing=missing)
     given, pull = jax.vjp(forward, own, of_own)
     shared = given if B == 1 else forward(model, emissions)
     loglik, change = passes.score(plan, shared)

@@ -134,18 +134,21 @@ def pivots(matrix: Any, *, checked: bool = False) -> Any:
     return systems.pivots(matrix, settle)
 
 
-def solve(matrix: Any, right: Any) -> tuple[Any, Any, Any]:
+def solve(matrix: Any, right: Any, *, pivoted: bool = False) -> tuple[Any, Any, Any]:
     """Solves ``A x = B`` for a positive semi-definite A = L diag(d) L', as `eliminate` factorises it.
 
     Args:
         matrix: A, (n, n), positive semi-definite.
         right: B, (n, p).
+        pivoted: whether to take the best pivot first without trying the order of the rows; of arrays.
 
     Returns:
         L^-1 B (n, p), the inverses of d, or 0 for a pivot of zero (n, 1), and x (n, p), in which such a row's part is zero.
     """
     settle = _settling(np.dtype(matrix.dtype), matrix.shape[0], False)
-    return matrix.solve(right, settle) if isinstance(matrix, Lanes) else systems.solve(matrix, right, settle)
+    if isinstance(matrix, Lanes):
+        return matrix.solve(right, settle)
+    return systems.solve_pivoted(matrix, right) if pivoted else systems.solve(matrix, right, settle)
 
 
 @functools.cache

@@ -56,16 +56,10 @@ def solve(matrix: Stacked, right: Stacked, settle: Callable) -> tuple[Stacked, S
     it may of more than `UNPIVOTED_ROWS` rows.
     """
     diagonal = matrix.diagonal()
-    if blocked(matrix):
-        L, root = factor(matrix)
-        at_once = _solve_factored(L, root, right)
-        return lax.cond(sound(root, matrix), lambda: at_once, lambda: _solve_pivoted(matrix, right, diagonal))
     in_order = (_solve_unrolled if matrix.shape[0] <= UNROLLED_ROWS else _solve_rolled)(matrix, right, diagonal, settle)
     if matrix.shape[0] <= UNPIVOTED_ROWS:
         return in_order
-    return lax.cond(
-        _rough(in_order[1], diagonal).array.any(), lambda: _solve_pivoted(matrix, right, diagonal), lambda: in_order
-    )
+    return lax.cond(_rough(in_order[1], diagonal).array.any(), lambda: solve_pivoted(matrix, right), lambda: in_order)
 
 
 def blocked(matrix: Stacked, *others: Stacked) -> bool:
@@ -116,12 +110,6 @@ def sound(root: Stacked, matrix: Stacked) -> jax.Array:
     return _finite(inverses) & ~_rough(inverses, matrix.diagonal()).array.any()
 
 
-def _solve_factored(L: Stacked, root: Stacked, right: Stacked) -> tuple[Stacked, Stacked, Stacked]:
-    inverse = inverse_of_transpose(L)
-    whitened = _matmul(inverse.T, right)
-    return _multiply(whitened, root), _reciprocal_square(root), _matmul(inverse, whitened)
-
-
 def _solve_unrolled(matrix: Stacked, right: Stacked, diagonal: Stacked, settle: Callable) -> tuple[Stacked, Stacked, Stacked]:
     kind, n = type(matrix), matrix.shape[0]
     rows, inverses, factors = [], [], []
@@ -160,13 +148,13 @@ def _solve_rolled(matrix: Stacked, right: Stacked, diagonal: Stacked, settle: Ca
     return kind(rows.array[:, 0]), kind(inverses.array[:, 0]), x
 
 
-def _solve_pivoted(matrix: Stacked, right: Stacked, diagonal: Stacked) -> tuple[Stacked, Stacked, Stacked]:
+def solve_pivoted(matrix: Stacked, right: Stacked) -> tuple[Stacked, Stacked, Stacked]:
     """Solves in the order of what is left of the diagonal, relative to what it was: no units matter, and no numbering.
 
     A pivot below rounding is raised to it: of a matrix that is singular up to rounding, the last pivots are nothing else, and
     neither is what they divide.
     """
-    kind, n = type(matrix), matrix.shape[0]
+    kind, n, diagonal = type(matrix), matrix.shape[0], matrix.diagonal()
 
     def forward(carry, _):
         matrix, right, rest, left = carry
@@ -213,11 +201,6 @@ def _reciprocal_square(x):
 @stage
 def _multiply(a, b):
     return a * b
-
-
-@stage
-def _matmul(a, b):
-    return a @ b
 
 
 @stage

@@ -13,7 +13,7 @@ from fastscan.kernels.lgssm import passes
 from fastscan.kernels.lgssm.kalman import Filtered
 from fastscan.kernels.lgssm.passes import Series, first
 from fastscan.kernels.lgssm.scoring import observe_back
-from fastscan.kernels.lgssm.smoothing import Smoothed, SmootherSums
+from fastscan.kernels.lgssm.smoothing import Smoothed, SmootherSums, added_up
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.scan import driver
 
@@ -51,8 +51,7 @@ def smooth_summed(plan: Plan, series: Series) -> tuple[jax.Array, jax.Array, Smo
         densities, means, sums = summing.summed(plan, state, series.params, series.rows)
         return prepend(density, densities), means, sums
     filtered, (means, covs, cross) = smooth(plan, series, central=True)
-    sums = SmootherSums(covs[:, 0], covs[:, :-1].sum(1), covs[:, 1:].sum(1), cross.sum(1))
-    return filtered.log_density, means, sums
+    return filtered.log_density, means, added_up(covs, cross)
 
 
 def score(plan: Plan, series: Series) -> tuple[jax.Array, Series]:

@@ -52,22 +52,21 @@ def conditions(cov, H, weight, noise) -> bool:
     return H.shape[0] > 1 and blocked(cov, H, weight, noise)
 
 
-def condition(cov, means: tuple, values: tuple, H, weight, noise, *, otherwise: Callable) -> tuple[Any, tuple, tuple]:
-    """Conditions a Gaussian, as `gaussian.condition`.
+def condition(cov, means: tuple, innovations: list, H, weight, noise, *, otherwise: Callable) -> tuple[Any, tuple, tuple]:
+    """Conditions a Gaussian, as `gaussian.condition`, from the innovations of every mean (n, columns).
 
     Returns:
         The covariance, the means, and what `Innovations` has, but for rows.
     """
-    innovations = [_innovation(y, H, M, weight) for y, M in zip(values, means, strict=True)]
     of = update(cov, innovations, H, weight, noise)
     means = tuple(matmul_add(of.W, z, M) for M, z in zip(means, of.whitened, strict=True))
     seen = _as_by_rows(of.W, of.root, *of.whitened)
     return _by_care(of, lambda cov: (cov, means, seen), otherwise)
 
 
-def observe(mean, cov, y, H, weight, noise, *, otherwise: Callable) -> tuple[Any, Any, Any]:
+def observe(mean, cov, innovation, H, weight, noise, *, otherwise: Callable) -> tuple[Any, Any, Any]:
     """Computes a filtered mean and covariance from predicted ones, and the observation's log density (1, 1)."""
-    of = update(cov, [_innovation(y, H, mean, weight)], H, weight, noise)
+    of = update(cov, [innovation], H, weight, noise)
     (z,) = of.whitened
     mean, density = matmul_add(of.W, z, mean), _log_density(z, of.root, weight)
     return _by_care(of, lambda cov: (mean, cov, density), otherwise)
@@ -104,13 +103,6 @@ def update(cov, innovations: list, H, weight, noise) -> Update:
 
 def _by_care(of: Update, result: Callable, otherwise: Callable) -> Any:
     return lax.switch(of.care, [lambda: result(of.reduced), lambda: result(of.repair()), otherwise])
-
-
-@stage
-def _innovation(y, H, mean, weight):
-    """Subtracts what was expected, where observed; without ``y``, from zeros."""
-    expected = (H @ mean) * weight
-    return expected * -1.0 if y is None else y - expected
 
 
 @stage

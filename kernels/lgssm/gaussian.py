@@ -140,7 +140,8 @@ def condition(
         cov, means, (_, *seen) = in_order()
         return cov, means, tuple(seen)
 
-    cov, means, seen = at_once.condition(*given, otherwise=otherwise)
+    innovations = [_innovation(y, H, M, weight) for y, M in zip(values, means, strict=True)]
+    cov, means, seen = at_once.condition(cov, means, innovations, H, weight, noise, otherwise=otherwise)
     return cov, means, Innovations((), *seen)
 
 
@@ -211,13 +212,15 @@ def smoothing_gain(filtered_cov, F, Q) -> tuple[Any, Any]:
         F: the transition to t+1, (D, D).
         Q: the covariance of its noise, (D, D).
     """
-    otherwise = functools.partial(_gain_in_order, filtered_cov, F, Q)
-    return at_once.smoothing_gain(filtered_cov, F, Q, otherwise=otherwise) if blocked(filtered_cov, F, Q) else otherwise()
+    given = filtered_cov, F, Q
+    if blocked(*given):
+        return at_once.smoothing_gain(*given, otherwise=functools.partial(_gain_by_rows, *given, pivoted=True))
+    return _gain_by_rows(*given)
 
 
-def _gain_in_order(cov, F, Q) -> tuple[Any, Any]:
+def _gain_by_rows(cov, F, Q, *, pivoted: bool = False) -> tuple[Any, Any]:
     FP = matmul(F, mirrored(cov))
-    whitened, inverses, gain = solve(moved(FP, F, Q), FP)
+    whitened, inverses, gain = solve(moved(FP, F, Q), FP, pivoted=pivoted)
     return gain.T, symmetrized(_less_squares(mirrored(cov), whitened, inverses))
 
 

@@ -140,8 +140,9 @@ def observe(predicted: Gaussian, x: FilterInputs) -> tuple[Gaussian, Any]:
     """
     *_, H, noise, y, weight = complete(x)
 
+    innovation = _innovation(y, H, predicted.mean, weight)
+
     def by_rows() -> tuple[Any, Any, Any]:
-        innovation = _innovation(y, H, predicted.mean, weight)
         start = zeros(predicted.mean, *predicted.mean.shape)
         given = predicted.cov, (start,), (innovation,), H, weight, noise
         cov, (correction,), innovations = condition(*given, learning=False, by_rows=True)
@@ -149,7 +150,7 @@ def observe(predicted: Gaussian, x: FilterInputs) -> tuple[Gaussian, Any]:
         return add(predicted.mean, correction), cov, log_density(innovations, weight, size)
 
     if at_once.conditions(predicted.cov, H, weight, noise):
-        mean, cov, density = at_once.observe(*predicted, y, H, weight, noise, otherwise=by_rows)
+        mean, cov, density = at_once.observe(*predicted, innovation, H, weight, noise, otherwise=by_rows)
     else:
         mean, cov, density = by_rows()
     return Gaussian(mean, cov), density

@@ -46,7 +46,8 @@ class Series(NamedTuple):
     Attributes:
         prior: of the first state, before its observation; a series of one row.
         first: the first observation, likewise; its transition is not read.
-        params, rows: the rows' inputs, split into what is the same in every row and what is not.
+        params, rows: the rows' inputs, split into what is the same in every row and what is not. F and Q may have one row more,
+            at the beginning, that is not read.
     """
 
     prior: Gaussian

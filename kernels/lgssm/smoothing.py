@@ -47,6 +47,11 @@ class SmootherSums(NamedTuple):
     cross: Any
 
 
+def added_up(cov: Any, cross: Any) -> SmootherSums:
+    """Adds up smoothed covariances (B or 1, T, D, D), and those with the next state (B or 1, T - 1, D, D)."""
+    return SmootherSums(cov[:, 0], cov[:, :-1].sum(1), cov[:, 1:].sum(1), cross.sum(1))
+
+
 class BackwardKernel(NamedTuple):
     """z at the beginning of a stretch, given z at its end and the past: N(G z + g, L)."""
 

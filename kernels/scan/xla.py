@@ -46,14 +46,16 @@ class OnXLA:
         return jax.tree.map(lambda m: m.to_array(), tree, is_leaf=lambda m: isinstance(m, kind))
 
     def split(self, series: Any) -> Any:
-        """Takes arrays (B, T, n, p) into (L, n, p, C, B). Rows past T are zero."""
+        """Takes arrays (B, T, n, p) into (L, n, p, C, B), or of a matrix alone (L, n, p). Rows past T are zero; one more row at
+        the beginning is left out.
+        """
 
         def one(x: jax.Array) -> jax.Array:
             x = x[:, x.shape[1] - self.plan.steps :]
             B, T, n, p = x.shape
             x = jnp.pad(x, ((0, 0), (0, self.plan.length * self.plan.chunks - T), (0, 0), (0, 0)))
-            if B * self.plan.chunks == 1:  # nothing moves; for a transpose, and for more axes, XLA would copy
-                return x.reshape(T, n, p) if self.plan.algebra == "staged alone" else x.reshape(T, n, p, 1, 1)
+            if self.plan.chunks == 1 and self.plan.algebra == "staged alone":  # for more axes XLA would copy
+                return x.reshape(T, n, p)
             return x.reshape(B, self.plan.chunks, self.plan.length, n, p).transpose(2, 3, 4, 1, 0)
 
         return jax.tree.map(one, series)
@@ -181,7 +183,7 @@ class OnXLA:
         """Applies a function of matrices to every row by itself; ``name`` is for kernels."""
         del name
         one_row = all(x.shape[1] == 1 for x in jax.tree.leaves(series))
-        by = self if one_row else OnXLA(self.plan._replace(algebra=self.plan.algebra.removesuffix(" alone")))
+        by = self if one_row else OnXLA(self.plan.in_lanes)
 
         def rows(series: tuple) -> Any:
             return as_rows(by.arrays(function(*by.matrices(as_lanes(series)))))
@@ -255,11 +257,8 @@ def where(present: jax.Array | None, new: Any, old: Any) -> Any:
 
 def _joined(plan: Plan, rows: jax.Array, last: jax.Array | None, count: jax.Array | None) -> jax.Array:
     L, n, p, _, B = rows.shape
-    if plan.chunks * B == 1:
-        x = rows.reshape(1, L, n, p)
-    else:
-        x = jnp.broadcast_to(rows, (L, n, p, plan.chunks, B))
-        x = x.transpose(4, 3, 0, 1, 2).reshape(B, L * plan.chunks, n, p)[:, : plan.steps]
+    x = jnp.broadcast_to(rows, (L, n, p, plan.chunks, B))
+    x = x.transpose(4, 3, 0, 1, 2).reshape(B, L * plan.chunks, n, p)[:, : plan.steps]
     if last is None:
         return x
     B = max(B, last.shape[-1])

@@ -48,7 +48,7 @@ def test_against_a_dense_gaussian(T, D, static, implementation):
     close(lds_log_normalizer(*chain, implementation=implementation), textbook(*chain)[-1])
 
 
-@pytest.mark.parametrize("D", [5, 9])
+@pytest.mark.parametrize("D", [5, 9, 18])
 def test_larger_ones(D):
     chain = random_chain(D, 21, D)
     for implementation in ("sequential", "chunked:4", "associative"):

@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 
 from fastscan.kernels.arrays import matmul
-from fastscan.kernels.lgssm.smoothing import SmootherSums
+from fastscan.kernels.lgssm.smoothing import SmootherSums, added_up
 from fastscan.learn.constraints import FROZEN, POSITIVE, POSITIVE_DEFINITE, REAL
 from fastscan.learn.floors import Floor, floor, raised
 from fastscan.learn.learnable import Learnable
@@ -76,8 +76,7 @@ def expect(
     else:
         posterior = lgssm_smoother(params, emissions, inputs, missing=missing, central=True)
         loglik, mean, cov = posterior.marginal_loglik, posterior.smoothed_means, posterior.smoothed_covariances
-        cross: Any = posterior.smoothed_cross_covariances
-        sums = SmootherSums(*(x.sum(1) for x in (cov[:, :1], cov[:, :-1], cov[:, 1:], cross)))
+        sums = added_up(cov, posterior.smoothed_cross_covariances)
         emitted = _emitted_with_gaps(params.emissions, mean, cov, emissions, inputs, missing)
     sums = SmootherSums(*(x.sum(0) for x in sums))
     arrivals = None if mean.shape[1] == 1 else _arrivals(params.dynamics, mean, sums, inputs)
