@@ -17,6 +17,7 @@ class Launch(NamedTuple):
         fill: lanes that fill the device, for those who choose the number of chunks.
         rows: the fewest that a chunk should have, likewise.
         interpret: run on any device, by Pallas's interpreter.
+        whole: whether a matrix belongs to a whole program, which then works for one lane; of large models, with "triton".
     """
 
     lowering: Literal["triton", "mosaic"] = "triton"
@@ -26,6 +27,7 @@ class Launch(NamedTuple):
     fill: int = 32_768
     rows: int = 16
     interpret: bool = False
+    whole: bool = False
 
 
 class Plan(NamedTuple):

@@ -14,8 +14,8 @@ Then a plan is made, which works around XLA in three ways. Each cause, with the 
   matrices are compiled to one function, for at most so many lanes (`one_function_lanes`): XLA can't compile every larger
   operation in this way.
 * Unrolled into `Lanes`, a program has no units: XLA fuses all of it into each of its results, which is slow to compile and to
-  run. So `Lanes` are for Pallas kernels alone. A kernel's lane holds a whole model in its registers, so kernels are for small
-  models (`KERNEL_SIZES`).
+  run. So `Lanes` are for Pallas kernels alone, where a lane holds a whole model in its registers. A larger one belongs to a
+  whole program (`dispatch.launches`).
 
 Where the hints to XLA are off, or the device is no CPU, arrays are not staged, and no loop is one function.
 """
@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from fastscan.dispatch import crossovers, large
+from fastscan.dispatch import crossovers, large, launches
 from fastscan.kernels import xla_hints
 from fastscan.kernels.algebra import UNROLLED_TERMS
 from fastscan.kernels.gpu.lowerings import hindrance
@@ -36,30 +36,9 @@ IMPLEMENTATIONS = (*XLA_IMPLEMENTATIONS, "pallas", "pallas_interpret")
 FAMILIES = (*large.LGSSMS, *large.HMMS)
 """Families that are measured apart: linear-Gaussian models; those whose dynamics vary in time; an HMM's filters and smoothers,
 its most likely path, its sampler."""
+
 MEASURED_AS = {"lds": "lgssm", "lgssm_varying": "lgssm"}
 """Families that are run by another one's measurements, where they have none of their own: chains of potentials, too."""
-_LGSSM_SIZES = {"float32": {1: 9, 2: 9, 3: 9, 4: 9, 5: 9, 6: 6}, "float64": {1: 4, 2: 4, 3: 4, 4: 4}}
-_HMM_SIZES = {"float32": dict.fromkeys(range(1, 9), 0), "float64": dict.fromkeys(range(1, 5), 0)}
-_LDS_SIZES = {"float32": dict.fromkeys(range(1, 5), 0), "float64": dict.fromkeys(range(1, 3), 0)}
-_SCORE_SIZES = {"float32": {1: 9, 2: 9, 3: 9, 4: 9, 5: 4, 6: 1}, "float64": {1: 4, 2: 4, 3: 4, 4: 4}}
-KERNEL_SIZES: dict[str, dict] = {
-    **dict.fromkeys(large.HMMS, _HMM_SIZES),
-    **dict.fromkeys(large.LGSSMS, _LGSSM_SIZES),
-    "lds": _LDS_SIZES,
-    "lgssm_score": _SCORE_SIZES,
-}
-"""For every D that GPU kernels of a family take, the largest m. At (4, 9), (5, 9), (6, 6), and (4, 4) in float64, the kernel
-that needs most registers as m grows, summarise, was compiled for sm_90 and spills none to memory. An HMM's D is its K; its m
-and that of a chain of potentials is 0.
-
-"lgssm_score" is the pass back of a log-likelihood's derivatives, which adds them up in registers. No implementation is named
-after it, so no size is an error: XLA runs it where kernels do not. By its code for sm_80 it spills nothing but a few numbers
-at (4, 9), and in float64 from (4, 2) on: at (4, 4) one instruction in twenty moves them."""
-INTERPRETED_SIZES: dict[str, dict] = {
-    **dict.fromkeys(large.LGSSMS, dict.fromkeys(range(1, 7), 9)),
-    **dict.fromkeys((*large.HMMS, "lds"), dict.fromkeys(range(1, 9), 0)),
-}
-"""The same in the interpreter, which has no registers."""
 
 WHOLE_VECTOR_ROWS = 64
 """The fewest rows of an HMM's chunk where it pays that chunks are whole vectors, though more rows are padding."""
@@ -167,17 +146,18 @@ def choose(
     found = crossovers.expected(slices, D=D, T=T, B=B) if slices else {}
     reason = "named"
     if name is None:
-        fits = m <= KERNEL_SIZES[family][dtype].get(D, -1)
+        fits = launches.in_threads(family, D, m, dtype)
         why_not = _hindrance(device) if fits and device.startswith(_KERNELS_ON) else ""
         able = {n: x for n, x in found.items() if n != "pallas" or (fits and not why_not)}
         if rule := large.rule(device, family, T, B, D, shared=shared):
             name, reason = "sequential", rule
         else:
-            name, reason = _fastest(able, dtype, T, B, kernels=fits and _has_kernels(device))
+            name, reason = _fastest(able, dtype, T, B, able=fits and _has_kernels(device))
             reason += f"; no kernels: {why_not}" if why_not else ""
             reason = f"{_where(slices, measured, family, device, D, T, B)}: {reason}" if found else reason
     elif name in ("pallas", "pallas_interpret"):
-        _check_kernels(name, device, family, D, m, dtype)
+        launches.check_size(name, family, D, m, dtype)
+        check_gpu(name, device)
     in_turn = large.in_turn(name, device, family, B, D, shared=shared)
     B = 1 if in_turn else B
     lanes = one_function_lanes(max(D, m), dtype, chunked=name == "chunked", shared=shared) if large.hinted(device) else 0
@@ -192,7 +172,12 @@ def choose(
             chunks = min(chunks, lanes // B)
         if _relayed(name, device, family) and T > RELAY_STEPS:
             chunks = min(chunks, (T - 1) // RELAY_ROWS, RELAY_CHUNKS)
-    plan = _plan(name, chunks, device, hmm, T - 1, B, D, lanes)
+    if name in ("pallas", "pallas_interpret"):
+        fields = crossovers.of_device(device).get("launch", {})
+        launch = launches.launched(family, D, m, dtype, fields, interpreted=name == "pallas_interpret")
+        plan = Plan(T - 1, _fit(launches.chunks(launch, family, D, T - 1, B), T - 1), algebra=_algebra(device), launch=launch)
+    else:
+        plan = _plan(name, chunks, device, hmm, T - 1, B, D, lanes)
     one_function = name in ("sequential", "chunked") and T > 1 and plan.chunks * B <= lanes
     relay = plan.chunks > 1 and _relayed(name, device, family)
     checked = (relay or not hmm) and plan.chunks > 1
@@ -219,13 +204,13 @@ def _parse(implementation: str | None) -> tuple[str | None, int | None]:
     return name or None, int(count) if count else None
 
 
-def _fastest(found: dict[str, crossovers.Expected], dtype: str, T: int, B: int, *, kernels: bool) -> tuple[str, str]:
+def _fastest(found: dict[str, crossovers.Expected], dtype: str, T: int, B: int, *, able: bool) -> tuple[str, str]:
     """Chooses an implementation, and says why."""
     if found:
         name = crossovers.winner(found)
         times = ", ".join(f"{n} {1e3 * x.seconds:.3g} ms" for n, x in sorted(found.items(), key=lambda x: x[1].seconds))
         return name, f"{dtype}, {times}"
-    if kernels:
+    if able:
         return "pallas", _KERNEL_RULE
     return ("sequential" if T < 64 or B > 16384 else "chunked"), _RULE
 
@@ -258,10 +243,8 @@ def _plan(name: str, chunks: int | None, device: str, hmm: bool, rows: int, B: i
         return Plan(rows, 1, algebra="stacked" if hmm and lanes < B < xla_hints.STAGED_LANES else algebra)
     if name == "associative":
         return Plan(rows, max(rows, 1), "associative", algebra)
-    if name == "chunked":
-        most = MOST_CHUNKS if device == "cpu" else rows
-        return chunked_plan(hmm, device, rows, chunks or max(min(rows // 16, most), 2), lanes // B)
-    return _kernel_plan(name, device, algebra, rows, B)
+    most = MOST_CHUNKS if device == "cpu" else rows
+    return chunked_plan(hmm, device, rows, chunks or max(min(rows // 16, most), 2), lanes // B)
 
 
 def _algebra(device: str) -> str:
@@ -295,20 +278,6 @@ def chunked_plan(hmm: bool, device: str, rows: int, chunks: int, few: int = 0) -
     return Plan(rows, _fit_lanes(chunks, rows, most), algebra=_algebra(device))
 
 
-def _check_kernels(implementation: str, device: str, family: str, D: int, m: int, dtype: str) -> None:
-    sizes = INTERPRETED_SIZES[family] if implementation == "pallas_interpret" else KERNEL_SIZES[family][dtype]
-    if m > sizes.get(D, -1):
-        given, most = f"D = {D}, m = {m}", "m up to " + ", ".join(f"{most_m} for D = {d}" for d, most_m in sizes.items())
-        if not family.startswith("lgssm"):
-            letter = "K" if family.startswith("hmm") else "D"
-            given, most = f"{letter} = {D}", f"{letter} up to {max(sizes)}"
-        raise ValueError(
-            f"implementation: {implementation!r} given for {given}, {dtype}; a thread's registers "
-            f"hold {most}. Take 'chunked', or None, which chooses for you."
-        )
-    check_gpu(implementation, device)
-
-
 def check_gpu(implementation: str, device: str) -> None:
     """Checks that kernels that were named can run: compiled, on an NVIDIA GPU, or interpreted.
 
@@ -322,14 +291,6 @@ def check_gpu(implementation: str, device: str) -> None:
         )
     if implementation == "pallas" and (why_not := _hindrance(device)):
         raise RuntimeError(f"implementation: 'pallas' given. {why_not}")
-
-
-def _kernel_plan(implementation: str, device: str, algebra: str, rows: int, B: int) -> Plan:
-    """Lanes enough to fill a GPU; one chunk a sequence where sequences are many or short."""
-    fields = crossovers.of_device(device).get("launch", {})
-    launch = Launch(interpret=implementation == "pallas_interpret")._replace(**fields)
-    chunks = 1 if rows < 4 * launch.rows else min(launch.fill // B, rows // launch.rows)
-    return Plan(rows, _fit(chunks, rows), algebra=algebra, launch=launch)
 
 
 def compiled_implementations(device: str | None = None) -> tuple[str, ...]:

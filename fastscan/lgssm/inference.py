@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from fastscan.arrays import deviation
-from fastscan.dispatch.choice import KERNEL_SIZES, How
+from fastscan.dispatch import launches
+from fastscan.dispatch.choice import How
 from fastscan.kernels.algebra import Stacked
 from fastscan.kernels.arrays import matmul
 from fastscan.kernels.converged import passes
@@ -125,8 +126,7 @@ def _reported(
 
 def _score_plan(plan: Plan, model: Model, emissions: jax.Array) -> Plan:
     """Returns the plan with its kernels if a lane's registers can hold the sums of derivatives, else the plan for XLA."""
-    sizes = KERNEL_SIZES["lgssm_score"][str(emissions.dtype)]
-    fits = model.R.shape[-2] <= sizes.get(model.F.shape[-1], -1)
+    fits = launches.in_threads("lgssm_score", model.F.shape[-1], model.R.shape[-2], str(emissions.dtype))
     return plan if plan.launch and (plan.launch.interpret or fits) else plan._replace(launch=None)
 
 

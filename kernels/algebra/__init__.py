@@ -1,8 +1,9 @@
-"""Small dense linear algebra, a matrix per lane, in two representations with one set of operators.
+"""Small dense linear algebra, a matrix per lane, in three representations with one set of operators.
 
 A formula is written once, with ``@ + - * .T`` and the functions below, and runs on
 
 * `Lanes`: a grid of lane vectors, unrolled. For Pallas kernels;
+* `Tile`: one array, whose lane is a whole program. For Pallas kernels of large models;
 * `Stacked`: arrays of shape ``(rows, columns, *lanes)``. For any size; `Staged` is its form for XLA on a CPU.
 """
 
@@ -28,9 +29,10 @@ from fastscan.kernels.algebra.stacked import (
     stable_carry,
     stage,
 )
+from fastscan.kernels.algebra.tile import Tile
 from fastscan.kernels.arrays import blank, select, vary_over, varying
 
-Matrix = Lanes | Stacked
+Matrix = Lanes | Stacked | Tile
 
 ALGEBRAS: dict[str, type] = {
     "lanes": Lanes,
@@ -54,6 +56,7 @@ __all__ = [
     "StagedAlone",
     "StagedLanes",
     "StagedVectors",
+    "Tile",
     "blank",
     "downdate",
     "eliminate",
@@ -96,14 +99,16 @@ def mirrored(matrix):
 
 
 def multiply_add(a, b, c):
-    """Computes ``a @ b + c``; on `Lanes`, every entry is one chain of multiply-adds that starts from c."""
-    return a.multiply_add(b, c) if isinstance(a, Lanes) else a @ b + c
+    """Computes ``a @ b + c``; in kernels, an entry is one chain of multiply-adds that starts from c."""
+    return a @ b + c if isinstance(a, Stacked) else a.multiply_add(b, c)
 
 
 def downdate(matrix, column, scale):
     """Computes ``matrix - scale column column'``, with a change that is symmetric to the last bit; scale is (1, 1)."""
     if isinstance(matrix, Lanes):
         return mirrored((column * scale * -1.0).multiply_add(column.T, matrix))
+    if isinstance(matrix, Tile):
+        return (column * column.T).scaled_add(scale * -1.0, matrix)
     return matrix - (column @ column.T) * scale
 
 
@@ -123,7 +128,7 @@ def eliminate(matrix: Any, right: Any, *, checked: bool = False) -> tuple[Any, A
         L (n, n) unit lower triangular, d (n, 1) non-negative, and L^-1 B (n, p).
     """
     settle = _settling(np.dtype(matrix.dtype), matrix.shape[0], checked)
-    return matrix.eliminate(right, settle) if isinstance(matrix, Lanes) else systems.eliminate(matrix, right, settle)
+    return systems.eliminate(matrix, right, settle) if isinstance(matrix, Stacked) else matrix.eliminate(right, settle)
 
 
 def pivots(matrix: Any, *, checked: bool = False) -> Any:
@@ -131,6 +136,8 @@ def pivots(matrix: Any, *, checked: bool = False) -> Any:
     settle = _settling(np.dtype(matrix.dtype), matrix.shape[0], checked)
     if isinstance(matrix, Lanes):
         return matrix.eliminate(zeros(matrix, matrix.shape[0], 1), settle)[1]
+    if isinstance(matrix, Tile):
+        return matrix.pivots(settle)
     return systems.pivots(matrix, settle)
 
 
@@ -146,7 +153,7 @@ def solve(matrix: Any, right: Any, *, pivoted: bool = False) -> tuple[Any, Any, 
         L^-1 B (n, p), the inverses of d, or 0 for a pivot of zero (n, 1), and x (n, p), in which such a row's part is zero.
     """
     settle = _settling(np.dtype(matrix.dtype), matrix.shape[0], False)
-    if isinstance(matrix, Lanes):
+    if not isinstance(matrix, Stacked):
         return matrix.solve(right, settle)
     return systems.solve_pivoted(matrix, right) if pivoted else systems.solve(matrix, right, settle)
 

@@ -22,7 +22,7 @@ class Lanes:
     """
 
     __slots__ = ("rows", "symmetric")
-    in_blocks = False
+    in_blocks, whole = False, False
 
     def __init__(self, rows: Sequence[Sequence[Any]], symmetric: bool = False):
         if symmetric:
@@ -40,6 +40,11 @@ class Lanes:
         n, p, symmetric = form
         entries = iter(entries)
         return cls([[next(entries) for _ in range(i + 1 if symmetric else p)] for i in range(n)], symmetric)
+
+    @classmethod
+    def zeros(cls, n: int, p: int, dtype: Any) -> Self:
+        """Returns a matrix of zeros, which are numbers."""
+        return cls([[np.dtype(dtype).type(0)] * p] * n)
 
     def _stored(self, row: int) -> int:
         return row + 1 if self.symmetric else self.shape[1]

@@ -27,7 +27,7 @@ class Stacked:
 
     __slots__ = ("array",)
     __array_priority__ = 100
-    unrolled, in_blocks = False, False
+    unrolled, in_blocks, whole = False, False, False
 
     def __init__(self, array: Any):
         self.array = array

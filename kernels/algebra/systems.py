@@ -66,7 +66,7 @@ def blocked(matrix: Stacked, *others: Stacked) -> bool:
     """Tells whether a matrix is one for a library of linear algebra: large, alone, as others are that it goes with, and in no
     program to be differentiated.
     """
-    large = matrix.shape[0] > UNROLLED_TERMS and not matrix.unrolled
+    large = isinstance(matrix, Stacked) and matrix.shape[0] > UNROLLED_TERMS and not matrix.unrolled
     return large and all(m.array[0, 0].size == 1 for m in (matrix, *others))
 
 

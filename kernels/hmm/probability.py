@@ -69,6 +69,11 @@ def draw(weights, uniform):
     kind, K = type(weights), weights.shape[0]
     if kind.in_blocks and weights.shape[1] == 1:
         return kind(_drawn(weights.array[:, 0], uniform.array[0, 0])[None, None])
+    if kind.whole:
+        total = weights.T.reduce(jnp.add).T
+        below, numbers = weights.accumulated() - weights, uniform.constant(np.arange(K)[:, None])
+        last = kind.elementwise(lambda x, b, t, k: select((x > 0) & (b <= t), k, 0), weights, below, total * uniform, numbers)
+        return kind.elementwise(lambda k: k.astype(np.uint32), last.T.reduce(jnp.maximum).T)
     rows = [weights.block(i, i + 1) for i in range(K)]
     total = rows[0]
     for row in rows[1:]:

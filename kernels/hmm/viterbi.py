@@ -95,7 +95,7 @@ def best(scores, offset):
     n).
     """
     kind = type(scores)
-    if kind.in_blocks and scores.shape[1] == 1:
+    if kind.whole or (kind.in_blocks and scores.shape[1] == 1):
         column = (scores + offset).T
         largest = column.reduce(jnp.maximum)
         states = column.constant(np.arange(column.shape[1])[None])

@@ -16,10 +16,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fastscan.kernels.algebra import Lanes
+from fastscan.kernels.algebra import Stacked
 from fastscan.kernels.arrays import as_lanes, as_rows
+from fastscan.kernels.gpu.arithmetic import matrix_kind
 from fastscan.kernels.gpu.blocks import Traced
-from fastscan.kernels.gpu.launch import Kind, Program, form, launch, matrix_kind
+from fastscan.kernels.gpu.launch import Program, form, launch, spread
+from fastscan.kernels.gpu.tables import Kind
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.ranges import phase
 from fastscan.kernels.scan.recurrence import Hindsight, Recurrence, Seam, of_hindsight, of_summaries
@@ -32,7 +34,11 @@ class OnGPU:
 
     plan: Plan
     differentiable = False
-    addressable = False
+
+    @property
+    def addressable(self) -> bool:
+        """Whether columns are told by a computed number: of matrices that whole programs hold."""
+        return self.plan.kernels.whole
 
     def matrices(self, tree: Any) -> Any:
         """Takes arrays (n, p, C or 1, B or 1) into (B or 1, C or 1, n, p)."""
@@ -58,15 +64,16 @@ class OnGPU:
     @functools.partial(jax.jit, static_argnames=("self", "recurrence", "reverse"))
     def summarise(self, recurrence: Recurrence, params: Any, state: Any, rows: Any, *, reverse: bool = False) -> Any:
         """Folds every chunk's rows into its summary, (B, C, n, p) (see `Phases`)."""
-        empty, append = _empty_summary(matrix_kind(self.plan.kernels), recurrence, state), _of_row(recurrence, "append")
+        empty = functools.partial(_empty_summary, matrix_kind(self.plan.kernels), recurrence, state)
+        append = _of_row(recurrence, "append")
 
         def kernel(program: Program) -> None:
-            params = program.read(0)
-            summary = program.loop(lambda s, x: (program.compute(append, params, s, x), None), empty, 1, None, reverse)
-            program.write(0, summary)
+            params = program.once(0)
+            program.write(
+                0, program.loop(lambda s, x: (program.compute(append, params(), s, x), None), empty(), 1, None, reverse)
+            )
 
-        spread = jax.tree.map(lambda x: jax.ShapeDtypeStruct((self.plan.kernels.lanes,), x.dtype), empty)
-        after = append.form(form(self.plan, params), spread, form(self.plan, rows))
+        after = append.form(form(self.plan, params), spread(self.plan, jax.eval_shape(empty)), form(self.plan, rows))
         inputs: list[tuple[Kind, Any]] = [("once", params), ("step", rows)]
         return launch(self.plan, f"{recurrence.name}_summarise", kernel, inputs, [("chunk", after, False)])[0]
 
@@ -81,8 +88,8 @@ class OnGPU:
         """Finds the state before every chunk, and what all that follows says of the state after it."""
         ladder = _ladder(self.plan, recurrence, state, summaries, False)
         back = of_hindsight(recurrence, hindsight)
-        empty = hindsight.read(_empty_summary(Lanes, recurrence, state))  # by XLA, which knows no kernel's own instructions
-        nothing = jax.tree.map(lambda m: jnp.asarray(m.rows)[None, None], empty, is_leaf=lambda m: isinstance(m, Lanes))
+        empty = recurrence.identity(jax.tree.map(lambda x: Stacked(jnp.zeros((*x.shape[2:], 1, 1), x.dtype)), state))
+        nothing = as_rows(jax.tree.map(lambda m: m.array, hindsight.read(empty), is_leaf=lambda m: isinstance(m, Stacked)))
         return _descend(ladder, of_summaries(recurrence), state, False), _descend(ladder, back, nothing, True)
 
     @phase("sweep", directed=True)
@@ -115,8 +122,8 @@ class OnGPU:
             return (state, sums(params, state)) if sums else state
 
         def kernel(program: Program) -> None:
-            params, state = program.read(0), program.read(2)
-            after = program.loop(lambda s, x: program.compute(step, params, s, x), with_sums(params, state), 1, 0, reverse)
+            params, state = program.once(0), program.read(2)
+            after = program.loop(lambda s, x: program.compute(step, params(), s, x), with_sums(params(), state), 1, 0, reverse)
             if exits:
                 program.write(1, after)
 
@@ -180,9 +187,9 @@ def _descend(ladder: list, recurrence: Recurrence, state: Any, reverse: bool) ->
     return state
 
 
-def _empty_summary(kind: type[Lanes], recurrence: Recurrence, state: Any) -> Any:
+def _empty_summary(kind: Any, recurrence: Recurrence, state: Any) -> Any:
     """Makes the summary of an empty stretch, of matrices of a kind."""
-    return recurrence.identity(jax.tree.map(lambda x: kind([[x.dtype.type(0)] * x.shape[3]] * x.shape[2]), state))
+    return recurrence.identity(jax.tree.map(lambda x: kind.zeros(*x.shape[2:], x.dtype), state))
 
 
 def _until_seams_hold(recurrence: Recurrence, seam: Seam, sweep: Callable, state: Any, reverse: bool) -> tuple[Any, Any]:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from fastscan.kernels.gpu.tiles import SECTOR, tiles
+from fastscan.kernels.gpu.sectors import SECTOR, tiles
 from fastscan.profiling.compiled import ahead_of_time, latency
 from fastscan.profiling.compiled.machine_code import (
     KernelCost,

@@ -17,7 +17,8 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from fastscan.dispatch.choice import KERNEL_SIZES, one_function_lanes
+from fastscan.dispatch import launches
+from fastscan.dispatch.choice import one_function_lanes
 from fastscan.profiling.measure import operations
 from fastscan.profiling.measure.cases import MEASURED_BY, METROPOLIS, Case, others
 from fastscan.profiling.measure.machine import stamp
@@ -82,7 +83,8 @@ def implementations(case: Case, device: str, *, toy: bool = False) -> list[str]:
         names += ["associative"] * (steps <= 30 and fitted)
         names += [PUBLIC] * (case.T <= 10) + [SEQUENTIAL] + [PARALLEL] * _parallel_on_a_cpu(case)
     else:
-        names = ["pallas"] * (case.m <= KERNEL_SIZES[case.family][case.dtype].get(case.D, -1))
+        given = case.family, case.D, case.m, case.dtype
+        names = ["pallas"] * (launches.in_threads(*given) or launches.in_programs(*given))
         names += ["chunked"] + ["sequential"] * (case.T <= 1_000)
         names += ["associative"] * (steps <= 10_000)  # of more, it compiles for minutes
         names += [SEQUENTIAL] * (case.T <= 10_000) + [PARALLEL] * (steps <= 1_100_000)

@@ -9,8 +9,8 @@ import pytest
 from jax import lax
 
 from fastscan.kernels.gpu import blocks, lowerings
+from fastscan.kernels.gpu.arithmetic import matrix_kind
 from fastscan.kernels.gpu.blocks import Traced
-from fastscan.kernels.gpu.launch import matrix_kind
 from fastscan.kernels.plan import Launch
 from fastscan.profiling.compiled.kernel_report import program
 from fastscan.profiling.compiled.machine_code import lower_for_gpu, triton_kernels

@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from fastscan.kernels.gpu.tiles import tiles
+from fastscan.kernels.gpu.sectors import tiles
 from fastscan.profiling.compiled import ahead_of_time, latency, predict, predictions, public_calls
 from fastscan.profiling.compiled.kernel_report import program
 from fastscan.profiling.compiled.machine_code import Code, TritonKernel, examine, lower_for_gpu, triton_kernels

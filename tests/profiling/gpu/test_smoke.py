@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from fastscan.dispatch import choice as dispatch
+from fastscan.dispatch import launches
 from fastscan.profiling.compiled.kernel_report import FAMILIES
 from fastscan.profiling.compiled.machine_code import on_abstract_gpu
 from fastscan.profiling.gpu import jobs, smoke
@@ -61,8 +61,9 @@ def test_every_family_of_kernels_is_tried():
     assert {"lgssm_filter", "lgssm_loglik_gradient"} <= {case.operation for case in tried}
     for case in tried:
         assert case.operation in operations.OPERATIONS
-        if case.family in dispatch.KERNEL_SIZES:
-            assert case.m <= dispatch.KERNEL_SIZES[case.family][case.dtype].get(case.D, -1)
+        if case.family in launches.KERNEL_SIZES:
+            given = case.family, case.D, case.m, case.dtype
+            assert launches.in_threads(*given) or launches.in_programs(*given)
 
 
 @pytest.mark.parametrize(
