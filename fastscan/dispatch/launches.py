@@ -39,7 +39,7 @@ MOST_STATES = {**dict.fromkeys(large.LGSSMS, 64), **dict.fromkeys(large.HMMS, 12
 MOST_STATES_IN_CHUNKS = 64
 """The largest K of an HMM whose time is cut into chunks there: a chunk's summary is a product of K x K matrices a row."""
 
-_WARPS = {False: {16: 1, 32: 2, 64: 8}, True: {16: 1, 32: 1, 64: 4, 128: 8}}
+_WARPS = {False: {16: 1, 32: 2, 64: 4}, True: {16: 1, 32: 1, 64: 4, 128: 8}}
 """The warps of a program, of an HMM or not, by the side of its matrices: the fewest whose registers hold them, or nearly so."""
 
 _WARPS_TO_FILL = 8 * 132

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from fastscan.kernels.algebra import elimination
+from fastscan.kernels.algebra.elimination import picked
 from fastscan.kernels.algebra.stacked import stable_carry
 
 SIDE = 16
@@ -136,7 +138,7 @@ class Tile:
         columns = self.T.array
 
         def larger(k: Any, best: jax.Array) -> jax.Array:
-            return jnp.maximum(best, _pick(columns, k)[:, None] + _pick(other.array, k)[None])
+            return jnp.maximum(best, picked(columns, k)[:, None] + picked(other.array, k)[None])
 
         best = lax.fori_loop(np.int32(0), self.times(terms), larger, jnp.full(sides(n, p), least))
         return self._of_entries(best, (n, p))
@@ -161,7 +163,7 @@ class Tile:
             return self
         if stop != start + 1:
             raise NotImplementedError(f"Rows {start} to {stop} of {n} wanted; a tile has one, or all.")
-        return type(self)(_pick(self.array, np.int32(start)), (1, p))
+        return type(self)(picked(self.array, np.int32(start)), (1, p))
 
     def columns(self, start: int, stop: int) -> Self:
         """Returns the columns from ``start`` to ``stop``: all of them, or one."""
@@ -174,7 +176,7 @@ class Tile:
             return self
         k = number.array.astype(np.int32)
         if n == 1:
-            return type(self)(_pick(self.array, k), (1, 1))
+            return type(self)(picked(self.array, k), (1, 1))
         _, column = _numbers(self.array.shape)
         return type(self)(jnp.where(column == k, self.array, 0).sum(1, dtype=self.dtype), (n, 1))
 
@@ -220,7 +222,7 @@ class Tile:
             return body(carry, rows)
 
         def row_of(k: Any) -> Any:
-            return jax.tree.map(lambda m: cls(_pick(m.array, k), (1, m.shape[1])), rows, is_leaf=_is_tile)
+            return jax.tree.map(lambda m: cls(picked(m.array, k), (1, m.shape[1])), rows, is_leaf=_is_tile)
 
         carry = stable_carry(body, carry, row_of(np.int32(0)))
         _, forms = jax.eval_shape(lambda carry: body(carry, row_of(np.int32(0))), carry)
@@ -248,35 +250,15 @@ class Tile:
         reduced = W @ right
         return reduced, inverses, W.T @ (reduced * inverses)
 
-    def _eliminated(self, settle: Callable, factor: bool = False) -> tuple[Self, Self, Self, Any]:
-        """Returns W = L^-1, d, its inverses or 0, and L if it is asked for.
-
-        One array holds what is left of the matrix, from a pivot's column on, and the rows of W before it.
-        """
+    def _eliminated(self, settle: Callable, *, factor: bool = False) -> tuple[Self, Self, Self, Self]:
+        """Returns W = L^-1, d, its inverses or 0, and L if it is asked for."""
         n, kind, shape = self.shape[0], type(self), self.shape
         if n == 1:
             one, (pivot, inverse) = self.constant(np.eye(1)), settle(self.array, self.array)
             return one, kind(pivot, shape), kind(inverse, shape), one
-        diagonal, number = self.diagonal().array, lax.iota(jnp.int32, padded(n))
-
-        def step(k: Any, carry: tuple) -> tuple:
-            left, pivots, inverses, lower = carry
-            row = _pick(left, k)
-            pivot, inverse = settle(_pick(row, k), _pick(diagonal, k))
-            factors = jnp.where(number > k, row * inverse, 0)
-            row = jnp.where(number == k, 1, row)[None]
-            kept = left * jnp.where(number == k, 0, jnp.ones_like(factors))[None]
-            left = self.fused(-factors[:, None], row, kept)
-            if factor:
-                lower = jnp.where((number == k)[None], factors[:, None], lower)
-            return left, jnp.where(number == k, pivot, pivots), jnp.where(number == k, inverse, inverses), lower
-
-        nothing = jnp.zeros_like(diagonal)
-        start = self.array, nothing, nothing, jnp.zeros_like(self.array) if factor else nothing
-        left, pivots, inverses, lower = lax.fori_loop(np.int32(0), self.times(n), step, start)
-        row, column = _numbers(left.shape)
-        W, L = (kind(jnp.where((row == column) & (row < n), 1, x), shape) for x in (left, lower if factor else left))
-        return W, kind(pivots, (n, 1)), kind(inverses, (n, 1)), L
+        by = elimination.Arithmetic(self.dot, self.fused, self.times)
+        W, pivots, inverses, L = elimination.factors(by, self.array, self.diagonal().array, n, settle, lower=factor)
+        return kind(W, shape), kind(pivots, (n, 1)), kind(inverses, (n, 1)), kind(L, shape)
 
     @staticmethod
     def dot(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -329,13 +311,6 @@ def _where_real(array: jax.Array, other: Any, shape: tuple[int, int]) -> jax.Arr
     axes = [axis for axis, n in enumerate(lengths) if n < array.shape[axis]]
     inside = [lax.broadcasted_iota(jnp.int32, array.shape, axis) < lengths[axis] for axis in axes]
     return jnp.where(functools.reduce(jnp.logical_and, inside), array, other) if inside else array
-
-
-def _pick(array: jax.Array, k: Any) -> jax.Array:
-    """Returns row k of a matrix's array, or entry k of a vector's."""
-    if array.ndim == 0:
-        return array
-    return jnp.where(lax.broadcasted_iota(jnp.int32, array.shape, 0) == k, array, 0).sum(0, dtype=array.dtype)
 
 
 def _constants(values: np.ndarray) -> Any:

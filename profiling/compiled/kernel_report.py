@@ -13,6 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from fastscan.dispatch import launches
 from fastscan.kernels.hmm import passes as hmm_passes
 from fastscan.kernels.lds import passes as potential_passes
 from fastscan.kernels.lds import potentials
@@ -32,17 +33,22 @@ from fastscan.profiling.compiled.machine_code import (
     pallas_calls,
     triton_kernels,
 )
+from fastscan.profiling.compiled.nested_loops import examine_nested
 from fastscan.profiling.measure.machine import describe
 from fastscan.profiling.measure.models import mixture, random_params
 from fastscan.profiling.measure.progress import counted
 
 STEPS, CHUNKS = 8_192, 512
-"""The length of the series that the kernels are compiled for, whose sizes are constants in them: chunks of 16 steps."""
+"""The length of the series that the kernels are compiled for, whose sizes are constants in them: chunks of 16 steps, but for
+models whose kernels take time in one."""
 FLOOR_STEPS = 1_000_000
 FAMILIES = ("smoother", "likelihood", "score", "sampler", "lds", "hmm_smoother", "hmm_mode", "hmm_sampler", "metropolis")
 """Families that the report can be of: four programs of a linear-Gaussian model ("score": the value and gradient of its
 log-likelihood), one of a chain of potentials that vary, three of an HMM with time-invariant weights; random-walk Metropolis: in
 the article's mixture, where D is 1, or in a correlated Gaussian."""
+
+_DISPATCHED = {"hmm_smoother": "hmm", "hmm_mode": "hmm_mode", "hmm_sampler": "hmm_sample"}
+_OF_THREADS = "lds", "metropolis"
 
 
 class KernelRow(NamedTuple):
@@ -54,10 +60,12 @@ class KernelRow(NamedTuple):
         D, m, dtype: the model's sizes and numbers; an HMM's D is its K, and its m is 0.
         sm: compute capability, 80 or 90.
         registers, spilled_bytes, shared_bytes, active_warps, seconds: see `machine_code.KernelCost`.
-        per_step: machine instructions of a warp for a time step; 0 for kernels that go through no steps of the series.
+        per_step: machine instructions for a time step: of a warp for 32 sequences or chunks, or, of a model that a whole
+            program holds, of all its warps for one; 0 for kernels that go through no steps of the series.
         kinds: of these, by kind.
         bytes_per_step: what the kernel's step-long inputs and outputs hold, per time step.
         floor_us: microseconds that issuing the instructions of a million steps takes at least, on an H200 (sm 90) or A100 (80).
+        warps: of a program, if it holds a whole model; 0 if a thread does.
     """
 
     family: str
@@ -75,6 +83,7 @@ class KernelRow(NamedTuple):
     kinds: str
     bytes_per_step: float
     floor_us: float
+    warps: int = 0
 
 
 def program(family: str, D: int, m: int, dtype: str = "float32", how: Launch | None = None) -> tuple[Callable, tuple]:
@@ -85,12 +94,15 @@ def program(family: str, D: int, m: int, dtype: str = "float32", how: Launch | N
         D: state dimensions; an HMM's K.
         m: emission dimensions; 0 for an HMM and for a chain of potentials.
         dtype: "float32" or, with JAX's x64, "float64".
-        how: of the kernels' launches; default `Launch()`.
+        how: of the kernels' launches; default that of the model's size.
 
     Returns:
         A function to be jitted, and arrays or `jax.ShapeDtypeStruct`s.
     """
-    plan = Plan(STEPS, CHUNKS, launch=how or Launch())
+    kind = _DISPATCHED.get(family, "lgssm")
+    how = how or (Launch() if family in _OF_THREADS else launches.launched(kind, D, m, dtype, {}, interpreted=False))
+    chunks = min(CHUNKS, launches.chunks(how, kind, D, STEPS, 1)) if how.whole else CHUNKS
+    plan = Plan(STEPS, chunks, launch=how)
     if family.startswith("hmm"):
         return _hmm_program(family, plan, D, dtype)
     if family == "metropolis":
@@ -162,6 +174,7 @@ def _metropolis_program(plan: Plan, D: int, dtype: str) -> tuple[Callable, tuple
 def report(family: str, D: int, m: int, dtype: str = "float32", capabilities: Sequence[int] = (80, 90)) -> Iterator[KernelRow]:
     """Compiles every kernel of a family; those that run at several levels of the summaries' scan, for the widest."""
     function, arguments = program(family, D, m, dtype)
+    whole = _whole(family, D, m, dtype)
     widest = {}
     for kernel in triton_kernels(lower_for_gpu(function, *arguments)):
         if kernel.name not in widest or kernel.grid > widest[kernel.name].grid:
@@ -169,7 +182,12 @@ def report(family: str, D: int, m: int, dtype: str = "float32", capabilities: Se
     moved = step_bytes(function, *arguments)
     for kernel in widest.values():
         for capability in capabilities:
-            yield _row(compile_kernel(kernel, capability), family, D, m, dtype, moved[kernel.name])
+            cost = examine_nested(kernel, capability) if whole else compile_kernel(kernel, capability)
+            yield _row(cost, family, D, m, dtype, moved[kernel.name], kernel.warps if whole else 0)
+
+
+def _whole(family: str, D: int, m: int, dtype: str) -> bool:
+    return family not in _OF_THREADS and launches.in_programs(_DISPATCHED.get(family, "lgssm"), D, m, dtype)
 
 
 def step_bytes(function: Callable, *arguments: Any) -> dict[str, float]:
@@ -211,8 +229,9 @@ def run_report(out: Path, sizes: Sequence[tuple[int, int]], families: Sequence[s
     return rows
 
 
-def _row(cost: KernelCost, family: str, D: int, m: int, dtype: str, moved: float) -> KernelRow:
-    per_step = cost.instructions_per_step if moved else 0.0
+def _row(cost: KernelCost, family: str, D: int, m: int, dtype: str, moved: float, warps: int) -> KernelRow:
+    per_step = cost.instructions_per_step * max(warps, 1) if moved else 0.0
+    lanes = FLOOR_STEPS * (32 if warps else 1)
     return KernelRow(
         family,
         cost.name,
@@ -228,7 +247,8 @@ def _row(cost: KernelCost, family: str, D: int, m: int, dtype: str, moved: float
         per_step,
         json.dumps(cost.loop_kinds) if moved else "{}",
         moved,
-        1e6 * floor_seconds(FLOOR_STEPS, per_step, cost.capability),
+        1e6 * floor_seconds(lanes, per_step, cost.capability),
+        warps,
     )
 
 

@@ -27,6 +27,7 @@ _CARD = {80: (108, 1.41e9), 90: (132, 1.98e9)}
 _KINDS = {
     "fma": "FFMA DFMA HFMA2",
     "add_mul": "FADD FMUL DADD DMUL HADD2 HMUL2",
+    "matrix": "HMMA DMMA HGMMA",
     "special": "MUFU I2F I2FP F2I F2F F2FP FRND I2I",
     "load": "LDG LD LDGSTS",
     "store": "STG ST RED ATOM ATOMG",
@@ -158,17 +159,22 @@ def examine(kernel: TritonKernel, capability: int) -> "tuple[KernelCost, Code, s
         ImportError: Triton is not installed.
         ValueError: bytes fit no whole number of steps; or none move, and float operations are 1.6 times those of Triton's IR.
     """
+    seconds, memory, code, ttgir = build(kernel, capability)
+    loop, slow, inner, ratio = _time_loop(code, ttgir, 32 * kernel.warps)
+    counts = len(code.lines), len(loop), dict(code.kinds(loop)), ratio, len(slow), inner
+    occupancy = active_warps(memory[0], memory[-1], kernel.warps, capability)
+    return KernelCost(kernel.name, capability, seconds, *memory, *counts, occupancy), code, loop
+
+
+def build(kernel: TritonKernel, capability: int) -> "tuple[float, tuple[int, int, int, int], Code, str]":
+    """Compiles a kernel; returns seconds, its registers, spilled, stack and shared bytes, its code, and Triton's last IR."""
     if capability not in _SM:
         raise ValueError(f"Known compute capabilities are {sorted(_SM)}, not {capability}.")
     ttgir, shared, seconds, usage, sass = _compile(kernel, capability)
     code = Code(sass)
-    loop, slow, inner, ratio = _time_loop(code, ttgir, 32 * kernel.warps)
     found = dict(re.findall(r"\b(REG|STACK|SHARED|LOCAL):(\d+)", usage))
     registers, stack, static, local = (int(found[key]) for key in ("REG", "STACK", "SHARED", "LOCAL"))
-    memory = registers, max(local, code.bytes(range(len(code.lines)), "STL")), stack, shared + static
-    counts = len(code.lines), len(loop), dict(code.kinds(loop)), ratio, len(slow), inner
-    occupancy = active_warps(registers, shared + static, kernel.warps, capability)
-    return KernelCost(kernel.name, capability, seconds, *memory, *counts, occupancy), code, loop
+    return seconds, (registers, max(local, code.bytes(range(len(code.lines)), "STL")), stack, shared + static), code, ttgir
 
 
 def active_warps(registers: int, shared_bytes: int, warps: int, capability: int) -> int:
@@ -285,18 +291,27 @@ class Code:
         found = (self.lines[i][0] for i in indices if self.lines[i][0][0] in opcodes and "CONSTANT" not in self.lines[i][0])
         return sum(next((_WIDTHS[x] for x in modifiers if x in _WIDTHS), 4) for _, *modifiers in found)
 
+    @property
+    def reached(self) -> set[int]:
+        """The instructions that can be reached from the first one, subroutines not included."""
+        return {i for i, bits in enumerate(self.dominators) if bits >= 0}
+
+    def loops(self) -> list[tuple[int, set[int], list[int]]]:
+        """Finds the natural loops: their first instructions, all of them, and those that end a pass."""
+        latches: dict[int, list[int]] = defaultdict(list)
+        for i in sorted(self.reached):
+            for header in (j for j in self.next[i] if self.dominators[i] >> j & 1):
+                latches[header].append(i)
+        return [(header, _closure(self.before, ends, {header}), ends) for header, ends in latches.items()]
+
     def passes(self) -> Iterator[tuple[bool, set[int], set[int], int]]:
         """Finds the largest natural loop, if any, then all code: whether it is all, usual and rare instructions, inner
         loops.
         """
-        reached = [i for i, bits in enumerate(self.dominators) if bits >= 0]
-        latches: dict[int, list[int]] = defaultdict(list)
-        for i in reached:
-            for header in (j for j in self.next[i] if self.dominators[i] >> j & 1):
-                latches[header].append(i)
-        loops = [(_closure(self.before, ends, {header}), ends, False) for header, ends in latches.items()]
-        everything = set(reached), [i for i in reached if self.lines[i][0][0] == "EXIT"][-1:], True
-        for body, ends, whole in [*sorted(loops, key=lambda loop: len(loop[0]))[-1:], everything]:
+        loops = self.loops()
+        everything = self.reached, [i for i in sorted(self.reached) if self.lines[i][0][0] == "EXIT"][-1:], True
+        largest = sorted(loops, key=lambda loop: len(loop[1]))[-1:]
+        for body, ends, whole in [*((body, ends, False) for _, body, ends in largest), everything]:
             usual, rare = set(), {i for i in body if i > max(ends)}
             for call in body & self.calls.keys():
                 always = all(self.dominators[end] >> call & 1 for end in ends)
@@ -304,7 +319,7 @@ class Code:
                 while not always and self.before[call] == [call - 1] and self.next[call - 1] == [call]:
                     call -= 1
                 rare |= set() if always else {i for i in body if self.dominators[i] >> call & 1}
-            yield whole, usual | body - rare, rare, sum(header in body for header in latches) - (not whole)
+            yield whole, usual | body - rare, rare, sum(header in body for header, *_ in loops) - (not whole)
 
 
 def _closure(edges: list[list[int]], start: Iterable[int], found: set[int]) -> set[int]:

@@ -10,7 +10,7 @@ import jax
 from fastscan.dispatch import choice as dispatch
 from fastscan.mcmc import api as mcmc
 from fastscan.profiling.measure import operations
-from fastscan.profiling.measure.cases import METROPOLIS, Case
+from fastscan.profiling.measure.cases import METROPOLIS, Case, large
 
 
 class PublicCall(NamedTuple):
@@ -18,7 +18,7 @@ class PublicCall(NamedTuple):
 
     Attributes:
         name: that of its case.
-        function: one of the public ones, with ``implementation=None``.
+        function: one of the public ones, with ``implementation=None``, or "pallas" where None takes no kernels yet.
         arguments: of it.
     """
 
@@ -46,13 +46,13 @@ CASES = (
 
 
 def public_calls() -> list[PublicCall]:
-    """Lists the calls of `CASES`."""
-    return [of_case(case) for case in CASES]
+    """Lists the calls of `CASES`, and of large models."""
+    return [*map(of_case, CASES), *(of_case(case, "pallas") for case in large())]
 
 
-def of_case(case: Case) -> PublicCall:
+def of_case(case: Case, implementation: str = "default") -> PublicCall:
     """Makes a case's call, of shapes in place of arrays."""
-    function = operations.function(case, "default")
+    function = operations.function(case, implementation)
     assert function is not None  # only dynamax's may be absent
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), operations.data(case))
     return PublicCall(str(case), function, shapes)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from fastscan.profiling.gpu.jobs import Job, problems, run_jobs, together
 from fastscan.profiling.gpu.run import Run
-from fastscan.profiling.measure.cases import METROPOLIS, Case
+from fastscan.profiling.measure.cases import METROPOLIS, Case, large
 from fastscan.profiling.measure.operations import PARALLEL, SEQUENTIAL
 from fastscan.profiling.measure.rows import Row, by_case, read
 
@@ -23,6 +23,7 @@ JOBS = (
     Job("batch", [(_BATCH, _OURS)]),
     Job("hmm smoother", [(_HMM, _OURS)]),
     Job("hmm sampler", [(_HMM._replace(operation="hmm_posterior_sample"), _OURS)]),
+    *(Job(f"large {case.operation}", [(case, _OURS)]) for case in large()[:3]),
     Job("gradient", [(_SMOOTHER._replace(operation="lgssm_loglik_gradient"), _OURS)]),
     Job("metropolis", [(_POSITIONS, _OURS[:1]), (_MOMENTS, ["pallas", "xla"]), (_MOMENTS._replace(T=1_000_000), _OURS[:1])]),
     Job("sampler", [(_SAMPLER, _OURS)]),
@@ -31,11 +32,11 @@ JOBS = (
     Job("filter", [(_SMOOTHER._replace(operation="lgssm_filter"), _OURS)]),
     Job("likelihood", [(_SMOOTHER._replace(operation="lgssm_marginal_loglik"), _OURS)]),
     Job("associative", [(case, ["associative"]) for case in (_SMOOTHER, _HMM, _SAMPLER)]),
-    Job("dynamax", [(case, [PARALLEL]) for case in (_SMOOTHER, _HMM, _BATCH, _SAMPLER)]),
+    Job("dynamax", [(case, [PARALLEL]) for case in (_SMOOTHER, _HMM, _BATCH, _SAMPLER, large()[0])]),
 )
 """Each a process, in order of importance. What may take minutes, or is not ours, has processes of its own."""
 
-_TOY_LENGTHS = {1_000: 6, 100_000: 17, 1_000_000: 33}
+_TOY_LENGTHS = {1_000: 6, 10_000: 4, 100_000: 17, 1_000_000: 33}
 _TOY_WALKS = {200: (20, 64), 10_000: (2_000, 512), 1_000_000: (2_100, 512)}
 _COLUMNS = {"kernels": ("pallas", "pallas_interpret"), "XLA": ("chunked", "xla"), "associative": ("associative",)}
 _COLUMNS |= {"dynamax": (PARALLEL, SEQUENTIAL)}
@@ -106,7 +107,8 @@ def _toy(job: Job) -> Job:
             T = 3
         elif PARALLEL in names:
             T = 4
-        sizes = {"D": 2 if case.operation.startswith("hmm") else 1, "m": min(case.m, 1), "T": T, "B": B}
+        D = 9 if case.D > 8 else 2 if case.operation.startswith("hmm") else 1
+        sizes = {"D": D, "m": min(case.m, 1), "T": T, "B": B}
         work[case._replace(**sizes)] = [instead.get(name, name) for name in names]
     alone = {"associative", PARALLEL} & {name for _, names in job.work for name in names}
     return job._replace(work=list(work.items())[: 1 if alone else None])

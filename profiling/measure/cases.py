@@ -138,6 +138,18 @@ def others() -> list[Case]:
     ]
 
 
+def large() -> list[Case]:
+    """Lists models that no thread of a GPU holds, as large as the field has them."""
+    return [
+        Case("lgssm_smoother", 20, 4, 1_000),
+        Case("lgssm_posterior_sample", 30, 16, 10_000, 32),
+        Case("hmm_posterior_sample", 100, 0, 10_000, 32),
+        Case("lgssm_smoother", 12, 6, 1_000, 64),
+        Case("hmm_smoother", 32, 0, 10_000, 32),
+        Case("lgssm_filter", 64, 32, 1_000, 32),
+    ]
+
+
 def on_a_gpu() -> list[Case]:
     """Lists the cases for minutes on a scarce machine."""
     return [
@@ -147,6 +159,7 @@ def on_a_gpu() -> list[Case]:
         Case("hmm_smoother", 5, 0, 1_000_000),
         Case("hmm_posterior_sample", 5, 0, 1_000_000),
         Case("lgssm_smoother", 4, 2, 1_000, 1_024),
+        *large(),
         Case("lgssm_smoother", 4, 2, 10_000),
         Case("hmm_posterior_mode", 5, 0, 1_000_000),
         Case("metropolis_positions", 1, 0, 200, 1_000),
