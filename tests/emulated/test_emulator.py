@@ -107,7 +107,7 @@ def test_a_float64s_inverse_is_that_of_its_upper_half():
 def test_all_that_is_known_is_tested():
     tested = {(text.split(".")[0], sum(m in TYPES for m in text.split(" ")[0].split("."))) for text in KNOWN}
     assert tested == arithmetic._KNOWN.keys()
-    assert {"ld", "st", "shfl", "bar", "ldmatrix", "stmatrix", "bra", "ret", "exit"} == steps._SPECIAL.keys()
+    assert {"ld", "st", "shfl", "bar", "ldmatrix", "stmatrix", "mma", "bra", "ret", "exit"} == steps._SPECIAL.keys()
 
 
 @pytest.mark.parametrize(
@@ -232,6 +232,35 @@ def test_matrices_in_shared_memory():
         STORE,
     ]
     np.testing.assert_array_equal(run_text(back, [], np.zeros(32, "u4"), shared=512), 4 * np.arange(32))
+
+
+MMA = "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%r50, %r51, %r52, %r53}, {%r30, %r31, %r32, %r33}, "
+MMA += "{%r34, %r35}, {%r36, %r37, %r38, %r39};"
+
+
+def test_products_of_matrices():
+    """By the manual's figures of m16n8k8: where in a warp entries lie, what TF32 reads of them, and that sums are float32."""
+    r = np.random.default_rng(0)
+    a, b, c = (r.normal(size=shape).astype(np.float32) for shape in ((16, 8), (8, 8), (16, 8)))
+    lane = np.arange(32)
+    group, within = lane // 4, lane % 4
+    registers = [a[group + i, within + j] for j in (0, 4) for i in (0, 8)]
+    registers += [b[within + j, group] for j in (0, 4)]
+    registers += [c[group + i, 2 * within + j] for i in (0, 8) for j in (0, 1)]
+    given = Array("registers", np.stack(registers, 1), written=False)
+    lines = ["mov.u32 %r0, %tid.x;", "ld.param.u64 %rd0, [p0];", "ld.param.u64 %rd1, [p1];"]
+    lines += ["mad.wide.u32 %rd2, %r0, 16, %rd0;", "mad.wide.u32 %rd3, %r0, 40, %rd1;"]
+    lines += [f"ld.global.b32 %r{30 + k}, [%rd3 + {4 * k}];" for k in range(10)]
+    lines += [MMA, "st.global.v4.b32 [%rd2], {%r50, %r51, %r52, %r53};"]
+    out = run_text(lines, [given], np.zeros((32, 4), np.float32)).reshape(32, 4)
+    cut = [(x.view(np.uint32) & 0xFFFFE000).view(np.float32).astype(float) for x in (a, b)]
+    wanted = cut[0] @ cut[1] + c
+    for k in range(4):
+        found = wanted[group + 8 * (k // 2), 2 * within + k % 2]
+        assert (np.abs(out[:, k] - found) <= np.spacing(np.abs(found).astype(np.float32))).all()
+    assert np.abs(out[:, 0] - (a.astype(float) @ b + c)[group, 2 * within]).max() > 1e-5
+    with pytest.raises(UnknownInstructionError, match="of this kind"):
+        run_text([*lines[:-2], MMA.replace("m16n8k8", "m16n8k4"), lines[-1]], [given], np.zeros((32, 4), np.float32))
 
 
 FAULTS = {

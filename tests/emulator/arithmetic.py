@@ -71,7 +71,7 @@ def _flushing(compute: Callable) -> Callable:
     return lambda *operands: flush(compute(*map(flush, operands)))
 
 
-def _rounded(exact: Any, dtype: np.dtype, how: frozenset[str]) -> Any:
+def rounded(exact: Any, dtype: np.dtype, how: frozenset[str]) -> Any:
     """Rounds to the nearest number of a type, or down (rm), up (rp) or to zero (rz)."""
     nearest = exact.astype(dtype)
     below, above = dtype.type(-np.inf), dtype.type(np.inf)
@@ -92,7 +92,7 @@ def _plain(compute: Callable) -> Callable:
 def _fused(how: frozenset[str], dtype: np.dtype) -> Any:
     """``x y + z``, rounded once."""
     compute = _fused_in_float64 if dtype == np.float32 else _fused_in_longdouble
-    return lambda x, y, z: _rounded(compute(x, y, z), dtype, how), [dtype]
+    return lambda x, y, z: rounded(compute(x, y, z), dtype, how), [dtype]
 
 
 def _fused_in_float64(x: Any, y: Any, z: Any) -> Any:
@@ -265,7 +265,7 @@ def _conversion(how: frozenset[str], to: np.dtype, given: np.dtype) -> Any:
         if whole is not None:
             x = whole(x)
         wide = np.longdouble if given.itemsize == 8 and given.kind != "f" else np.float64
-        out = _rounded(x.astype(wide), to, how)
+        out = rounded(x.astype(wide), to, how)
         return np.clip(np.where(np.isnan(out), to.type(0), out), 0, 1).astype(to) if "sat" in how else out
 
     return convert, [given]

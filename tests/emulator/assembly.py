@@ -102,10 +102,10 @@ def parse(text: str) -> Kernel:
 
 
 def number(text: str) -> int | None:
-    """The bits of a number that is written out, or None for a name: 31, -1, 0x1F, 0f3F800000, 0d3FF0000000000000."""
+    """The bits of a number that is written out, or None for a name: 31, -1, 0x1F, 7U, 0f3F800000, 0d3FF0000000000000."""
     if match := re.fullmatch(r"0[fdFD]([0-9a-fA-F]+)", text):
         return int(match[1], 16)
-    return int(text, 0) if re.fullmatch(r"-?(0x[0-9a-fA-F]+|\d+)", text) else None
+    return int(text.removesuffix("U"), 0) if re.fullmatch(r"-?(0x[0-9a-fA-F]+|\d+)U?", text) else None
 
 
 def _body(text: str, start: int) -> str:
@@ -129,7 +129,7 @@ def _instruction(statement: str) -> Instruction:
     if match := _GUARD.match(text):
         guard, text = (match[2], match[1] != "!"), text[match.end() :]
     opcode, _, rest = text.partition(" ")
-    name, *modifiers = opcode.split(".")
+    name, *modifiers = opcode.replace("shared::cta", "shared").split(".")  # of the program itself, as on older GPUs
     return Instruction(name, tuple(m for m in modifiers if m), tuple(map(_operand, _OPERAND.findall(rest))), guard, statement)
 
 

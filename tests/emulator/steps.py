@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from emulator.arithmetic import TYPES, UnknownInstructionError, bits_type, cast, function
+from emulator.arithmetic import TYPES, UnknownInstructionError, bits_type, cast, function, rounded
 from emulator.assembly import Address, Instruction, number
 from emulator.memory import FaultError, Memory, Shared
 from emulator.threads import DIGITS, WARP, Mask, Threads
@@ -246,6 +246,43 @@ def _matrices(threads: Threads, instruction: Instruction, load: bool) -> Step:
     return step
 
 
+def _product_of_tiles(threads: Threads, instruction: Instruction) -> Step:
+    """Multiplies a matrix of TF32 (16, 8) by another (8, 8), and adds a third one.
+
+    A warp holds them as the manual's figures say. Of float32 it reads what TF32 has. How the sum is rounded is left open; here
+    towards zero, once.
+    """
+    text = instruction.text
+    if instruction.modifiers != ("sync", "aligned", "m16n8k8", "row", "col", "f32", "tf32", "tf32", "f32"):
+        raise UnknownInstructionError(f"{text}: of products of this kind nothing is known")
+    target, *sources = instruction.operands
+    assert isinstance(target, tuple)
+    readers = [[_reader(threads, name, bits_type(32)) for name in source] for source in sources]
+    group, within = np.divmod(np.arange(WARP), 4)
+    of_a = np.stack([(group + 8 * (k % 2)) * 8 + within + 4 * (k // 2) for k in range(4)])
+    of_b = np.stack([(within + 4 * k) * 8 + group for k in range(2)])
+    of_c = np.stack([(group + 8 * (k // 2)) * 8 + 2 * within + k % 2 for k in range(4)])
+
+    def step(mask: Mask) -> None:
+        threads.whole(mask, WARP, text)
+
+        def matrix(registers: list, places: np.ndarray, rows: int, tf32: bool) -> np.ndarray:
+            bits = np.stack([np.broadcast_to(read(), (threads.count,)) for read in registers])
+            numbers = (bits & np.uint32(0xFFFFE000) if tf32 else bits).view(np.float32).astype(np.float64)
+            out = np.zeros((threads.count // WARP, rows * 8))
+            for part, place in zip(numbers.reshape(len(registers), -1, WARP), places, strict=True):
+                out[:, place] = part
+            return out.reshape(-1, rows, 8)
+
+        a, b, c = (matrix(*of) for of in zip(readers, (of_a, of_b, of_c), (16, 8, 16), (True, True, False), strict=True))
+        exact = a @ b + c
+        total = rounded(exact, np.dtype(np.float32), frozenset({"rz"})).astype(np.float32).reshape(-1, 128)
+        for name, place in zip(target, of_c, strict=True):
+            threads.assign(name, total[:, place].reshape(-1).view(np.uint32), mask)
+
+    return step
+
+
 _SPECIAL: dict[str, Callable[[Threads, Instruction], Step]] = {
     "ld": _load,
     "st": _store,
@@ -253,5 +290,6 @@ _SPECIAL: dict[str, Callable[[Threads, Instruction], Step]] = {
     "bar": _barrier,
     "ldmatrix": functools.partial(_matrices, load=True),
     "stmatrix": functools.partial(_matrices, load=False),
+    "mma": _product_of_tiles,
     **dict.fromkeys(ENDS, lambda *_: lambda _: None),
 }
