@@ -62,6 +62,11 @@ def is_table(x: Any) -> bool:
     return isinstance(x, Table)
 
 
+def values_of(x: Any) -> Any:
+    """Returns a table's values, or an array as it is."""
+    return x.values if is_table(x) else x
+
+
 def has_tables(tree: Any) -> bool:
     """Tells whether there are tables among arrays."""
     return any(map(is_table, jax.tree.leaves(tree, is_leaf=is_table)))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from fastscan.given import ShapeError, check_dtypes, promoted
-from fastscan.kernels.tables import Table, is_table
+from fastscan.kernels.tables import is_table
 from fastscan.lgssm.regimes import as_series, as_table, check_index
 from fastscan.lgssm.timing import plain_params
 from fastscan.types import Regimes
@@ -28,19 +28,19 @@ class Sizes(NamedTuple):
 class Model(NamedTuple):
     """Checked parameters, each (B or 1, T or 1, rows, columns). ``R`` is a column where the noise is independent.
 
-    Matrices may be tables, of two steps or more; that of R has no index where it is that of H.
+    F, Q, H, R and input weights B and D may be a `Table` of two steps or more; that of R has no index where it is that of H.
     """
 
     initial_mean: jax.Array
     initial_cov: jax.Array
-    F: jax.Array | Table
+    F: Any
     b: jax.Array | None
-    B: jax.Array | Table | None
-    Q: jax.Array | Table
-    H: jax.Array | Table
+    B: Any
+    Q: Any
+    H: Any
     d: jax.Array | None
-    D: jax.Array | Table | None
-    R: jax.Array | Table
+    D: Any
+    R: Any
     u: jax.Array | None
 
 

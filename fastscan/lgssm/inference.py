@@ -23,7 +23,7 @@ from fastscan.kernels.lgssm.smoothing import AffineMap, Smoothed, SmootherSums
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.tables import is_table, values_alone
 from fastscan.lgssm.check import Model
-from fastscan.lgssm.layout import known_terms, rows_of, series
+from fastscan.lgssm.layout import known_terms, noise_of, rows_of, series
 from fastscan.lgssm.regimes import products
 from fastscan.transforms import (
     any_missing,
@@ -189,7 +189,7 @@ def _sample_prior(plan: Plan, model: Model, state_noise: jax.Array, emission_noi
     static = AffineMap(F.transpose(2, 3, 1, 0)) if F.shape[1] == 1 else AffineMap()
     rows = AffineMap(None if static.E is not None else rows_of(F, slice(1, None)), shifts[:, 1:])
     states = affine_states(plan, initial.transpose(2, 3, 1, 0), static, rows)
-    R = model.R._replace(index=model.H.index) if is_table(model.R) and model.R.index is None else model.R
+    R = noise_of(model)
     noise = deviation(R) * emission_noise if R.shape[-1] == 1 else products(_root(R), emission_noise)
     emissions = products(model.H, states) + offset + noise
     return jnp.broadcast_to(states, (len(emissions), *states.shape[1:]))[..., 0], emissions[..., 0]

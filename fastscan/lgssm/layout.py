@@ -17,9 +17,9 @@ from fastscan.kernels.lgssm.kalman import FilterInputs
 from fastscan.kernels.lgssm.passes import Series
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.scan import driver
-from fastscan.kernels.tables import Table, is_table
+from fastscan.kernels.tables import Table, is_table, values_of
 from fastscan.lgssm.check import Model
-from fastscan.lgssm.regimes import as_series, own_rows, products
+from fastscan.lgssm.regimes import as_series, products
 
 
 def series(plan: Plan, model: Model, emissions: jax.Array, missing: bool) -> Series:
@@ -37,7 +37,7 @@ def series(plan: Plan, model: Model, emissions: jax.Array, missing: bool) -> Ser
     y = y - offset
     if observed is not None:
         y = jnp.where(observed, y, 0)
-    H, noise, y = _independent(plan, model.H, model.R, y, observed)
+    H, noise, y = _independent(plan, model, y, observed)
     weight = None if observed is None else observed.astype(y.dtype)
     Q, initial_cov = _unless_indefinite(plan, model)
     F, Q, H = (x.filled() if is_table(x) else x for x in (model.F, Q, H))
@@ -58,10 +58,16 @@ def known_terms(model: Model) -> tuple[jax.Array, jax.Array]:
     return drift, offset
 
 
+def noise_of(model: Model) -> Any:
+    """Returns the emissions' noise R, a table with its index."""
+    shared = is_table(model.R) and model.R.index is None
+    return model.R._replace(index=model.H.index) if shared else model.R
+
+
 def _column(x: Any) -> jax.Array:
     """Returns zeros (B or 1, 1, n, 1), for matrices (B or 1, T or 1, n, p)."""
     B, _, n, _ = x.shape
-    return jnp.zeros_like(own_rows(x), shape=(B, 1, n, 1))
+    return jnp.zeros_like(values_of(x), shape=(B, 1, n, 1))
 
 
 def _known(bias: jax.Array | None, weights: Any, inputs: jax.Array | None, zeros: jax.Array) -> jax.Array:
@@ -72,21 +78,22 @@ def _known(bias: jax.Array | None, weights: Any, inputs: jax.Array | None, zeros
     return known + products(weights, inputs)
 
 
-def _independent(plan, H, R, y, observed) -> tuple[Any, jax.Array, jax.Array]:
+def _independent(plan: Plan, model: Model, y: jax.Array, observed: jax.Array | None) -> tuple[Any, jax.Array, jax.Array]:
     """Transforms the emissions to coordinates with independent noise; missing ones stay apart.
 
     There are as many changes of coordinates as regimes, where nothing is missing, and H and R go together.
     """
+    H, R = model.H, model.R
     if (R.shape[-1] == 1 and H.shape[-2] > 1) or H.shape[-2] == 1:
         return H, jnp.where(R < 0, jnp.nan, R), y
     shared = is_table(R) and R.index is None
     one_index = shared or (is_table(H) and R.shape[1] == 1) or (is_table(R) and H.shape[1] == 1)
     if one_index and observed is None:
-        index, of_each = H.index if is_table(H) else R.index, decorrelate_rows(plan, own_rows(H), own_rows(R))
+        index, of_each = H.index if is_table(H) else R.index, decorrelate_rows(plan, values_of(H), values_of(R))
         regimes = max(x.shape[1] for x in of_each)
         H, noise, change = (Table(x, index) if x.shape[1] == regimes else x for x in of_each)
         return H, as_series(noise), products(change, y)
-    H, R = as_series(H), as_series(R._replace(index=H.index) if shared else R)
+    H, R = as_series(H), as_series(noise_of(model))
     if observed is not None:
         R = jnp.where(observed & jnp.swapaxes(observed, -1, -2), R, 0)
     apart = decorrelate_rows(plan, H, R)
@@ -94,14 +101,14 @@ def _independent(plan, H, R, y, observed) -> tuple[Any, jax.Array, jax.Array]:
     return apart.H, apart.noise, product(apart.change, y)
 
 
-def _unless_indefinite(plan: Plan, model: Model) -> tuple[jax.Array, jax.Array]:
+def _unless_indefinite(plan: Plan, model: Model) -> tuple[Any, jax.Array]:
     """Returns Q and the initial covariance, NaN where they are no covariances, so that no result can look right.
 
     Q is judged beside its own variances at any time, and those of an initial state moved on: who computes Q by subtraction, as
     Gaussian processes have it, has it up to a rounding of these. In tables no F lies beside a Q:
     a regime's Q is judged beside the initial state that any F moves on, and so is every Q beside a table of F.
     """
-    Q, F, P = own_rows(model.Q), own_rows(model.F), model.initial_cov
+    Q, F, P = values_of(model.Q), values_of(model.F), model.initial_cov
     by = driver.phases(plan)
     judge, given = indefinite_model, lax.stop_gradient((Q, F, P))
     if not Q.shape[1] == F.shape[1] == 1:

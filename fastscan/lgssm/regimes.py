@@ -22,8 +22,8 @@ def regimes_of_arrays(name: str, x: Regimes) -> Regimes:
     """
     if name.startswith("initial"):
         raise TypeError(f"{name}: fastscan.Regimes given, wanted an array. The first state has one distribution.")
-    index = None if x.index is None and name == "emissions.cov" else array(f"{name}.index", x.index)
-    return Regimes(array(f"{name}.values", x.values), index)
+    shared = x.index is None and name == "emissions.cov"  # by `with_shared_index`
+    return Regimes(array(f"{name}.values", x.values), None if shared else array(f"{name}.index", x.index))
 
 
 def with_shared_index(given: Any, params: ParamsLGSSM) -> ParamsLGSSM:
@@ -32,9 +32,16 @@ def with_shared_index(given: Any, params: ParamsLGSSM) -> ParamsLGSSM:
     Args:
         given: what was given.
         params: of arrays.
+
+    Raises:
+        TypeError: noise without an index.
     """
     weights, cov = (getattr(given.emissions, name) for name in ("weights", "cov"))
+    if isinstance(cov, Regimes) and cov.index is None and not isinstance(weights, Regimes):
+        raise TypeError("emissions.cov.index: None given, wanted the number of every step's regime.")
     if not (isinstance(weights, Regimes) and isinstance(cov, Regimes)) or cov.index is not weights.index:
+        return params
+    if jnp.shape(params.emissions.weights.values)[:1] != jnp.shape(params.emissions.cov.values)[:1]:
         return params
     return params._replace(emissions=params.emissions._replace(cov=params.emissions.cov._replace(index=None)))
 
@@ -69,8 +76,11 @@ def check_numbers(params: ParamsLGSSM) -> None:
         for name, x in getattr(params, part)._asdict().items():
             if not isinstance(x, Regimes) or x.index is None or not seen(x.index):
                 continue
-            index, R = np.asarray(x.index)[..., unread:], len(x.values)
-            if index.dtype.kind in "iu" and index.size and not 0 <= index.min() <= index.max() < R:
+            index, R = np.asarray(x.index), len(x.values) if jnp.ndim(x.values) else 0
+            if not R or not index.ndim or index.dtype.kind not in "iu":
+                continue  # errors that the checks of shapes make
+            index = index[..., unread:]
+            if index.size and not 0 <= index.min() <= index.max() < R:
                 wrong = index.min() if index.min() < 0 else index.max()
                 raise ValueError(
                     f"{part}.{name}.index: {wrong} given, wanted numbers from 0 to {R - 1}, of the {R} regimes that "
@@ -91,11 +101,6 @@ def as_table(x: Regimes, shape: Sequence[int]) -> Table:
 def as_series(x: Any) -> Any:
     """Looks all rows of a table up at once; returns an array as it is."""
     return x.series() if is_table(x) else x
-
-
-def own_rows(x: Any) -> jax.Array:
-    """Returns an array (B or 1, T or 1, n, p) as it is, of a table the matrices (B or 1, R, n, p)."""
-    return x.values if is_table(x) else x
 
 
 def products(matrices: Any, vectors: jax.Array) -> jax.Array:

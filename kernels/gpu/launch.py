@@ -22,6 +22,7 @@ from fastscan.kernels.gpu import lowerings
 from fastscan.kernels.gpu.blocks import Traced
 from fastscan.kernels.gpu.tiles import columns, indices, side_by_side, tiles
 from fastscan.kernels.plan import Launch, Plan
+from fastscan.kernels.tables import is_table, values_of
 
 MOST_ROWS = 2**31 - 1
 """The most rows of an array, all sequences' together. Lanes and rows are numbered in 32 bits; entries in 64, where an array is
@@ -110,7 +111,7 @@ def _check_rows(B: int, tables: Sequence[MatrixArray]) -> None:
 
 def form(plan: Plan, tree: Any) -> Any:
     """Returns the form of what lanes read of a tree of arrays (batch, rows, n, p), without the numbers."""
-    return jax.tree.map(lambda x: MatrixArray.of("once", x).matrix(plan.kernels), tree)
+    return jax.tree.map(lambda x: MatrixArray.of("once", values_of(x)).matrix(plan.kernels), tree, is_leaf=is_table)
 
 
 def matrix_kind(how: Launch) -> type[Lanes]:
@@ -143,7 +144,7 @@ class Program:
                 after = jax.tree.map(lambda a, c: jnp.where(present, a, c), after, carry)
             return spread(after)
 
-        row = jax.tree.map(lambda pair: pair[0].matrix(self.plan.kernels), self.sources[source], is_leaf=_is_pair)
+        row = jax.tree.map(lambda x: values_of(x)[0].matrix(self.plan.kernels), self.sources[source], is_leaf=_is_source)
         carry = spread(stable_carry(step, spread(carry), row))
         return body(np.int32(0), carry) if L == 1 else lax.fori_loop(np.int32(0), np.int32(L), body, carry)
 
@@ -154,11 +155,13 @@ class Program:
     def read(self, number: int, t: Any = None) -> Any:
         """Reads a tree of `Lanes`; ``t`` is the step within the chunk."""
 
-        def one(pair: tuple[MatrixArray, Any]) -> Lanes:
-            table, values = pair[0], [self.layout.spread(x) for x in self.layout.read(*pair, t)]
+        def one(source: Any) -> Lanes:
+            table, ref = values_of(source)
+            number = self.layout.read(*source.index, t=t)[0] if is_table(source) else None
+            values = [self.layout.spread(x) for x in self.layout.read(table, ref, t, number)]
             return matrix_kind(self.plan.kernels)([values[i * table.p : (i + 1) * table.p] for i in range(table.n)])
 
-        return jax.tree.map(one, self.sources[number], is_leaf=_is_pair)
+        return jax.tree.map(one, self.sources[number], is_leaf=_is_source)
 
     def write(self, number: int, tree: Any, t: Any = None) -> None:
         """Writes a tree of `Lanes`, as `read` reads it."""
@@ -237,12 +240,13 @@ class _Records(_Layout):
     def _row(self, t: Any) -> Any:
         return self.chunk * np.int32(self.plan.length) + t
 
-    def _index(self, table: MatrixArray, t: Any) -> Any:
+    def _index(self, table: MatrixArray, t: Any, number: Any = None) -> Any:
         row = self._row(t) if table.kind == "step" else self.chunk if table.kind == "chunk" else np.int32(0)
+        row = row if number is None else number
         return row if table.batch == 1 else self.sequence * np.int32(table.rows) + row
 
-    def read(self, table: MatrixArray, ref: Any, t: Any) -> list[Any]:
-        index = self._index(table, t)
+    def read(self, table: MatrixArray, ref: Any, t: Any, number: Any = None) -> list[Any]:
+        index = self._index(table, t, number)
         if jnp.ndim(index) == 0:
             return [ref[index, k] for k in range(table.entries)]
         if table.kind == "step" and self.plan.padded:
@@ -327,7 +331,7 @@ class _Columns(_Layout):
     def present(self, t: Any) -> Any:
         return jnp.full_like(self.present_rows, t) < self.present_rows
 
-    def read(self, table: MatrixArray, ref: Any, t: Any) -> list[Any]:
+    def read(self, table: MatrixArray, ref: Any, t: Any, _: None = None) -> list[Any]:
         if table.kind == "once" and table.batch == 1:
             return [ref[0, k, 0] for k in range(table.entries)]
         return [ref[t if table.kind == "step" else 0, k, self.lanes] for k in range(table.entries)]
@@ -388,5 +392,5 @@ def _is_table(x: Any) -> bool:
     return isinstance(x, MatrixArray)
 
 
-def _is_pair(x: Any) -> bool:
-    return isinstance(x, tuple) and len(x) == 2 and _is_table(x[0])
+def _is_source(x: Any) -> bool:
+    return is_table(x) or (isinstance(x, tuple) and len(x) == 2 and _is_table(x[0]))

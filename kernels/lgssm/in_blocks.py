@@ -15,7 +15,7 @@ from jax import lax
 from fastscan.kernels.algebra import stable_carry
 from fastscan.kernels.lgssm.gaussian import Gaussian
 from fastscan.kernels.lgssm.kalman import KALMAN_FILTER, FilterInputs
-from fastscan.kernels.lgssm.scoring import KALMAN_SCORE, ScoreRow, begin_scoring
+from fastscan.kernels.lgssm.scoring import KALMAN_SCORE, ScoreRow, begin_scoring, nothing_shared
 from fastscan.kernels.lgssm.smoothing import AFFINE_MAPS, FILTER_FOR_SAMPLING, AffineMap, SamplerInputs, SamplerParams
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.scan.recurrence import Recurrence
@@ -132,7 +132,7 @@ def score(
 
     filtered, own = (jax.eval_shape(by.arrays, last), blocks.row[0])
     begun = begin_scoring(last)
-    begun = begun, KALMAN_SCORE.sums(given, begun)
+    begun = begun, nothing_shared(given, begun)
     of_row = jax.eval_shape(
         lambda state, x: by.arrays(KALMAN_SCORE.step(given, begun, by.matrices(ScoreRow(state, look_up(split, x))))[1]),
         *(filtered, own),
