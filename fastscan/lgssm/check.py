@@ -182,7 +182,7 @@ def _layout_regimes(name: str, x: Regimes, shapes: Sequence[tuple[int, ...]], T:
     if x.values.shape not in allowed:
         _refuse(f"{name}.values", x.values, allowed)
     table = as_table(x, x.values.shape[1:])
-    return as_series(table) if T == 1 or table.shape[-1] == 1 else table
+    return as_series(table) if T == 1 or x.values.ndim == 2 or x.values[0].size == 1 else table
 
 
 def _layout_regime_noise(R: Regimes, numbered: Regimes, m: int, T: int) -> Any:
