@@ -42,6 +42,7 @@ from fastscan.types import (
     ParamsLGSSMInitial,
     PosteriorGSSMFiltered,
     PosteriorGSSMSmoothed,
+    Regimes,
     make_lgssm_params,
 )
 
@@ -58,6 +59,7 @@ __all__ = [
     "ParamsLGSSMInitial",
     "PosteriorGSSMFiltered",
     "PosteriorGSSMSmoothed",
+    "Regimes",
     "check_hmm_weights",
     "compute_transition_probs",
     "hmm_backward_filter",

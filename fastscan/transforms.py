@@ -108,7 +108,7 @@ def scored(score: Callable[[Any], tuple[jax.Array, Any]], loglik: jax.Array, giv
     The rule is linear in the tangents, so forward and reverse mode take the same pass; a second derivative is that of the pass.
 
     Args:
-        score: from what is given to the log-likelihood (B,) and every sequence's derivatives (B, ...), in the same form.
+        score: from what is given to the log-likelihood (B,) and every sequence's derivatives (B, ...) of its `numbers`.
         loglik: the value where no derivative is asked for.
         given: what it is differentiated with respect to: arrays (B or 1, ...).
     """
@@ -121,10 +121,21 @@ def scored(score: Callable[[Any], tuple[jax.Array, Any]], loglik: jax.Array, giv
     @value.defjvp
     def _(primals, tangents):
         loglik, derivatives = score(primals[1])
-        changes = jax.tree.map(_change, derivatives, tangents[1])
-        return loglik, sum(jax.tree.leaves(changes), jnp.zeros_like(loglik))
+        changes = [_change(d, x) for d, x in zip(numbers(derivatives), numbers(tangents[1]), strict=True)]
+        return loglik, sum(changes, jnp.zeros_like(loglik))
 
     return value(lax.stop_gradient(loglik), given)
+
+
+def numbers(tree: Any) -> list[jax.Array]:
+    """Lists the leaves of a tree that have derivatives; of their derivatives, likewise: an index has none."""
+    return [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+
+
+def with_numbers(tree: Any, new: list[jax.Array]) -> Any:
+    """Returns the same tree with other `numbers`."""
+    others = iter(new)
+    return jax.tree.map(lambda x: next(others) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
 
 
 def _change(derivative: jax.Array, tangent: jax.Array) -> jax.Array:

@@ -7,7 +7,24 @@ import jax
 import jax.numpy as jnp
 
 Varying = Any | Callable[[Any], Any]
-"""An array, with a leading time axis where it varies, or a function of the time index."""
+"""An array, with a leading time axis where it varies, or a function of the time index, or `Regimes`."""
+
+
+class Regimes(NamedTuple):
+    """A parameter of few regimes, of which every step says the number of its own: at t it is ``values[index[t]]``.
+
+    It stands for the array (T, ...) of these values, with that array's conventions. No such array of matrices is made: rows
+    look their matrices up. Where the emissions' noise is correlated, H and R are prepared for every regime, if one of them does
+    not vary, or if both have the same index: the same object, made within the function if that is jitted. Otherwise, and where
+    entries are missing, the two are looked up for all steps at once.
+
+    Attributes:
+        values: (R, ...), of R regimes.
+        index: integers from 0 to R - 1, (T,), or (B, T) in a batch. Others are an error, or where they are not seen NaN.
+    """
+
+    values: Any
+    index: Any
 
 
 class ParamsLGSSMInitial(NamedTuple):
@@ -20,8 +37,8 @@ class ParamsLGSSMInitial(NamedTuple):
 class ParamsLGSSMDynamics(NamedTuple):
     """z_t = weights z_{t-1} + bias + input_weights u_t + w_t, w_t ~ N(0, cov).
 
-    Each is static, or has a leading time axis of length T, or is a function of t. Entry t belongs to the transition from
-    t - 1 to t; entry 0 is not read.
+    Each is static, or has a leading time axis of length T, or is a function of t, or `Regimes`. Entry t belongs to the
+    transition from t - 1 to t; entry 0 is not read.
 
     Attributes:
         weights: (D, D).

@@ -21,7 +21,7 @@ PACKAGES = {"fastscan": "fastscan", "kernels": "fastscan.kernels", "profiling": 
 LAYERS = {
     "kernels": (
         {"arrays", "plan", "ranges"},
-        {"xla_hints"},
+        {"xla_hints", "tables"},
         {"algebra"},  # small matrices, a matrix per lane
         {"gpu"},  # what launches kernels
         {"scan"},  # what runs a recurrence, which it knows by its five functions

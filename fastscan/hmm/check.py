@@ -10,6 +10,7 @@ import numpy as np
 
 from fastscan.arrays import tabulated
 from fastscan.given import ShapeError, array, check_dtypes, known, promoted
+from fastscan.types import Regimes
 from fastscan.values import smallest
 
 
@@ -26,6 +27,11 @@ def transition_weights(matrix: Any, function: Callable | None, series: Any) -> t
     if function is not None:
         steps = jnp.shape(series)[-2] - 1 if jnp.ndim(series) > 1 else 0
         return tabulated("transition_fn", function, steps, "Entry t is of the transition from t to t + 1."), True
+    if isinstance(matrix, Regimes):
+        raise TypeError(
+            "transition_matrix: fastscan.Regimes given, wanted an array, e.g. values[index]. Only linear-Gaussian "
+            "models have regimes."
+        )
     return None if matrix is None else array("transition_matrix", matrix), False
 
 

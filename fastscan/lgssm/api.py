@@ -52,7 +52,7 @@ from fastscan.lgssm.check import Sizes, check_model
 from fastscan.lgssm.covariances import check_covariances
 from fastscan.lgssm.problem import prepare
 from fastscan.lgssm.timing import plain_params
-from fastscan.types import ParamsLGSSM, PosteriorGSSMFiltered, PosteriorGSSMSmoothed
+from fastscan.types import ParamsLGSSM, PosteriorGSSMFiltered, PosteriorGSSMSmoothed, Regimes
 
 
 @ranged
@@ -296,10 +296,12 @@ def _by_length(
 
 def _constant(params: ParamsLGSSM) -> bool:
     """Tells whether a model's shapes are those of one that does not vary in time, nor between sequences."""
-    m = params.emissions.weights.shape[:1]
     axes = {"weights": 2, "cov": 2, "bias": 1, "input_weights": 2}
     parts = (params.dynamics, params.emissions)
     fields = [(n, x) for part in parts for n, x in part._asdict().items() if x is not None]
+    if any(isinstance(x, Regimes) for _, x in fields):
+        return False
+    m = params.emissions.weights.shape[:1]
     return all(jnp.ndim(x) == axes[n] or (n == "cov" and jnp.shape(x) == m) for n, x in fields)
 
 

@@ -10,7 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from fastscan.given import ShapeError, check_dtypes, promoted
+from fastscan.kernels.tables import is_table
+from fastscan.lgssm.regimes import as_series, as_table, check_index
 from fastscan.lgssm.timing import plain_params
+from fastscan.types import Regimes
 
 
 class Sizes(NamedTuple):
@@ -23,18 +26,21 @@ class Sizes(NamedTuple):
 
 
 class Model(NamedTuple):
-    """Checked parameters, each (B or 1, T or 1, rows, columns). ``R`` is a column where the noise is independent."""
+    """Checked parameters, each (B or 1, T or 1, rows, columns). ``R`` is a column where the noise is independent.
+
+    F, Q, H, R and input weights B and D may be a `Table` of two steps or more; that of R has no index where it is that of H.
+    """
 
     initial_mean: jax.Array
     initial_cov: jax.Array
-    F: jax.Array
+    F: Any
     b: jax.Array | None
-    B: jax.Array | None
-    Q: jax.Array
-    H: jax.Array
+    B: Any
+    Q: Any
+    H: Any
     d: jax.Array | None
-    D: jax.Array | None
-    R: jax.Array
+    D: Any
+    R: Any
     u: jax.Array | None
 
 
@@ -72,6 +78,11 @@ def check_model(params: Any, T: int, batch: int | None, dtype: Any, inputs: Any 
     for name, x in fields.items():
         if x is None and name not in _OPTIONAL:
             raise TypeError(f"{name}: None given, wanted an array. Only biases and input weights may be None.")
+    regimes = {name: x for name, x in fields.items() if isinstance(x, Regimes)}
+    for name, x in regimes.items():
+        fields[name] = x.values
+        if x.index is not None:
+            check_index(name, x, T, batch)
     inputs = None if inputs is None or jnp.shape(inputs)[-1:] == (0,) else jnp.asarray(inputs)
     dtypes = {name: x.dtype for name, x in fields.items() if x is not None and x.size}
     dtypes |= {"emissions": dtype} | ({} if inputs is None else {"inputs": inputs.dtype})
@@ -87,8 +98,18 @@ def check_model(params: Any, T: int, batch: int | None, dtype: Any, inputs: Any 
 
     def layout(name: str, *shape: int) -> Any:
         x = fields[name]
-        return None if x is None or 0 in shape else _layout(name, x, shape, T, batch)  # inputs without columns are none
+        if x is None or 0 in shape:  # inputs without columns are none
+            return None
+        if name in regimes:
+            return _layout_regimes(name, regimes[name]._replace(values=x), [shape], T)
+        return _layout(name, x, shape, T, batch)
 
+    noise = fields["emissions.cov"]
+    if "emissions.cov" in regimes:
+        noise = regimes["emissions.cov"]._replace(values=noise)
+        noise = _layout_regime_noise(noise, regimes["emissions.weights"] if noise.index is None else noise, m, T)
+    else:
+        noise = _layout_noise(noise, m, T, batch)
     model = Model(
         initial_mean=_layout_initial("initial.mean", fields["initial.mean"], (D,), batch),
         initial_cov=_layout_initial("initial.cov", fields["initial.cov"], (D, D), batch),
@@ -99,7 +120,7 @@ def check_model(params: Any, T: int, batch: int | None, dtype: Any, inputs: Any 
         H=layout("emissions.weights", m, D),
         d=layout("emissions.bias", m),
         D=layout("emissions.input_weights", m, U),
-        R=_layout_noise(fields["emissions.cov"], m, T, batch),
+        R=noise,
         u=u,
     )
     return model, Sizes(batch, T, D, m)
@@ -131,7 +152,7 @@ def _refuse(name: str, x: jax.Array, allowed: Sequence[tuple[int, ...]]) -> NoRe
 
 def _may_be(name: str, shape: tuple[int, ...], allowed: Sequence[tuple[int, ...]]) -> str:
     """Guesses what was meant by a shape."""
-    if name.startswith("initial"):
+    if name.startswith("initial") or name.endswith("values"):
         return ""
     alone, varying = allowed[:2]
     if len(shape) != len(varying) or shape[1:] != varying[1:]:
@@ -153,6 +174,23 @@ def _layout(name: str, x: jax.Array, shape: tuple[int, ...], T: int, batch: int 
         _refuse(name, x, allowed)
     x = x.reshape((1,) * (len(shape) + 2 - x.ndim) + x.shape)
     return x if len(shape) == 2 else x[..., None]
+
+
+def _layout_regimes(name: str, x: Regimes, shapes: Sequence[tuple[int, ...]], T: int) -> Any:
+    """Returns regimes of one of these shapes as a table; those of vectors, or of one step, as an array."""
+    allowed = [(len(x.values), *shape) for shape in shapes]
+    if x.values.shape not in allowed:
+        _refuse(f"{name}.values", x.values, allowed)
+    table = as_table(x, x.values.shape[1:])
+    return as_series(table) if T == 1 or x.values.ndim == 2 or x.values[0].size == 1 else table
+
+
+def _layout_regime_noise(R: Regimes, numbered: Regimes, m: int, T: int) -> Any:
+    """Lays the noise of regimes out, whose index is that of others."""
+    if R.values.ndim == 3:
+        R = R._replace(values=(R.values + R.values.mT) / 2)
+    noise = _layout_regimes("emissions.cov", R._replace(index=numbered.index), [(m, m), (m,)], T)
+    return noise._replace(index=None) if is_table(noise) and R.index is None else noise
 
 
 def _layout_initial(name: str, x: jax.Array, shape: tuple[int, ...], batch: int | None) -> jax.Array:

@@ -8,12 +8,15 @@ import jax.numpy as jnp
 
 from fastscan.arrays import deviation
 from fastscan.given import ShapeError, array, count, emissions_array, promoted, seen
+from fastscan.kernels.algebra import Stacked
 from fastscan.kernels.arrays import matmul
 from fastscan.kernels.ranges import ranged
+from fastscan.kernels.tables import is_table
 from fastscan.lgssm import lgssm_filter, lgssm_smoother
 from fastscan.lgssm.check import check_emissions, check_model
 from fastscan.lgssm.covariances import check_covariances
-from fastscan.lgssm.layout import known_terms
+from fastscan.lgssm.layout import known_terms, noise_of
+from fastscan.lgssm.regimes import as_series, over_rows, products
 from fastscan.lgssm.timing import plain_params
 
 
@@ -146,8 +149,14 @@ def _emitted(params: Any, emissions: jax.Array, inputs: Any, mean: Any, cov: Any
     batch = emissions.shape[0] if emissions.ndim == 3 else None
     model, sizes = check_model(params, emissions.shape[-2], batch, emissions.dtype, inputs)
     _, offset = known_terms(model)
-    H, R = model.H, model.R
+    H, R = model.H, as_series(noise_of(model))
     R = R * jnp.eye(sizes.m, dtype=R.dtype) if R.shape[-1] == 1 else R
-    emitted = matmul(H, mean[..., None]) + offset
-    signal = matmul(matmul(H, cov), H.mT)
+    mean, cov = mean.reshape(-1, sizes.T, sizes.D, 1), cov.reshape(-1, sizes.T, sizes.D, sizes.D)
+    emitted = products(H, mean) + offset
+    signal = over_rows(_signal, H.filled(), cov) if is_table(H) else matmul(matmul(H, cov), H.mT)
     return emitted.reshape(emissions.shape), signal, jnp.broadcast_to(R, signal.shape)
+
+
+def _signal(H: jax.Array, cov: jax.Array) -> jax.Array:
+    weights = Stacked(H)
+    return (weights @ Stacked(cov) @ weights.T).array

@@ -19,12 +19,23 @@ from fastscan.kernels.arrays import matmul
 from fastscan.kernels.converged import passes
 from fastscan.kernels.lgssm.gaussian import square_root
 from fastscan.kernels.lgssm.kalman import Filtered
-from fastscan.kernels.lgssm.passes import affine_states
+from fastscan.kernels.lgssm.passes import Series, affine_states
 from fastscan.kernels.lgssm.smoothing import AffineMap, Smoothed, SmootherSums
 from fastscan.kernels.plan import Plan
+from fastscan.kernels.tables import is_table, values_alone
 from fastscan.lgssm.check import Model
-from fastscan.lgssm.layout import known_terms, series
-from fastscan.transforms import any_missing, batch_size, in_turn, scored, transformable
+from fastscan.lgssm.layout import known_terms, noise_of, rows_of, series
+from fastscan.lgssm.regimes import products
+from fastscan.transforms import (
+    any_missing,
+    batch_size,
+    in_turn,
+    numbers,
+    scored,
+    transformable,
+    under_xla,
+    with_numbers,
+)
 
 
 def _either(
@@ -54,7 +65,7 @@ def _plan_without_gaps(how: How, plan: Plan, model: Model, B: int) -> Plan:
     same matrices, covariances of large models may settle.
     """
     matrices = model.initial_cov, model.F, model.Q, model.H, model.R
-    if plan != how.plan or how.problem is None or how.missing is not None or any(len(x) > 1 for x in matrices):
+    if plan != how.plan or how.problem is None or how.missing is not None or any(x.shape[0] > 1 for x in matrices):
         return plan
     shared = how.problem._replace(shared=True).plan(B)
     return shared if shared.vectors else plan
@@ -115,7 +126,7 @@ def _reported(
     if per_step:
         return densities
 
-    def of_given(plan: Plan, given: tuple[Model, jax.Array]) -> tuple[jax.Array, tuple[Model, jax.Array]]:
+    def of_given(plan: Plan, given: tuple[Model, jax.Array]) -> tuple[jax.Array, list[jax.Array]]:
         score_plan = _score_plan(plan, *given)
         return _with_gaps_or_without(
             how, plan, *given, lambda missing: in_turn(plan, functools.partial(score, score_plan, missing), *given)
@@ -125,24 +136,35 @@ def _reported(
 
 
 def _score_plan(plan: Plan, model: Model, emissions: jax.Array) -> Plan:
-    """Returns the plan with its kernels if a lane's registers can hold the sums of derivatives, else the plan for XLA."""
+    """Returns the plan with its kernels if a lane's registers can hold the sums of derivatives, else the plan for XLA; of
+    tables that for XLA in one chunk, as every lane would have sums of all regimes.
+    """
+    if any(map(is_table, (model.F, model.Q, model.H))):
+        return under_xla(plan)._replace(chunks=1, checked=False, one_function=False, vectors=0)
     fits = launches.in_threads("lgssm_score", model.F.shape[-1], model.R.shape[-2], str(emissions.dtype))
     return plan if plan.launch and (plan.launch.interpret or fits) else plan._replace(launch=None)
 
 
-def score(plan: Plan, missing: bool, model: Model, emissions: jax.Array) -> tuple[jax.Array, tuple[Model, jax.Array]]:
-    """Computes every sequence's log-likelihood (B,), and its derivatives (B, ...) with respect to what it was given."""
+def score(plan: Plan, missing: bool, model: Model, emissions: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
+    """Computes every sequence's log-likelihood (B,), and its derivatives (B, ...) with respect to the numbers that it was given
+    (see `transforms.numbers`).
+    """
     B = batch_size((model, emissions))
-    own, of_own = jax.tree.map(lambda x: jnp.broadcast_to(x, (B, *x.shape[1:])), (model, emissions))
+    own = [jnp.broadcast_to(x, (B, *x.shape[1:])) for x in numbers((model, emissions))]
     # in lanes, a series has those rows alone that are read: derivatives are of as many
     forward = functools.partial(series, plan.in_lanes._replace(one_function=False), missing=missing)
-    given, pull = jax.vjp(forward, own, of_own)
-    shared = given if B == 1 else forward(model, emissions)
+
+    def of_numbers(own: list[jax.Array]) -> tuple[Series, Series]:
+        out = forward(*with_numbers((model, emissions), own))
+        return values_alone(out), out
+
+    given, pull, out = jax.vjp(of_numbers, own, has_aux=True)
+    shared = out if B == 1 else forward(model, emissions)
     loglik, change = passes.score(plan, shared)
     change = jax.tree.map(
         lambda c, x: jax.tree.map(jnp.zeros_like, x) if c is None else c, change, given, is_leaf=lambda x: x is None
     )
-    return loglik, pull(change)
+    return loglik, pull(change)[0]
 
 
 @functools.partial(jax.jit, static_argnames="how")
@@ -162,16 +184,19 @@ def joint_sample(model: Model, state_noise: jax.Array, emission_noise: jax.Array
 def _sample_prior(plan: Plan, model: Model, state_noise: jax.Array, emission_noise: jax.Array):
     drift, offset = known_terms(model)
     initial = model.initial_mean + matmul(_root(model.initial_cov), state_noise[:, :1])
-    maps = AffineMap(model.F, drift + matmul(_root(model.Q), state_noise))
-    static = AffineMap(model.F.transpose(2, 3, 1, 0)) if model.F.shape[1] == 1 else AffineMap()
-    rows = AffineMap(None if static.E is not None else maps.E[:, 1:], maps.e[:, 1:])
+    shifts = drift + products(_root(model.Q), state_noise)
+    F = model.F.filled() if is_table(model.F) else model.F
+    static = AffineMap(F.transpose(2, 3, 1, 0)) if F.shape[1] == 1 else AffineMap()
+    rows = AffineMap(None if static.E is not None else rows_of(F, slice(1, None)), shifts[:, 1:])
     states = affine_states(plan, initial.transpose(2, 3, 1, 0), static, rows)
-    root = deviation(model.R) if model.R.shape[-1] == 1 else _root(model.R)
-    noise = root * emission_noise if model.R.shape[-1] == 1 else matmul(root, emission_noise)
-    emissions = matmul(model.H, states) + offset + noise
+    R = noise_of(model)
+    noise = deviation(R) * emission_noise if R.shape[-1] == 1 else products(_root(R), emission_noise)
+    emissions = products(model.H, states) + offset + noise
     return jnp.broadcast_to(states, (len(emissions), *states.shape[1:]))[..., 0], emissions[..., 0]
 
 
-def _root(cov: jax.Array) -> jax.Array:
-    """Computes lower triangular square roots of (..., n, n) matrices, which may be singular."""
+def _root(cov: Any) -> Any:
+    """Computes lower triangular square roots of (..., n, n) matrices, or a table's, which may be singular."""
+    if is_table(cov):
+        return cov._replace(values=_root(cov.values))
     return jnp.moveaxis(square_root(Stacked(jnp.moveaxis(cov, (-2, -1), (0, 1)))).array, (0, 1), (-2, -1))

@@ -11,13 +11,15 @@ from fastscan.kernels.algebra import UNROLLED_TERMS
 from fastscan.kernels.arrays import as_lanes, blank, matmul
 from fastscan.kernels.lgssm import in_place
 from fastscan.kernels.lgssm.decorrelation import decorrelate_rows
-from fastscan.kernels.lgssm.definiteness import indefinite_model, surely_definite
+from fastscan.kernels.lgssm.definiteness import indefinite_beside, indefinite_model, moved_variances, surely_definite
 from fastscan.kernels.lgssm.gaussian import Gaussian
 from fastscan.kernels.lgssm.kalman import FilterInputs
 from fastscan.kernels.lgssm.passes import Series
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.scan import driver
+from fastscan.kernels.tables import Table, is_table, values_of
 from fastscan.lgssm.check import Model
+from fastscan.lgssm.regimes import as_series, products
 
 
 def series(plan: Plan, model: Model, emissions: jax.Array, missing: bool) -> Series:
@@ -35,38 +37,63 @@ def series(plan: Plan, model: Model, emissions: jax.Array, missing: bool) -> Ser
     y = y - offset
     if observed is not None:
         y = jnp.where(observed, y, 0)
-    H, noise, y = _independent(plan, model.H, model.R, y, observed)
+    H, noise, y = _independent(plan, model, y, observed)
     weight = None if observed is None else observed.astype(y.dtype)
     Q, initial_cov = _unless_indefinite(plan, model)
-    inputs = FilterInputs(model.F, drift, Q, H, noise, y, weight)
+    F, Q, H = (x.filled() if is_table(x) else x for x in (model.F, Q, H))
+    inputs = FilterInputs(F, drift, Q, H, noise, y, weight)
     params, rows = _divide(inputs)
     if in_place.applies(plan):  # which reads them where they are
         rows = rows._replace(**{k: getattr(inputs, k) for k in ("F", "Q") if getattr(rows, k) is not None})
     prior = Gaussian(model.initial_mean, initial_cov)
-    first = FilterInputs(*(None if x is None else x[:, :1] for x in inputs))
+    first = FilterInputs(*(None if x is None else as_series(rows_of(x, slice(1))) for x in inputs))
     return Series(prior, first, params, rows)
 
 
 def known_terms(model: Model) -> tuple[jax.Array, jax.Array]:
     """Biases and inputs: of the transitions (B or 1, T or 1, D, 1), of the emissions (B or 1, T or 1, m, 1)."""
     # zeros are of as many sequences as what they go with, for derivatives are
-    drift = _known(model.b, model.B, model.u, jnp.zeros_like(model.F[:, :1, :, :1]))
-    offset = _known(model.d, model.D, model.u, jnp.zeros_like(model.H[:, :1, :, :1]))
+    drift = _known(model.b, model.B, model.u, _column(model.F))
+    offset = _known(model.d, model.D, model.u, _column(model.H))
     return drift, offset
 
 
-def _known(bias: jax.Array | None, weights: jax.Array | None, inputs: jax.Array | None, zeros: jax.Array) -> jax.Array:
+def noise_of(model: Model) -> Any:
+    """Returns the emissions' noise R, a table with its index."""
+    shared = is_table(model.R) and model.R.index is None
+    return model.R._replace(index=model.H.index) if shared else model.R
+
+
+def _column(x: Any) -> jax.Array:
+    """Returns zeros (B or 1, 1, n, 1), for matrices (B or 1, T or 1, n, p)."""
+    B, _, n, _ = x.shape
+    return jnp.zeros_like(values_of(x), shape=(B, 1, n, 1))
+
+
+def _known(bias: jax.Array | None, weights: Any, inputs: jax.Array | None, zeros: jax.Array) -> jax.Array:
     """Bias + weights @ inputs."""
     known = zeros if bias is None else bias
     if weights is None or inputs is None:
         return known
-    return known + matmul(weights, inputs)
+    return known + products(weights, inputs)
 
 
-def _independent(plan, H, R, y, observed) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Transforms the emissions to coordinates with independent noise; missing ones stay apart."""
+def _independent(plan: Plan, model: Model, y: jax.Array, observed: jax.Array | None) -> tuple[Any, jax.Array, jax.Array]:
+    """Transforms the emissions to coordinates with independent noise; missing ones stay apart.
+
+    There are as many changes of coordinates as regimes, where nothing is missing, and H and R go together.
+    """
+    H, R = model.H, model.R
     if (R.shape[-1] == 1 and H.shape[-2] > 1) or H.shape[-2] == 1:
         return H, jnp.where(R < 0, jnp.nan, R), y
+    shared = is_table(R) and R.index is None
+    one_index = shared or (is_table(H) and R.shape[1] == 1) or (is_table(R) and H.shape[1] == 1)
+    if one_index and observed is None:
+        index, of_each = H.index if is_table(H) else R.index, decorrelate_rows(plan, values_of(H), values_of(R))
+        regimes = max(x.shape[1] for x in of_each)
+        H, noise, change = (Table(x, index) if x.shape[1] == regimes else x for x in of_each)
+        return H, as_series(noise), products(change, y)
+    H, R = as_series(H), as_series(noise_of(model))
     if observed is not None:
         R = jnp.where(observed & jnp.swapaxes(observed, -1, -2), R, 0)
     apart = decorrelate_rows(plan, H, R)
@@ -74,22 +101,25 @@ def _independent(plan, H, R, y, observed) -> tuple[jax.Array, jax.Array, jax.Arr
     return apart.H, apart.noise, product(apart.change, y)
 
 
-def _unless_indefinite(plan: Plan, model: Model) -> tuple[jax.Array, jax.Array]:
+def _unless_indefinite(plan: Plan, model: Model) -> tuple[Any, jax.Array]:
     """Returns Q and the initial covariance, NaN where they are no covariances, so that no result can look right.
 
     Q is judged beside its own variances at any time, and those of an initial state moved on: who computes Q by subtraction, as
-    Gaussian processes have it, has it up to a rounding of these.
+    Gaussian processes have it, has it up to a rounding of these. In tables no F lies beside a Q:
+    a regime's Q is judged beside the initial state that any F moves on, and so is every Q beside a table of F.
     """
-    Q, P = model.Q, model.initial_cov
+    Q, F, P = values_of(model.Q), values_of(model.F), model.initial_cov
     by = driver.phases(plan)
-    given = lax.stop_gradient((Q, model.F, P))
-    if not Q.shape[1] == model.F.shape[1] == 1:
-        variances = jnp.abs(jnp.diagonal(given[0], axis1=-2, axis2=-1))[..., None]
-        largest = jnp.where(jnp.isnan(variances), 0, variances).max(1, keepdims=True)  # the first entry, not read, may be NaN
+    judge, given = indefinite_model, lax.stop_gradient((Q, F, P))
+    if not Q.shape[1] == F.shape[1] == 1:
+        largest = _largest(jnp.abs(jnp.diagonal(given[0], axis1=-2, axis2=-1))[..., None])
         given = *given, largest
+        if is_table(model.Q) or is_table(model.F):
+            moved = by.each_row("moved_variances", moved_variances, given[1:3])
+            judge, given = indefinite_beside, (given[0], given[2], largest + _largest(moved))
 
     def judged() -> tuple[jax.Array, jax.Array]:
-        of_Q, of_P = by.each_row("indefinite", indefinite_model, given)
+        of_Q, of_P = by.each_row("indefinite", judge, given)
         return of_Q, of_P[:, :1]
 
     if plan.launch is not None or "staged" not in plan.algebra or Q.shape[-1] <= UNROLLED_TERMS:
@@ -97,7 +127,17 @@ def _unless_indefinite(plan: Plan, model: Model) -> tuple[jax.Array, jax.Array]:
     else:  # on a CPU a library takes less time, and what it does one by one is no loss
         nothing = jax.tree.map(lambda x: blank(x, x.shape), jax.eval_shape(judged))
         of_Q, of_P = lax.cond(surely_definite(Q) & surely_definite(P), lambda: nothing, judged)
-    return Q + of_Q, P + of_P
+    return model.Q._replace(values=Q + of_Q) if is_table(model.Q) else Q + of_Q, P + of_P
+
+
+def _largest(variances: jax.Array) -> jax.Array:
+    """Returns the largest over time (B or 1, 1, D, 1). The first entry of dynamics, which is not read, may be NaN."""
+    return jnp.where(jnp.isnan(variances), 0, variances).max(1, keepdims=True)
+
+
+def rows_of(x: Any, part: slice) -> Any:
+    """Returns some rows of a series, or of a table."""
+    return x.rows(part) if is_table(x) else x[:, part]
 
 
 def _divide(container: Any) -> tuple[Any, Any]:
@@ -106,5 +146,5 @@ def _divide(container: Any) -> tuple[Any, Any]:
     """
     kind = type(container)
     same = kind(*(as_lanes(x) if x is not None and x.shape[1] == 1 else None for x in container))
-    varying = kind(*(None if x is None or x.shape[1] == 1 else x[:, 1:] for x in container))
+    varying = kind(*(None if x is None or x.shape[1] == 1 else rows_of(x, slice(1, None)) for x in container))
     return same, varying

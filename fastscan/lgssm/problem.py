@@ -23,7 +23,7 @@ def prepare(
     check_emission_dim(emissions, sizes.m)
     emissions = emissions.astype(model.F.dtype)
     matrices = model.initial_cov, model.F, model.Q, model.H, model.R
-    shared = missing is False and all(len(x) == 1 for x in matrices)
+    shared = missing is False and all(x.shape[0] == 1 for x in matrices)
     family = "lgssm" if model.F.shape[1] == model.Q.shape[1] == 1 else "lgssm_varying"
     fewest = None if count is None else lengths.fewest_rows(sizes.T - 1)
     problem = Problem(implementation, sizes.T, sizes.D, sizes.m, str(emissions.dtype), family, shared, fewest)

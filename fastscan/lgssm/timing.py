@@ -6,9 +6,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastscan.arrays import tabulated
-from fastscan.given import ShapeError, array, plain
+from fastscan.given import ShapeError, array, plain, promoted
 from fastscan.kernels.arrays import matmul
-from fastscan.types import ParamsLGSSM, ParamsLGSSMDynamics, ParamsLGSSMEmissions, ParamsLGSSMInitial
+from fastscan.lgssm.regimes import (
+    as_series,
+    as_table,
+    check_index,
+    check_numbers,
+    products,
+    regimes_of_arrays,
+    with_shared_index,
+)
+from fastscan.types import ParamsLGSSM, ParamsLGSSMDynamics, ParamsLGSSMEmissions, ParamsLGSSMInitial, Regimes
 
 TIMINGS = ("arrival", "departure")
 """Whether entry t is of the transition into t, as dynamax has it since 1.0.3, or of that out of t, as it had it before."""
@@ -42,6 +51,8 @@ def plain_params(params: Any, T: int, inputs: Any = None, timing: str = "arrival
             ) from None
         if x is None:
             return None
+        if isinstance(x, Regimes):
+            return regimes_of_arrays(f"{part}.{name}", x)
         if callable(x):
             steps, remedy = (arriving_T, _REMEDY) if part == "dynamics" else (T, "Wanted values at all of these.")
             return tabulated(f"{part}.{name}", x, steps, remedy)
@@ -49,7 +60,11 @@ def plain_params(params: Any, T: int, inputs: Any = None, timing: str = "arrival
 
     parts = {"initial": ParamsLGSSMInitial, "dynamics": ParamsLGSSMDynamics, "emissions": ParamsLGSSMEmissions}
     arrays = ParamsLGSSM(*(kind(*(field(part, name) for name in kind._fields)) for part, kind in parts.items()))
-    return arrays if timing == "arrival" else arrays._replace(dynamics=_arriving(arrays.dynamics, inputs, T))
+    arrays = with_shared_index(params, arrays)
+    if timing == "departure":
+        arrays = arrays._replace(dynamics=_arriving(arrays.dynamics, inputs, T))
+    check_numbers(arrays)
+    return arrays
 
 
 _REMEDY = (
@@ -74,7 +89,7 @@ def _exchanged(params: Any) -> str:
 def _arriving(dynamics: ParamsLGSSMDynamics, inputs: Any, T: int) -> ParamsLGSSMDynamics:
     """Moves dynamics whose entry t belongs to the transition out of t, so that entry t belongs to the transition into t."""
     bias, weights = dynamics.bias, dynamics.input_weights
-    if weights is not None and inputs is not None and weights.shape[-1:] != (0,):
+    if weights is not None and inputs is not None and _values(weights).shape[-1:] != (0,):
         weights, bias = (x if x is None else arriving(x, n, T) for x, n in ((weights, 2), (bias, 1)))
         return ParamsLGSSMDynamics(
             arriving(dynamics.weights, 2, T), known_drift(bias, weights, inputs, T), None, arriving(dynamics.cov, 2, T)
@@ -100,6 +115,8 @@ def arriving(x: Any, ndim: int, T: int) -> Any:
         ndim: of one step's parameter.
         T: time steps.
     """
+    if isinstance(x, Regimes):
+        return x._replace(index=arriving(x.index, 0, T))
     if x.ndim <= ndim:
         return x
     axis = x.ndim - ndim - 1
@@ -115,12 +132,30 @@ def arriving(x: Any, ndim: int, T: int) -> Any:
 
 def known_drift(bias: Any, weights: Any, inputs: Any, T: int) -> Any:
     """Biases and inputs of the transitions into t (..., T, D), where inputs act on the transition out of their step."""
-    inputs = jnp.asarray(inputs)
-    if inputs.ndim not in (2, 3) or inputs.shape[-2] != T or weights.ndim < 2 or weights.shape[-1] != inputs.shape[-1]:
+    inputs, shape = jnp.asarray(inputs), _values(weights).shape
+    if inputs.ndim not in (2, 3) or inputs.shape[-2] != T or len(shape) < 2 or shape[-1] != inputs.shape[-1]:
         raise ShapeError(
-            f"inputs: shape {inputs.shape} given, wanted {(T, weights.shape[-1])} or a batch of such: dynamics.input_weights "
-            f"have {weights.shape[-1]} columns."
+            f"inputs: shape {inputs.shape} given, wanted {(T, shape[-1])} or a batch of such: dynamics.input_weights "
+            f"have {shape[-1]} columns."
         )
-    before = jnp.concatenate([inputs[..., :1, :], inputs[..., :-1, :]], -2)
-    drift = matmul(weights, before[..., None])[..., 0]
-    return drift if bias is None else drift + bias
+    before = jnp.concatenate([inputs[..., :1, :], inputs[..., :-1, :]], -2)[..., None]
+    if isinstance(weights, Regimes):
+        drift = products(_table("input_weights", weights, 2, T), before.reshape(-1, T, shape[-1], 1))
+        drift = drift[0] if inputs.ndim == 2 and weights.index.ndim == 1 else drift
+    else:
+        drift = matmul(weights, before)
+    if isinstance(bias, Regimes):
+        series = as_series(_table("bias", bias, 1, T))[..., 0]
+        bias = series[0] if bias.index.ndim == 1 else series
+    return drift[..., 0] if bias is None else drift[..., 0] + bias
+
+
+def _values(x: Any) -> Any:
+    return x.values if isinstance(x, Regimes) else x
+
+
+def _table(name: str, x: Regimes, ndim: int, T: int) -> Any:
+    """Returns regimes of the dynamics as a table, of floats."""
+    check_index(f"dynamics.{name}", x, T, len(x.index) if x.index.ndim == 2 else None)
+    x = x._replace(values=jnp.asarray(x.values).astype(promoted([x.values.dtype])))
+    return as_table(x, x.values.shape[-ndim:])

@@ -16,8 +16,9 @@ from jax import lax
 from fastscan.kernels.algebra import stable_carry
 from fastscan.kernels.gpu.blocks import Traced
 from fastscan.kernels.gpu.layouts import layout
-from fastscan.kernels.gpu.tables import MOST_ROWS, Kind, MatrixArray, is_matrix, is_table
+from fastscan.kernels.gpu.matrix_arrays import MOST_ROWS, Kind, MatrixArray, is_matrix, is_matrix_array
 from fastscan.kernels.plan import Plan
+from fastscan.kernels.tables import is_table, values_of
 
 
 def launch(
@@ -43,27 +44,27 @@ def launch(
     B = max((x.shape[0] for x in arrays), default=1)
     lying = layout(plan, B)
     sources = [jax.tree.map(functools.partial(MatrixArray.of, kind), tree) for kind, tree in inputs]
-    targets = [_tables(plan, B, *output) for output in outputs]
+    targets = [_arrays(plan, B, *output) for output in outputs]
     own = lying.inputs()
-    reads, writes = (jax.tree.leaves(trees, is_leaf=is_table) for trees in (sources, targets))
+    reads, writes = (jax.tree.leaves(trees, is_leaf=is_matrix_array) for trees in (sources, targets))
 
     _check_rows(B, [*reads, *writes])
 
     def program(*refs: Any) -> None:
         remaining = iter(refs)
         lying.enter([next(remaining) for _ in own])
-        pairs = [jax.tree.map(lambda t: (t, next(remaining)), trees, is_leaf=is_table) for trees in (sources, targets)]
+        pairs = [jax.tree.map(lambda t: (t, next(remaining)), trees, is_leaf=is_matrix_array) for trees in (sources, targets)]
         kernel(Program(plan, lying, *pairs))
 
     operands = [*own, *(lying.pack(t, x) for t, x in zip(reads, arrays, strict=True))]
     shapes = [jax.ShapeDtypeStruct(lying.shape(t), t.dtype) for t in writes]
     results = lying.run(name, program, operands, shapes)
     results = [lying.unpack(t, x) for t, x in zip(writes, results, strict=True)]
-    return jax.tree.unflatten(jax.tree.structure(targets, is_leaf=is_table), results)
+    return jax.tree.unflatten(jax.tree.structure(targets, is_leaf=is_matrix_array), results)
 
 
-def _check_rows(B: int, tables: Sequence[MatrixArray]) -> None:
-    rows = max((table.rows for table in tables), default=0)
+def _check_rows(B: int, arrays: Sequence[MatrixArray]) -> None:
+    rows = max((array.rows for array in arrays), default=0)
     if B * rows > MOST_ROWS:
         raise ValueError(
             f"{B:,} sequences of {rows:,} rows given, for a kernel, which numbers at most {MOST_ROWS:,} rows in all. "
@@ -73,7 +74,7 @@ def _check_rows(B: int, tables: Sequence[MatrixArray]) -> None:
 
 def form(plan: Plan, tree: Any) -> Any:
     """Returns the form of what lanes read of a tree of arrays (batch, rows, n, p), without the numbers."""
-    return jax.tree.map(lambda x: MatrixArray.of("once", x).matrix(plan.kernels), tree)
+    return jax.tree.map(lambda x: MatrixArray.of("once", values_of(x)).matrix(plan.kernels), tree, is_leaf=is_table)
 
 
 def spread(plan: Plan, tree: Any) -> Any:
@@ -107,7 +108,7 @@ class Program:
                 after = jax.tree.map(lambda a, c: jnp.where(present, a, c), after, carry)
             return each(after)
 
-        row = jax.tree.map(lambda pair: pair[0].matrix(self.plan.kernels), self.sources[source], is_leaf=_is_pair)
+        row = jax.tree.map(lambda x: values_of(x)[0].matrix(self.plan.kernels), self.sources[source], is_leaf=_is_source)
         carry = each(stable_carry(step, each(carry), row))
         return body(np.int32(0), carry) if L == 1 else lax.fori_loop(np.int32(0), np.int32(L), body, carry)
 
@@ -117,11 +118,16 @@ class Program:
 
     def read(self, number: int, t: Any = None) -> Any:
         """Reads a tree of matrices; ``t`` is the step within the chunk."""
-        return jax.tree.map(lambda pair: self.layout.read(*pair, t), self.sources[number], is_leaf=_is_pair)
+
+        def one(source: Any) -> Any:
+            row = self.layout.number(*source.index, t) if is_table(source) else None
+            return self.layout.read(*values_of(source), t, row)
+
+        return jax.tree.map(one, self.sources[number], is_leaf=_is_source)
 
     def once(self, number: int) -> Callable[[], Any]:
         """Returns what reads a tree that is the same at every step: now, or wherever it is used."""
-        if len(jax.tree.leaves(self.sources[number], is_leaf=_is_pair)) > self.layout.resident:
+        if len(jax.tree.leaves(self.sources[number], is_leaf=_is_source)) > self.layout.resident:
             return lambda: self.read(number)
         tree = self.read(number)
         return lambda: tree
@@ -131,16 +137,16 @@ class Program:
         jax.tree.map(lambda matrix, pair: self.layout.write(*pair, t, matrix), tree, self.targets[number], is_leaf=is_matrix)
 
 
-def _tables(plan: Plan, B: int, kind: Kind, forms: Any, room: Any) -> Any:
+def _arrays(plan: Plan, B: int, kind: Kind, forms: Any, room: Any) -> Any:
     """Describes the arrays that the matrices of ``forms`` go to."""
     rows = plan.chunks if kind == "chunk" else plan.steps
     matrices, tree = jax.tree.flatten(forms, is_leaf=is_matrix)
     rooms = jax.tree.leaves(jax.tree.broadcast(room, jax.tree.unflatten(tree, [0] * len(matrices))))
-    tables = [
+    arrays = [
         MatrixArray(kind, B, rows + free, m.shape[0], m.shape[1], m.dtype) for m, free in zip(matrices, rooms, strict=True)
     ]
-    return jax.tree.unflatten(tree, tables)
+    return jax.tree.unflatten(tree, arrays)
 
 
-def _is_pair(x: Any) -> bool:
-    return isinstance(x, tuple) and len(x) == 2 and is_table(x[0])
+def _is_source(x: Any) -> bool:
+    return is_table(x) or (isinstance(x, tuple) and len(x) == 2 and is_matrix_array(x[0]))

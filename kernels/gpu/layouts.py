@@ -19,8 +19,8 @@ from fastscan.kernels.algebra.tile import sides
 from fastscan.kernels.gpu import lowerings
 from fastscan.kernels.gpu.arithmetic import matrix_kind
 from fastscan.kernels.gpu.blocks import Traced
+from fastscan.kernels.gpu.matrix_arrays import MatrixArray
 from fastscan.kernels.gpu.sectors import columns, indices, side_by_side, tiles
-from fastscan.kernels.gpu.tables import MatrixArray
 from fastscan.kernels.plan import Plan
 
 
@@ -33,10 +33,11 @@ def layout(plan: Plan, B: int) -> "_Records | _Columns":
 class _Layout:
     """Where arrays lie, and how programs get at them.
 
-    Outside a kernel: ``shape`` of a table's array, ``pack`` and ``unpack`` to and from (batch, rows, n, p), ``inputs`` of the
-    layout's own. Inside, after ``enter``: ``read`` and ``write`` a lane's matrix, ``spread`` what is one number for all lanes,
-    ``present`` where a padded chunk's row ``t`` exists, ``compute`` a function. Where no more matrices than ``resident`` are
-    the same at every step, they are read once; more are read again where they are used, and take up no registers in between.
+    Outside a kernel: ``shape`` of an array, ``pack`` and ``unpack`` to and from (batch, rows, n, p), ``inputs`` of the layout's
+    own. Inside, after ``enter``: ``read`` and ``write`` a lane's matrix, or ``read`` another ``row``, whose ``number`` another
+    array has; ``spread`` what is one number for all lanes, ``present`` where a padded chunk's row ``t`` exists, ``compute`` a
+    function. Where no more matrices than ``resident`` are the same at every step, they are read once; more are read again where
+    they are used, and take up no registers in between.
     """
 
     resident: float = math.inf
@@ -66,18 +67,21 @@ class _Layout:
     def spread(self, x: Any) -> Any:
         raise NotImplementedError
 
-    def _read(self, table: MatrixArray, ref: Any, t: Any) -> list[Any]:
+    def _read(self, array: MatrixArray, ref: Any, t: Any, row: Any = None) -> list[Any]:
         raise NotImplementedError
 
-    def _write(self, table: MatrixArray, ref: Any, t: Any, values: list[jax.Array]) -> None:
+    def _write(self, array: MatrixArray, ref: Any, t: Any, values: list[jax.Array]) -> None:
         raise NotImplementedError
 
-    def read(self, table: MatrixArray, ref: Any, t: Any) -> Lanes | Tile:
-        values = [self.spread(x) for x in self._read(table, ref, t)]
-        return matrix_kind(self.plan.kernels)([values[i * table.p : (i + 1) * table.p] for i in range(table.n)])
+    def number(self, array: MatrixArray, ref: Any, t: Any) -> Any:
+        return self._read(array, ref, t)[0]
 
-    def write(self, table: MatrixArray, ref: Any, t: Any, matrix: Any) -> None:
-        self._write(table, ref, t, [self.spread(x) for row in matrix.rows for x in row])
+    def read(self, array: MatrixArray, ref: Any, t: Any, row: Any = None) -> Lanes | Tile:
+        values = [self.spread(x) for x in self._read(array, ref, t, row)]
+        return matrix_kind(self.plan.kernels)([values[i * array.p : (i + 1) * array.p] for i in range(array.n)])
+
+    def write(self, array: MatrixArray, ref: Any, t: Any, matrix: Any) -> None:
+        self._write(array, ref, t, [self.spread(x) for row in matrix.rows for x in row])
 
 
 class _Records(_Layout):
@@ -90,14 +94,14 @@ class _Records(_Layout):
     def inputs(self) -> list[jax.Array]:
         return []
 
-    def shape(self, table: MatrixArray) -> tuple[int, ...]:
-        return table.batch * table.rows, table.entries
+    def shape(self, array: MatrixArray) -> tuple[int, ...]:
+        return array.batch * array.rows, array.entries
 
-    def pack(self, table: MatrixArray, x: jax.Array) -> jax.Array:
-        return x.reshape(self.shape(table))
+    def pack(self, array: MatrixArray, x: jax.Array) -> jax.Array:
+        return x.reshape(self.shape(array))
 
-    def unpack(self, table: MatrixArray, x: jax.Array) -> jax.Array:
-        return x.reshape(table.batch, table.rows, table.n, table.p)
+    def unpack(self, array: MatrixArray, x: jax.Array) -> jax.Array:
+        return x.reshape(array.batch, array.rows, array.n, array.p)
 
     def enter(self, _: list[Any]) -> None:
         plan, lanes = self.plan, self.plan.kernels.lanes
@@ -116,28 +120,29 @@ class _Records(_Layout):
     def _row(self, t: Any) -> Any:
         return self.chunk * np.int32(self.plan.length) + t
 
-    def _index(self, table: MatrixArray, t: Any) -> Any:
-        row = self._row(t) if table.kind == "step" else self.chunk if table.kind == "chunk" else np.int32(0)
-        return row if table.batch == 1 else self.sequence * np.int32(table.rows) + row
+    def _index(self, array: MatrixArray, t: Any, row: Any = None) -> Any:
+        if row is None:
+            row = self._row(t) if array.kind == "step" else self.chunk if array.kind == "chunk" else np.int32(0)
+        return row if array.batch == 1 else self.sequence * np.int32(array.rows) + row
 
-    def _read(self, table: MatrixArray, ref: Any, t: Any) -> list[Any]:
-        index = self._index(table, t)
+    def _read(self, array: MatrixArray, ref: Any, t: Any, row: Any = None) -> list[Any]:
+        index = self._index(array, t, row)
         if jnp.ndim(index) == 0:
-            return [ref[index, k] for k in range(table.entries)]
-        if table.kind == "step" and self.plan.padded:
-            index = lax.min(index, jnp.full_like(index, table.batch * table.rows - 1))
-        return [x for tile in tiles(table.entries, table.dtype) for x in columns(ref[indices(index, *tile)])]
+            return [ref[index, k] for k in range(array.entries)]
+        if array.kind == "step" and self.plan.padded:
+            index = lax.min(index, jnp.full_like(index, array.batch * array.rows - 1))
+        return [x for tile in tiles(array.entries, array.dtype) for x in columns(ref[indices(index, *tile)])]
 
-    def _write(self, table: MatrixArray, ref: Any, t: Any, values: list[jax.Array]) -> None:
+    def _write(self, array: MatrixArray, ref: Any, t: Any, values: list[jax.Array]) -> None:
         lanes = values[0].shape
-        index, present = jnp.broadcast_to(self._index(table, t), lanes), None
-        if table.kind == "step" and self.plan.padded:
+        index, present = jnp.broadcast_to(self._index(array, t), lanes), None
+        if array.kind == "step" and self.plan.padded:
             present = jnp.broadcast_to(self.present(t), lanes)
-        for start, width in tiles(table.entries, table.dtype, past_the_end=True):
+        for start, width in tiles(array.entries, array.dtype, past_the_end=True):
             where = indices(index, start, width)
             mask = None if present is None else lax.broadcast_in_dim(present, (*lanes, width), (0,))
-            if start + width > table.entries:
-                within = where[1] < np.int32(table.entries)
+            if start + width > array.entries:
+                within = where[1] < np.int32(array.entries)
                 mask = within if mask is None else mask & within
             own = values[start : start + width]
             tile = side_by_side([*own, *own[-1:] * (width - len(own))])
@@ -168,26 +173,26 @@ class _Columns(_Layout):
         rows = jnp.broadcast_to(rows.astype(jnp.int32)[None, :, None, None], (self.B, self.plan.chunks, 1, 1))
         return [self.pack(MatrixArray.of("chunk", rows), rows)]
 
-    def shape(self, table: MatrixArray) -> tuple[int, ...]:
-        steps = self.plan.length if table.kind == "step" else 1
-        return steps, table.entries, self.programs * self.plan.kernels.lanes
+    def shape(self, array: MatrixArray) -> tuple[int, ...]:
+        steps = self.plan.length if array.kind == "step" else 1
+        return steps, array.entries, self.programs * self.plan.kernels.lanes
 
-    def pack(self, table: MatrixArray, x: jax.Array) -> jax.Array:
-        C, L, e = self.plan.chunks, self.plan.length, table.entries
-        if table.kind == "once" and table.batch == 1:
+    def pack(self, array: MatrixArray, x: jax.Array) -> jax.Array:
+        C, L, e = self.plan.chunks, self.plan.length, array.entries
+        if array.kind == "once" and array.batch == 1:
             return x.reshape(1, e, 1)
-        if table.kind == "step":
+        if array.kind == "step":
             x = x[:, : self.plan.steps]
             x = jnp.pad(x, ((0, 0), (0, C * L - self.plan.steps), (0, 0), (0, 0)))
-        x = x.reshape(table.batch, -1, L if table.kind == "step" else 1, e).transpose(2, 3, 0, 1)
+        x = x.reshape(array.batch, -1, L if array.kind == "step" else 1, e).transpose(2, 3, 0, 1)
         x = jnp.broadcast_to(x, (*x.shape[:2], self.B, C)).reshape(*x.shape[:2], self.B * C)
-        return jnp.pad(x, ((0, 0), (0, 0), (0, self.shape(table)[2] - self.B * C)))
+        return jnp.pad(x, ((0, 0), (0, 0), (0, self.shape(array)[2] - self.B * C)))
 
-    def unpack(self, table: MatrixArray, x: jax.Array) -> jax.Array:
+    def unpack(self, array: MatrixArray, x: jax.Array) -> jax.Array:
         steps, e, _ = x.shape
         x = x[..., : self.B * self.plan.chunks].reshape(steps, e, self.B, self.plan.chunks).transpose(2, 3, 0, 1)
-        x = x.reshape(self.B, -1, table.n, table.p)[:, : table.rows]
-        return jnp.pad(x, ((0, 0), (0, table.rows - x.shape[1]), (0, 0), (0, 0)))
+        x = x.reshape(self.B, -1, array.n, array.p)[:, : array.rows]
+        return jnp.pad(x, ((0, 0), (0, array.rows - x.shape[1]), (0, 0), (0, 0)))
 
     def enter(self, refs: list[Any]) -> None:
         lanes = self.plan.kernels.lanes
@@ -206,14 +211,15 @@ class _Columns(_Layout):
     def present(self, t: Any) -> Any:
         return jnp.full_like(self.present_rows, t) < self.present_rows
 
-    def _read(self, table: MatrixArray, ref: Any, t: Any) -> list[Any]:
-        if table.kind == "once" and table.batch == 1:
-            return [ref[0, k, 0] for k in range(table.entries)]
-        return [ref[t if table.kind == "step" else 0, k, self.lanes] for k in range(table.entries)]
+    def _read(self, array: MatrixArray, ref: Any, t: Any, row: Any = None) -> list[Any]:
+        del row  # of no table: those are looked up before
+        if array.kind == "once" and array.batch == 1:
+            return [ref[0, k, 0] for k in range(array.entries)]
+        return [ref[t if array.kind == "step" else 0, k, self.lanes] for k in range(array.entries)]
 
-    def _write(self, table: MatrixArray, ref: Any, t: Any, values: list[jax.Array]) -> None:
+    def _write(self, array: MatrixArray, ref: Any, t: Any, values: list[jax.Array]) -> None:
         for k, x in enumerate(values):
-            ref[t if table.kind == "step" else 0, k, self.lanes] = x
+            ref[t if array.kind == "step" else 0, k, self.lanes] = x
 
 
 _PROGRAM = "program"
@@ -238,31 +244,34 @@ class _Whole(_Records):
     def spread(self, x: Any) -> Any:
         return x
 
-    def read(self, table: MatrixArray, ref: Any, t: Any) -> Tile:
-        index, (where, inside) = self._index(table, t), self._entries(table)
-        if table.kind == "step" and self.plan.padded:
-            index = lax.min(index, np.int32(table.batch * table.rows - 1))
-        rows = jnp.broadcast_to(index, jnp.shape(where))
-        array = lowerings.triton().load(ref.at[rows, where], mask=inside, other=None if inside is None else 0)
-        return matrix_kind(self.plan.kernels)(array, (table.n, table.p))
+    def number(self, array: MatrixArray, ref: Any, t: Any) -> Any:
+        return self.read(array, ref, t).array
 
-    def write(self, table: MatrixArray, ref: Any, t: Any, matrix: Tile) -> None:
-        where, inside = self._entries(table)
-        if table.kind == "step" and self.plan.padded:
+    def read(self, array: MatrixArray, ref: Any, t: Any, row: Any = None) -> Tile:
+        index, (where, inside) = self._index(array, t, row), self._entries(array)
+        if array.kind == "step" and self.plan.padded:
+            index = lax.min(index, np.int32(array.batch * array.rows - 1))
+        rows = jnp.broadcast_to(index, jnp.shape(where))
+        loaded = lowerings.triton().load(ref.at[rows, where], mask=inside, other=None if inside is None else 0)
+        return matrix_kind(self.plan.kernels)(loaded, (array.n, array.p))
+
+    def write(self, array: MatrixArray, ref: Any, t: Any, matrix: Tile) -> None:
+        where, inside = self._entries(array)
+        if array.kind == "step" and self.plan.padded:
             present = jnp.broadcast_to(self.present(t), jnp.shape(where))
             inside = present if inside is None else present & inside
-        rows = jnp.broadcast_to(self._index(table, t), jnp.shape(where))
+        rows = jnp.broadcast_to(self._index(array, t), jnp.shape(where))
         lowerings.triton().store(ref.at[rows, where], matrix.array, mask=inside)
 
-    def _entries(self, table: MatrixArray) -> tuple[Any, jax.Array | None]:
+    def _entries(self, array: MatrixArray) -> tuple[Any, jax.Array | None]:
         """Returns where a tile's entries lie in a record, and which of them are the matrix's; None if all are."""
-        shape, lengths = sides(table.n, table.p), [n for n in (table.n, table.p) if n > 1]
+        shape, lengths = sides(array.n, array.p), [n for n in (array.n, array.p) if n > 1]
         numbers = [lax.broadcasted_iota(jnp.int32, shape, axis) for axis in range(len(shape))]
-        where = numbers[0] * np.int32(table.p) + numbers[1] if len(shape) == 2 else numbers[0] if shape else np.int32(0)
+        where = numbers[0] * np.int32(array.p) + numbers[1] if len(shape) == 2 else numbers[0] if shape else np.int32(0)
         inside = [number < n for number, n, side in zip(numbers, lengths, shape, strict=True) if n < side]
         if not inside:
             return where, None
         inside = inside[0] & inside[-1]
         if self.plan.kernels.interpret:  # which writes in vain where it is not to write
-            where = jnp.where(inside, where, table.entries)
+            where = jnp.where(inside, where, array.entries)
         return where, inside

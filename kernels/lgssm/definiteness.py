@@ -46,8 +46,17 @@ def indefinite_model(Q, F, P, largest=None) -> tuple[Any, Any]:
         `indefinite` of Q and of P.
     """
     own = _magnitude(Q.diagonal())
-    moved = _magnitude(_moved_variances(F, matmul(F, P)))
-    return indefinite(Q, moved + (own if largest is None else largest)), indefinite(P, _magnitude(P.diagonal()))
+    return indefinite_beside(Q, P, moved_variances(F, P) + (own if largest is None else largest))
+
+
+def moved_variances(F, P) -> Any:
+    """Computes the sizes of the variances of F P F', (D, 1)."""
+    return _magnitude(_moved_variances(F, matmul(F, P)))
+
+
+def indefinite_beside(Q, P, scale) -> tuple[Any, Any]:
+    """Does as `indefinite_model`, of a Q that is judged beside given variances (D, 1)."""
+    return indefinite(Q, scale), indefinite(P, _magnitude(P.diagonal()))
 
 
 def surely_definite(covs: jax.Array) -> jax.Array:

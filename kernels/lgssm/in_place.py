@@ -16,7 +16,9 @@ from fastscan.kernels.lgssm.gaussian import Gaussian, Transition
 from fastscan.kernels.lgssm.kalman import KALMAN_FILTER, Filtered, FilterInputs
 from fastscan.kernels.lgssm.smoothing import RTS_SMOOTHER, RTS_SMOOTHER_CENTRAL, Smoothed, SmootherInputs
 from fastscan.kernels.plan import Plan
+from fastscan.kernels.scan.recurrence import merge
 from fastscan.kernels.scan.xla import OnXLA
+from fastscan.kernels.tables import is_table, row_of
 
 
 def applies(plan: Plan) -> bool:
@@ -83,10 +85,11 @@ def _run_filter(
 
 def _reader(by: OnXLA, rows: FilterInputs) -> Callable[[Any], FilterInputs]:
     """Makes the function that reads one row of inputs."""
-    split, R = by.split(rows._replace(F=None, Q=None)), by.plan.steps
+    whole = FilterInputs(*(x if name in ("F", "Q") and not is_table(x) else None for name, x in rows._asdict().items()))
+    split, R = by.split(FilterInputs(*(x if w is None else None for x, w in zip(rows, whole, strict=True)))), by.plan.steps
 
     def inputs(t: Any) -> FilterInputs:
-        F, Q = (None if x is None else at(x[0], t + x.shape[1] - R) for x in (rows.F, rows.Q))
-        return by.matrices(at(split, t)._replace(F=F, Q=Q))
+        as_given = FilterInputs(*(None if x is None else at(x[0], t + x.shape[1] - R) for x in whole))
+        return by.matrices(merge(as_given, row_of(split, t)))
 
     return inputs

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 
 from fastscan.kernels.arrays import as_lanes, as_rows, prepend
-from fastscan.kernels.lgssm import in_place
+from fastscan.kernels.lgssm import in_blocks, in_place
 from fastscan.kernels.lgssm.gaussian import Gaussian, Transition, square_root
 from fastscan.kernels.lgssm.kalman import (
     KALMAN_FILTER,
@@ -47,7 +47,7 @@ class Series(NamedTuple):
         prior: of the first state, before its observation; a series of one row.
         first: the first observation, likewise; its transition is not read.
         params, rows: the rows' inputs, split into what is the same in every row and what is not. F and Q may have one row more,
-            at the beginning, that is not read.
+            at the beginning, that is not read. F, Q and H of the rows may be tables.
     """
 
     prior: Gaussian
@@ -85,15 +85,18 @@ def score(plan: Plan, series: Series) -> tuple[jax.Array, Series]:
     by = driver.phases(plan)
     state, density = first(plan, series)
     given = series.params, state, series.rows
-    params, rows, ends, out = driver.run_with_futures(plan, KALMAN_FILTER, KALMAN_HINDSIGHT, *given)
-    back = ScoreRow(Gaussian(out.mean, out.cov), rows)
-    before, of_rows = by.sweep(KALMAN_SCORE, params, ends, back, begin=begin_scoring, reverse=True)
-    message, of_params = by.arrays(before)
+    if in_blocks.applies(plan, series.rows):
+        total, message, of_params, of_rows = in_blocks.score(plan, state, series.params, series.rows)
+    else:
+        params, rows, ends, out = driver.run_with_futures(plan, KALMAN_FILTER, KALMAN_HINDSIGHT, *given)
+        back = ScoreRow(Gaussian(out.mean, out.cov), rows)
+        before, of_rows = by.sweep(KALMAN_SCORE, params, ends, back, begin=begin_scoring, reverse=True)
+        message, of_params = by.arrays(before)
+        total, of_rows = by.total(out.log_density), jax.tree.map(lambda x: by.join(x), of_rows)
     message = as_rows(jax.tree.map(lambda x: x[..., :1, :], message))
     _, of_prior, of_first = by.each_row("first_score", observe_back, (series.prior, series.first, message))
-    loglik = density[:, 0, 0, 0] + by.total(out.log_density)
     of_params = jax.tree.map(lambda x: x.sum(-2, keepdims=True), of_params)
-    return loglik, Series(of_prior, of_first, of_params, jax.tree.map(lambda x: by.join(x), of_rows))
+    return density[:, 0, 0, 0] + total, Series(of_prior, of_first, of_params, of_rows)
 
 
 def smooth(plan: Plan, series: Series, central: bool = False) -> tuple[Filtered, Smoothed]:
@@ -134,9 +137,15 @@ def sample(plan: Plan, series: Series, noise: jax.Array, jitter: jax.Array) -> j
     by = driver.phases(plan)
     initial, _ = first(plan, series)
     params, rows = SamplerParams(series.params, jitter), SamplerInputs(series.rows, noise[:, :-1])
+
+    def draw(last: Gaussian) -> jax.Array:
+        return as_lanes(by.each_row("draw", _draw, (as_rows(last.cov), noise[:, -1:])))
+
+    if in_blocks.applies(plan, series.rows):
+        return in_blocks.sample(plan, initial, params, rows, draw)
     room = SamplerMap(deviation=False, mean=True)
     last, (maps, means) = driver.run(plan, FILTER_FOR_SAMPLING, params, initial, rows, room=room)
-    end = as_lanes(by.each_row("draw", _draw, (as_rows(last.cov), noise[:, -1:])))
+    end = draw(last)
     maps = jax.tree.map(lambda x: by.join(x), maps)
     _, deviations = driver.run(plan, AFFINE_MAPS, AffineMap(), end, maps, reverse=True, room=True)
     return by.join(means, last.mean) + by.join(deviations, end)

@@ -19,7 +19,7 @@ from jax import lax
 
 from fastscan.kernels.algebra import Lanes, Matrix, Stacked, StagedLanes
 from fastscan.kernels.gpu.launch import Program, form, launch
-from fastscan.kernels.gpu.tables import Kind
+from fastscan.kernels.gpu.matrix_arrays import Kind
 from fastscan.kernels.mcmc.random_numbers import StepNumbers, drawn, words_of, words_of_step
 from fastscan.kernels.mcmc.threefry import threefry_2x32
 from fastscan.kernels.plan import Plan

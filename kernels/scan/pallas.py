@@ -21,11 +21,12 @@ from fastscan.kernels.arrays import as_lanes, as_rows
 from fastscan.kernels.gpu.arithmetic import matrix_kind
 from fastscan.kernels.gpu.blocks import Traced
 from fastscan.kernels.gpu.launch import Program, form, launch, spread
-from fastscan.kernels.gpu.tables import Kind
+from fastscan.kernels.gpu.matrix_arrays import Kind
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.ranges import phase
 from fastscan.kernels.scan.recurrence import Hindsight, Recurrence, Seam, of_hindsight, of_summaries
 from fastscan.kernels.scan.seams import facing, neighbours, tolerance
+from fastscan.kernels.tables import is_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +50,12 @@ class OnGPU:
         return as_lanes(tree)
 
     def split(self, series: Any) -> Any:
-        """Returns the series itself: lanes find their rows."""
-        return series
+        """Returns the series itself: lanes find their rows, and what these take from tables. With Mosaic a lane can't: tables
+        are looked up before.
+        """
+        if self.plan.kernels.lowering == "triton":
+            return series
+        return jax.tree.map(lambda x: x.series() if is_table(x) else x, series, is_leaf=is_table)
 
     def join(self, rows: Any, last: Any = None) -> Any:
         """Returns rows (B, T, n, p) as they are. With ``last``, they were left ``room`` in, which it fills, in place."""

@@ -16,13 +16,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fastscan.kernels.algebra import ALGEBRAS, blank, in_form_of, stable_carry
-from fastscan.kernels.arrays import as_lanes, as_rows, at
+from fastscan.kernels.algebra import ALGEBRAS, in_form_of, stable_carry
+from fastscan.kernels.arrays import as_lanes, as_rows
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.ranges import phase
 from fastscan.kernels.scan import relay
 from fastscan.kernels.scan.recurrence import Hindsight, Recurrence
 from fastscan.kernels.scan.seams import CHUNK_AXIS
+from fastscan.kernels.tables import Table, form_of_row, is_table, look_up, row_of, scanned
 from fastscan.kernels.xla_hints import SUM_BLOCK, as_one_function, own_unit
 
 Side = Literal["before", "after"]
@@ -47,18 +48,22 @@ class OnXLA:
 
     def split(self, series: Any) -> Any:
         """Takes arrays (B, T, n, p) into (L, n, p, C, B), or of a matrix alone (L, n, p). Rows past T are zero; one more row at
-        the beginning is left out.
+        the beginning is left out. Tables stay tables.
         """
+        alone = self.plan.chunks == 1 and self.plan.algebra == "staged alone"  # for more axes XLA would copy
 
-        def one(x: jax.Array) -> jax.Array:
+        def one(x: Any) -> Any:
+            if is_table(x):
+                values = x.values[0] if alone else x.values.transpose(1, 2, 3, 0)[..., None, :]
+                return Table(values, one(x.index))
             x = x[:, x.shape[1] - self.plan.steps :]
             B, T, n, p = x.shape
             x = jnp.pad(x, ((0, 0), (0, self.plan.length * self.plan.chunks - T), (0, 0), (0, 0)))
-            if self.plan.chunks == 1 and self.plan.algebra == "staged alone":  # for more axes XLA would copy
+            if alone:
                 return x.reshape(T, n, p)
             return x.reshape(B, self.plan.chunks, self.plan.length, n, p).transpose(2, 3, 4, 1, 0)
 
-        return jax.tree.map(one, series)
+        return jax.tree.map(one, series, is_leaf=is_table)
 
     def join(self, rows: Any, last: jax.Array | None = None) -> jax.Array:
         """Takes an array (L, n, p, C, B or 1) into (B or 1, T, n, p), and puts ``last`` (n, p, 1, B or 1) at its end."""
@@ -177,7 +182,7 @@ class OnXLA:
 
     def row(self, rows: Any, t: Any) -> tuple[Any, jax.Array | None]:
         """Returns one row of every chunk, and where it is one."""
-        return at(rows, t), self.present(t)
+        return row_of(rows, t), self.present(t)
 
     def each_row(self, name: str, function: Callable, series: tuple) -> Any:
         """Applies a function of matrices to every row by itself; ``name`` is for kernels."""
@@ -198,17 +203,19 @@ class OnXLA:
     def scan_rows(self, body: Callable, carry: Any, rows: Any, reverse: bool) -> tuple[Any, Any]:
         """Scans the chunks' rows by ``body(carry, (row, present)) -> (carry, outputs)``; as `split` has rows.
 
-        Reverse mode keeps the carries, and computes the rest of a step anew.
+        Reverse mode keeps the carries, looks up anew what rows take from tables, and computes the rest of a step anew.
         """
         rows = rows, self.present(jnp.arange(self.plan.length)[:, None, None])
-        first = jax.eval_shape(lambda: jax.tree.map(lambda x: blank(x, x.shape[1:]), rows))
-        carry = stable_carry(body, carry, first)
+        carry = stable_carry(body, carry, form_of_row(rows))
         if self.plan.length == 1:
-            carry, outs = body(carry, jax.tree.map(lambda x: x[0], rows))
+            carry, outs = body(carry, row_of(rows, 0))
             return carry, jax.tree.map(lambda x: x[None], outs)
 
         def scan(carry: Any, rows: Any) -> tuple[Any, Any]:
-            return lax.scan(jax.checkpoint(body, prevent_cse=False), carry, rows, self.plan.length, reverse)
+            def one(carry: Any, row: Any) -> tuple[Any, Any]:
+                return body(carry, look_up(rows, row))
+
+            return lax.scan(jax.checkpoint(one, prevent_cse=False), carry, scanned(rows), self.plan.length, reverse)
 
         return self.compiled(scan)(carry, rows)
 

@@ -10,7 +10,7 @@ from emulator.machine import run
 from emulator.memory import Array, Memory
 from fastscan.kernels.algebra import Lanes
 from fastscan.kernels.gpu.launch import launch
-from fastscan.kernels.gpu.tables import MOST_ROWS
+from fastscan.kernels.gpu.matrix_arrays import MOST_ROWS
 from fastscan.kernels.lgssm import passes
 from fastscan.kernels.plan import Launch, Plan
 from fastscan.lgssm.check import check_model

@@ -21,6 +21,7 @@ from fastscan.learn.priors import MatrixNormalInverseWishart, NormalInverseWisha
 from fastscan.lgssm import lgssm_marginal_loglik, lgssm_smoother
 from fastscan.lgssm.expectations import smoothed_sums
 from fastscan.transforms import any_missing
+from fastscan.types import Regimes
 
 _COEFFICIENTS = ("weights", "input_weights", "bias")
 
@@ -42,6 +43,7 @@ def log_likelihoods(params: Any, emissions: jax.Array, inputs: jax.Array | None,
 
 def constraints(params: Any) -> Any:
     """Returns constraints: covariances are positive definite, variances positive, the rest is real."""
+    _refuse_regimes(params)
     m = jnp.shape(params.emissions.weights)[-2]
     full = jnp.shape(params.emissions.cov)[-2:] == (m, m)
     real = jax.tree.map(lambda _: REAL, params)
@@ -137,8 +139,20 @@ def _check_static(params: Any) -> None:
             )
 
 
+def _refuse_regimes(params: Any) -> None:
+    """Refuses regimes, whose numbers are no parameters to learn."""
+    for part, fields in params._asdict().items():
+        for name, x in fields._asdict().items():
+            if isinstance(x, Regimes):
+                raise TypeError(
+                    f"{part}.{name}: fastscan.Regimes given, wanted an array. Learn the values by the gradient of "
+                    "lgssm_marginal_loglik, or from states that lgssm_posterior_sample draws."
+                )
+
+
 def _shapes(params: Any) -> dict[str, tuple[tuple[int, ...], Any]]:
     """Returns for every parameter the shape that it has if it does not vary, and the parameter itself."""
+    _refuse_regimes(params)
     D, m = jnp.shape(params.dynamics.weights)[-1], jnp.shape(params.emissions.weights)[-2]
     shapes = {"initial.mean": ((D,), params.initial.mean), "initial.cov": ((D, D), params.initial.cov)}
     for part, n in (("dynamics", D), ("emissions", m)):

@@ -50,6 +50,6 @@ def is_matrix(x: Any) -> bool:
     return isinstance(x, Lanes | Tile)
 
 
-def is_table(x: Any) -> bool:
-    """Tells whether something is an array of matrices."""
+def is_matrix_array(x: Any) -> bool:
+    """Tells whether something describes an array of matrices."""
     return isinstance(x, MatrixArray)

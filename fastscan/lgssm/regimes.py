@@ -1,0 +1,130 @@
+"""Parameters of regimes: checked, as tables that are looked up row by row, and products with their matrices."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from fastscan.given import ShapeError, array, seen
+from fastscan.kernels.arrays import matmul
+from fastscan.kernels.tables import Table, is_table, look_up, scanned
+from fastscan.types import ParamsLGSSM, Regimes
+
+
+def regimes_of_arrays(name: str, x: Regimes) -> Regimes:
+    """Returns regimes as arrays.
+
+    Raises:
+        TypeError: regimes of what does not vary, or parts that are no arrays.
+    """
+    if name.startswith("initial"):
+        raise TypeError(f"{name}: fastscan.Regimes given, wanted an array. The first state has one distribution.")
+    shared = x.index is None and name == "emissions.cov"  # by `with_shared_index`
+    return Regimes(array(f"{name}.values", x.values), None if shared else array(f"{name}.index", x.index))
+
+
+def with_shared_index(given: Any, params: ParamsLGSSM) -> ParamsLGSSM:
+    """Leaves the index of the emissions' noise away where it is that of their weights, which `jax.jit` would make two of.
+
+    Args:
+        given: what was given.
+        params: of arrays.
+
+    Raises:
+        TypeError: noise without an index.
+    """
+    weights, cov = (getattr(given.emissions, name) for name in ("weights", "cov"))
+    if isinstance(cov, Regimes) and cov.index is None and not isinstance(weights, Regimes):
+        raise TypeError("emissions.cov.index: None given, wanted the number of every step's regime.")
+    if not (isinstance(weights, Regimes) and isinstance(cov, Regimes)) or cov.index is not weights.index:
+        return params
+    if jnp.shape(params.emissions.weights.values)[:1] != jnp.shape(params.emissions.cov.values)[:1]:
+        return params
+    return params._replace(emissions=params.emissions._replace(cov=params.emissions.cov._replace(index=None)))
+
+
+def check_index(name: str, x: Regimes, T: int, batch: int | None) -> None:
+    """Refuses regimes that are none, and numbers that are not one for every step.
+
+    Raises:
+        TypeError: numbers that are no integers.
+        ValueError: shapes.
+    """
+    if not jnp.shape(x.values)[:1] or not len(x.values):
+        raise ShapeError(f"{name}.values: shape {jnp.shape(x.values)} given, wanted at least one regime, along the first axis.")
+    if not jnp.issubdtype(x.index.dtype, jnp.integer):
+        raise TypeError(
+            f"{name}.index: {x.index.dtype} given, wanted integers: the number of every step's regime, from 0 to "
+            f"{len(x.values) - 1}."
+        )
+    allowed = [(T,)] if batch is None else [(T,), (batch, T)]
+    if x.index.shape not in allowed:
+        wanted = " or ".join(map(str, allowed))
+        raise ShapeError(f"{name}.index: shape {x.index.shape} given, wanted {wanted}: the number of every step's regime.")
+
+
+def check_numbers(params: ParamsLGSSM) -> None:
+    """Refuses numbers of regimes that there are none of, as far as their values are known; of dynamics, entry 0 is not read.
+
+    Raises:
+        ValueError: such numbers.
+    """
+    for part, unread in (("dynamics", 1), ("emissions", 0)):
+        for name, x in getattr(params, part)._asdict().items():
+            if not isinstance(x, Regimes) or x.index is None or not seen(x.index):
+                continue
+            index, R = np.asarray(x.index), len(x.values) if jnp.ndim(x.values) else 0
+            if not R or not index.ndim or index.dtype.kind not in "iu":
+                continue  # errors that the checks of shapes make
+            index = index[..., unread:]
+            if index.size and not 0 <= index.min() <= index.max() < R:
+                wrong = index.min() if index.min() < 0 else index.max()
+                raise ValueError(
+                    f"{part}.{name}.index: {wrong} given, wanted numbers from 0 to {R - 1}, of the {R} regimes that "
+                    f"{part}.{name}.values has."
+                )
+
+
+def as_table(x: Regimes, shape: Sequence[int]) -> Table:
+    """Returns checked regimes of matrices, or of vectors as columns, as a table; numbers of no regime are past its end."""
+    R = len(x.values)
+    values = x.values.reshape(1, R, *shape, *([1] if len(shape) == 1 else []))
+    if x.index is None:
+        return Table(values)
+    index = jnp.where((x.index >= 0) & (x.index < R), x.index, R).astype(jnp.int32)
+    return Table(values, index.reshape(-1, index.shape[-1], 1, 1))
+
+
+def as_series(x: Any) -> Any:
+    """Looks all rows of a table up at once; returns an array as it is."""
+    return x.series() if is_table(x) else x
+
+
+def products(matrices: Any, vectors: jax.Array) -> jax.Array:
+    """Multiplies vectors (B or 1, T, p, 1) by matrices (B or 1, T or 1, n, p), by those of a table row by row."""
+    if not is_table(matrices):
+        return matmul(matrices, vectors)
+    return over_rows(lambda M, v: (M * jnp.swapaxes(v, 0, 1)).sum(1, keepdims=True), matrices.filled(), vectors)
+
+
+def over_rows(function: Any, *series: Any) -> jax.Array:
+    """Applies a function of matrices in lanes (n, p, 1, B or 1) to every row of series (B or 1, T or 1, n, p), or tables, one
+    after the other: (B or 1, T, n, p).
+    """
+    T = max(x.shape[1] for x in series)
+
+    def lanes(x: Any) -> Any:
+        if is_table(x):
+            return Table(x.values.transpose(1, 2, 3, 0)[..., None, :], lanes(x.index))
+        return jnp.broadcast_to(x, (x.shape[0], T, *x.shape[2:])).transpose(1, 2, 3, 0)[..., None, :]
+
+    rows = tuple(map(lanes, series))
+
+    @jax.checkpoint
+    def one(row: Any) -> jax.Array:
+        return function(*look_up(rows, row))
+
+    return lax.map(one, scanned(rows))[..., 0, :].transpose(3, 0, 1, 2)

@@ -1,0 +1,119 @@
+"""Matrices that rows take from a table: a series of few different ones, of which every row says the number of its own.
+
+A `Table` may stand for an array wherever a series has one. It is looked up row by row, where a row is read, so that no array
+with a matrix a row is made of it. In lanes its matrices are (R, rows, columns, 1, B or 1), its numbers (L, 1, 1, C, B or 1); of
+a matrix alone (R, rows, columns) and (L, 1, 1).
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fastscan.kernels.arrays import blank
+
+
+class Table(NamedTuple):
+    """A series whose row t is ``values[:, index[:, t]]``.
+
+    Attributes:
+        values: (B or 1, R, rows, columns).
+        index: int32 (B or 1, T, 1, 1), from 0 to R - 1; None where another table's holds, or where only values matter.
+    """
+
+    values: Any
+    index: Any = None
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """The shape of the series that it stands for, (B or 1, T, rows, columns); without numbers that of the values."""
+        B, rows, n, p = self.values.shape
+        return (B, rows, n, p) if self.index is None else (max(B, len(self.index)), self.index.shape[1], n, p)
+
+    @property
+    def dtype(self) -> Any:
+        """The type of the entries."""
+        return self.values.dtype
+
+    def rows(self, part: slice) -> "Table":
+        """Returns some rows of the series."""
+        return self._replace(index=self.index[:, part])
+
+    def filled(self) -> "Table":
+        """Returns the same table with one more matrix, of NaN, for numbers past its end."""
+        nothing = jnp.full_like(self.values[:, :1], jnp.nan)
+        return self._replace(values=jnp.concatenate([self.values, nothing], 1))
+
+    def series(self) -> jax.Array:
+        """Looks all rows up at once: an array (B or 1, T, rows, columns), of NaN where a number is past the table's end."""
+
+        def one(values: jax.Array, index: jax.Array) -> jax.Array:
+            return values.at[index].get(mode="fill", fill_value=jnp.nan)
+
+        values, index = self.values, self.index[..., 0, 0]
+        if len(index) == 1:
+            return jax.vmap(one, (0, None))(values, index[0])
+        return jax.vmap(one, (None, 0))(values[0], index) if len(values) == 1 else jax.vmap(one)(values, index)
+
+
+def is_table(x: Any) -> bool:
+    """Tells a table from an array."""
+    return isinstance(x, Table)
+
+
+def values_of(x: Any) -> Any:
+    """Returns a table's values, or an array as it is."""
+    return x.values if is_table(x) else x
+
+
+def has_tables(tree: Any) -> bool:
+    """Tells whether there are tables among arrays."""
+    return any(map(is_table, jax.tree.leaves(tree, is_leaf=is_table)))
+
+
+def values_alone(tree: Any) -> Any:
+    """Returns tables without their numbers, as derivatives have them."""
+    return jax.tree.map(lambda x: Table(x.values) if is_table(x) else x, tree, is_leaf=is_table)
+
+
+def scanned(rows: Any) -> Any:
+    """Returns rows as loops go over them: of a table, its numbers."""
+    return jax.tree.map(lambda x: x.index if is_table(x) else x, rows, is_leaf=is_table)
+
+
+def look_up(rows: Any, row: Any) -> Any:
+    """Returns one row, of rows with tables, from what a loop has of it: see `scanned`."""
+    return jax.tree.map(lambda x, one: _entry(x.values, one) if is_table(x) else one, rows, row, is_leaf=is_table)
+
+
+def row_of(rows: Any, t: Any) -> Any:
+    """Reads one row, of a number that may be known only as the program runs."""
+    return look_up(rows, jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, t, keepdims=False), scanned(rows)))
+
+
+def form_of_row(rows: Any) -> Any:
+    """Returns the form of one row, without the numbers."""
+    return jax.eval_shape(lambda: look_up(rows, jax.tree.map(lambda x: blank(x, x.shape[1:]), scanned(rows))))
+
+
+def add_to(table: jax.Array, index: jax.Array, change: jax.Array) -> jax.Array:
+    """Adds matrices (rows, columns, 1, B) to those of a table in lanes (R, rows, columns, 1, B), or alone, by their numbers."""
+    if index.size == 1:
+        k = index.reshape(())
+        before = lax.dynamic_index_in_dim(table, k, keepdims=False)
+        return lax.dynamic_update_index_in_dim(table, before + change, k, 0)
+    sequences = jnp.arange(index.shape[-1])
+    return table.at[index[0, 0, 0], :, :, 0, sequences].add(jnp.moveaxis(change[:, :, 0], -1, 0), mode="promise_in_bounds")
+
+
+def _entry(values: jax.Array, index: jax.Array) -> jax.Array:
+    """Looks up a matrix by its number: (rows, columns), or in every lane (rows, columns, C, B)."""
+    if index.size == 1:
+        return lax.dynamic_index_in_dim(values, index.reshape(()), keepdims=False)
+    of_sequence = jax.vmap(lambda x, k: lax.dynamic_index_in_dim(x, k, keepdims=False), (None, 0), -1)
+    values, numbers = values[..., 0, :], index[0, 0]
+    if values.shape[-1] == 1:
+        return jax.vmap(of_sequence, (None, 1), -1)(values[..., 0], numbers)
+    numbers = jnp.broadcast_to(numbers, (numbers.shape[0], values.shape[-1]))
+    return jax.vmap(of_sequence, (-1, 1), -1)(values, numbers)
