@@ -4,11 +4,12 @@ What Triton makes of matrices of more than 32 rows for an H100 are instructions 
 so these are compiled for an A100.
 """
 
+import numpy as np
 import pytest
 from emulated.test_public_calls import check, model, path_sample, posterior_sample
 
 from emulator.launches import Emulator
-from fastscan import hmm_filter, hmm_posterior_mode, hmm_smoother, lgssm_filter, lgssm_smoother
+from fastscan import Regimes, hmm_filter, hmm_posterior_mode, hmm_smoother, lgssm_filter, lgssm_smoother
 from oracles.hmm import random_model
 from oracles.lgssm import SMOOTHER_KERNELS
 
@@ -42,6 +43,22 @@ def test_states_in_chunks():
 @pytest.mark.parametrize("call", [hmm_posterior_mode, path_sample])
 def test_paths(call):
     check(call, *random_model(2, 9, 33), same=True, emulator=on(33))
+
+
+def switching(F, Q, index, noise, params, y, implementation):
+    """Posterior samples of a model whose dynamics follow a discrete state, with a diagonal noise that varies in time."""
+    dynamics = params.dynamics._replace(weights=Regimes(F, index), cov=Regimes(Q, index))
+    params = params._replace(dynamics=dynamics, emissions=params.emissions._replace(cov=noise))
+    return posterior_sample(params, y, implementation)
+
+
+@pytest.mark.parametrize(("D", "m", "T"), [(7, 3, 9), pytest.param(30, 4, CHUNKED, marks=pytest.mark.slow)])
+def test_regimes(D, m, T):
+    params, y = model(D, m, T, 2, gaps=False)
+    r = np.random.default_rng(0)
+    F, Q = (x * r.uniform(0.5, 1, (3, 1, 1)) for x in (params.dynamics.weights, params.dynamics.cov))
+    index, noise = r.integers(0, 3, (2, T)), r.uniform(0.5, 1, (T, m))
+    check(switching, F, Q, index, noise, params, y, same=True, tolerance=1e-4)
 
 
 @pytest.mark.slow

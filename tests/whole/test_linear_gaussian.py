@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fastscan import lgssm_filter, lgssm_marginal_loglik, lgssm_posterior_sample, lgssm_smoother
+from fastscan import Regimes, lgssm_filter, lgssm_marginal_loglik, lgssm_posterior_sample, lgssm_smoother
 from fastscan.dispatch.choice import choose
 from fastscan.kernels.lgssm import passes
 from fastscan.kernels.plan import Launch, Plan
@@ -78,6 +78,38 @@ def test_parameters_that_vary():
     y = gapped(params, T, B)
     given, wanted = (lgssm_smoother(varying, y, implementation=i) for i in ("pallas_interpret", "sequential"))
     jax.tree.map(lambda a, b: close(a, b, 2e-5), given, wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("D", [7, 17])
+def test_regimes(D):
+    """Of all that may have some; numbers of no regime make NaN."""
+    params, T, B, m = random_params(5, D, 2, "float32"), 70, 2, 2
+    r = np.random.default_rng(0)
+    y = jnp.asarray(gapped(params, T, B))
+    index = jnp.asarray(r.integers(0, 3, (B, T)))
+
+    def call(index, implementation):
+        def regimes(x):
+            return Regimes(x * r.uniform(0.5, 1, (3, *[1] * x.ndim)).astype(np.float32), index)
+
+        r = np.random.default_rng(1)
+        dynamics = params.dynamics._replace(
+            weights=regimes(params.dynamics.weights), bias=regimes(params.dynamics.bias), cov=regimes(params.dynamics.cov)
+        )
+        noise = regimes(np.full(m, 0.5, np.float32))
+        emissions = params.emissions._replace(weights=regimes(params.emissions.weights), cov=noise)
+        given = params._replace(dynamics=dynamics, emissions=emissions)
+        return (
+            lgssm_smoother(given, y, implementation=implementation),
+            lgssm_posterior_sample(KEY, given, y, implementation=implementation),
+        )
+
+    given, wanted = (jax.jit(call, static_argnums=1)(index, i) for i in ("pallas_interpret", "sequential"))
+    jax.tree.map(lambda a, b: close(a, b, 1e-4), given, wanted)
+    lost = jax.jit(call, static_argnums=1)(index.at[0, 9].set(3), "pallas_interpret")[0]
+    assert np.isnan(lost.filtered_means[0, 9:]).all()
+    close(lost.filtered_means[1], wanted[0].filtered_means[1], 1e-4)
 
 
 @pytest.mark.slow
