@@ -1,4 +1,4 @@
-"""A recurrence's phases as GPU kernels: a lane, which is a thread, owns one chunk of one sequence.
+"""A recurrence's phases as GPU kernels: a lane, a thread or for large models a whole program, owns a chunk of a sequence.
 
 Here everything is held as series are, (B or 1, rows, n, p): summaries and states have one row a chunk, parameters one row
 in all. The C summaries are scanned as what they are, a shorter series: lanes fold them in groups into fewer and fewer, until

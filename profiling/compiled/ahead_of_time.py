@@ -25,7 +25,7 @@ import jax
 from rich.console import Console
 
 from fastscan.profiling.compiled.machine_code import on_abstract_gpu
-from fastscan.profiling.compiled.public_calls import PublicCall, pretending, public_calls
+from fastscan.profiling.compiled.public_calls import PublicCall, large_calls, pretending, public_calls
 from fastscan.profiling.measure.machine import describe, version
 from fastscan.profiling.measure.progress import counted
 
@@ -245,7 +245,7 @@ def run_ahead_of_time(folder: Path, only: str, devices: list[str], out: Path | N
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{about['date']}-ahead-of-time.csv"
     large: dict[str, list] = {}
-    calls = [call for call in public_calls() if only in call.name]
+    calls = [call for call in (*public_calls(), *large_calls()) if only in call.name]
     with path.open("w", newline="") as file, counted(Console(), len(devices) * len(calls)) as begin:
         writer = csv.writer(file)
         writer.writerow(CompiledProgram._fields)

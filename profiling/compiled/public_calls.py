@@ -2,15 +2,17 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 import jax
 
+from fastscan import Regimes, lgssm_posterior_sample
 from fastscan.dispatch import choice as dispatch
 from fastscan.mcmc import api as mcmc
 from fastscan.profiling.measure import operations
 from fastscan.profiling.measure.cases import METROPOLIS, Case, large
+from fastscan.profiling.measure.models import random_params
 
 
 class PublicCall(NamedTuple):
@@ -46,8 +48,13 @@ CASES = (
 
 
 def public_calls() -> list[PublicCall]:
-    """Lists the calls of `CASES`, and of large models."""
-    return [*map(of_case, CASES), *(of_case(case, "pallas") for case in large())]
+    """Lists the calls of `CASES`, whose times are predicted, too."""
+    return [of_case(case) for case in CASES]
+
+
+def large_calls() -> list[PublicCall]:
+    """Lists calls with models that no thread holds, by kernels."""
+    return [*(of_case(case, "pallas") for case in large()), of_regimes()]
 
 
 def of_case(case: Case, implementation: str = "default") -> PublicCall:
@@ -56,6 +63,22 @@ def of_case(case: Case, implementation: str = "default") -> PublicCall:
     assert function is not None  # only dynamax's may be absent
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), operations.data(case))
     return PublicCall(str(case), function, shapes)
+
+
+def of_regimes(D: int = 30, m: int = 16, T: int = 10_000, B: int = 32, R: int = 100) -> PublicCall:
+    """Makes a posterior sample of sequences whose dynamics follow discrete states, as behaviour models have them."""
+    static = random_params(D, m, "float32")
+
+    def sample(F: Any, Q: Any, bias: Any, index: Any, noise: Any, emissions: Any, key: Any) -> jax.Array:
+        regimes = dict(zip(("weights", "cov", "bias"), (Regimes(x, index) for x in (F, Q, bias)), strict=True))
+        params = static._replace(dynamics=static.dynamics._replace(**regimes), emissions=static.emissions._replace(cov=noise))
+        return lgssm_posterior_sample(key, params, emissions, implementation="pallas")
+
+    floats = (R, D, D), (R, D, D), (R, D), (T, m), (B, T, m)
+    F, Q, bias, noise, emissions = (jax.ShapeDtypeStruct(shape, "float32") for shape in floats)
+    index, key = jax.ShapeDtypeStruct((B, T), "int32"), jax.eval_shape(jax.random.PRNGKey, 0)
+    name = f"lgssm_posterior_sample D={D} m={m} T={T:,} B={B} of {R} regimes"
+    return PublicCall(name, sample, (F, Q, bias, index, noise, emissions, key))
 
 
 @contextlib.contextmanager

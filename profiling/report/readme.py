@@ -12,6 +12,7 @@ from fastscan.profiling.report.demo_tables import demo_tables
 from fastscan.profiling.report.first_call_table import first_call_table
 from fastscan.profiling.report.gpu_tables import gpu_texts
 from fastscan.profiling.report.large_table import large_table
+from fastscan.profiling.report.whole_table import whole_table
 from fastscan.profiling.verdicts.judge import chosen
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,6 +90,7 @@ def generated(records: Path = RECORDS) -> dict[str, str]:
         "lgssm-kernels": _kernels(records, _LGSSM_KERNELS, "D, m"),
         "score-kernels": _kernels(records, _SCORE_KERNELS, "D, m"),
         "hmm-kernels": _kernels(records, _HMM_KERNELS, "K | function"),
+        "whole-kernels": whole_table(records),
         "first-calls": first_call_table(records),
         "large": large_table(records),
         **demo_tables(records),
