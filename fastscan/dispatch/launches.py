@@ -64,19 +64,18 @@ def check_size(implementation: str, family: str, D: int, m: int, dtype: str) -> 
     Raises:
         ValueError: such a model.
     """
-    given, interpreted = (family, D, m, dtype), implementation == "pallas_interpret"
-    if in_threads(*given, interpreted=interpreted) or in_programs(*given, interpreted=interpreted):
+    interpreted = implementation == "pallas_interpret"
+    if any(fits(family, D, m, dtype, interpreted=interpreted) for fits in (in_threads, in_programs)):
         return
     letters = "K" if family in large.HMMS else "D and m" if family in large.LGSSMS else "D"
-    most = max(MOST_STATES.get(family, 0), max(KERNEL_SIZES[family][dtype])) if dtype == "float32" else None
-    if most is None:
-        sizes = KERNEL_SIZES[family][dtype]
-        wanted = ", ".join(f"m up to {n} for D = {d}" for d, n in sizes.items()) if m else f"{letters} up to {max(sizes)}"
+    sizes = KERNEL_SIZES[family][dtype]
+    if family in MOST_STATES and (dtype == "float32" or interpreted):
+        wanted = f"{letters} up to {MOST_STATES[family]}"
     else:
-        wanted = f"{letters} up to {most}"
-    sizes = f"{letters[0]} = {D}" + (f", m = {m}" if m else "")
+        wanted = ", ".join(f"m up to {n} for D = {d}" for d, n in sizes.items()) if m else f"{letters} up to {max(sizes)}"
+    given = f"{letters[0]} = {D}" + (f", m = {m}" if m else "")
     raise ValueError(
-        f"implementation: {implementation!r} given for {sizes}, {dtype}; kernels hold {wanted}. Take 'chunked', or None, which "
+        f"implementation: {implementation!r} given for {given}, {dtype}; kernels hold {wanted}. Take 'chunked', or None, which "
         "chooses for you."
     )
 
