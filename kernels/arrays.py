@@ -21,6 +21,12 @@ def varying(x: Any) -> frozenset:
     return frozenset() if kind is None else kind.varying
 
 
+def form_varying(axes: frozenset, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+    """Returns the form of an array that may differ along these axes of `shard_map`."""
+    kind = jax.sharding.ManualAxisType(varying=axes) if axes else None
+    return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=kind)
+
+
 def vary_over(axes: frozenset, x: jax.Array) -> jax.Array:
     """Makes an array one that may differ along these axes of `shard_map`, too."""
     more = axes - varying(x)

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fastscan.kernels.algebra import stable_carry
+from fastscan.kernels.algebra import stable_carry, varying
+from fastscan.kernels.arrays import form_varying
 from fastscan.kernels.gpu.blocks import Traced
 from fastscan.kernels.gpu.layouts import layout
 from fastscan.kernels.gpu.matrix_arrays import MOST_ROWS, Kind, MatrixArray, is_matrix, is_matrix_array
@@ -57,7 +58,8 @@ def launch(
         kernel(Program(plan, lying, *pairs))
 
     operands = [*own, *(lying.pack(t, x) for t, x in zip(reads, arrays, strict=True))]
-    shapes = [jax.ShapeDtypeStruct(lying.shape(t), t.dtype) for t in writes]
+    axes = frozenset().union(*map(varying, operands))
+    shapes = [form_varying(axes, lying.shape(t), t.dtype) for t in writes]
     results = lying.run(name, program, operands, shapes)
     results = [lying.unpack(t, x) for t, x in zip(writes, results, strict=True)]
     return jax.tree.unflatten(jax.tree.structure(targets, is_leaf=is_matrix_array), results)

@@ -169,7 +169,42 @@ assert len(given[1].sharding.device_set) == 8
 jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), given, wanted)
 print("fine")
 """
-    more = {"PYTHONPATH": str(Path(__file__).parents[1]), "JAX_ENABLE_X64": "1"}
+    run_with_devices(code)
+
+
+def test_shard_map_of_kernels():
+    """What is lowered for GPUs varies over the axes of what it is given; Pallas's interpreter can't say so."""
+    code = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, PartitionSpec as P
+import fastscan
+from fastscan.profiling.compiled.public_calls import pretending
+from oracles.lgssm import random_params
+
+mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
+y = np.random.default_rng(0).normal(size=(8, 9, 1)).astype(np.float32)
+
+def shared(implementation, check):
+    def mean(params, y):
+        return fastscan.lgssm_smoother(params, y, implementation=implementation).smoothed_means
+    return jax.jit(jax.shard_map(mean, mesh=mesh, in_specs=(P(), P("batch")), out_specs=P("batch"), check_vma=check))
+
+params = jax.tree.map(jnp.asarray, random_params(1, 7, 1, "float32"))
+with pretending("NVIDIA H200"):
+    text = shared("pallas", True).trace(params, y).lower(lowering_platforms=("cuda",)).as_text()
+assert "xla.gpu.triton" in text
+given, wanted = shared("pallas_interpret", False)(params, y), shared("sequential", True)(params, y)
+np.testing.assert_allclose(given, wanted, atol=1e-5)
+print("fine")
+"""
+    run_with_devices(code, JAX_ENABLE_X64="0")
+
+
+def run_with_devices(code, **more):
+    """In a process of its own, whose CPU is eight devices."""
+    more = {"PYTHONPATH": str(Path(__file__).parents[1]), "JAX_ENABLE_X64": "1", **more}
     more["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ | more)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False, env=os.environ | more
+    )
     assert done.stdout.strip() == "fine", done.stderr
