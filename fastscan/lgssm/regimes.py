@@ -118,7 +118,7 @@ def over_rows(function: Any, *series: Any) -> jax.Array:
 
     def lanes(x: Any) -> Any:
         if is_table(x):
-            return Table(x.values.transpose(1, 2, 3, 0)[..., None, :], lanes(x.index))
+            return x.in_lanes(lanes(x.index), alone=False)
         return jnp.broadcast_to(x, (x.shape[0], T, *x.shape[2:])).transpose(1, 2, 3, 0)[..., None, :]
 
     rows = tuple(map(lanes, series))
