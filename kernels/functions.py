@@ -21,7 +21,8 @@ class Function:
 
     def __init__(self, jaxpr: Jaxpr):
         (out,) = jaxpr.outvars
-        self.shape, self.dtype = out.aval.shape, out.aval.dtype
+        form: Any = out.aval
+        self.shape, self.dtype = form.shape, form.dtype
         self._jaxpr, self._equations = jaxpr, _equations(jaxpr)
         self._hash = hash(self._equations)
 

@@ -104,11 +104,8 @@ def check_model(params: Any, T: int, batch: int | None, dtype: Any, inputs: Any 
         if x is None or 0 in shape:  # inputs without columns are none
             return None
         if is_computed(x):
-            return (
-                x
-                if x.shape[1:] == (T, *shape)
-                else _refuse(name, jax.ShapeDtypeStruct(x.shape[1:], x.dtype), _shapes(shape, T, batch))
-            )
+            written_out = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+            return x if written_out.shape == (T, *shape) else _refuse(name, written_out, _shapes(shape, T, batch))
         if name in regimes:
             return _layout_regimes(name, regimes[name]._replace(values=x), [shape], T)
         return _layout(name, x, shape, T, batch)
@@ -154,7 +151,7 @@ def _shapes(shape: Sequence[int], T: int, batch: int | None) -> list[tuple[int, 
     return allowed if batch is None else [*allowed, (batch, T, *shape), (batch, 1, *shape)]
 
 
-def _refuse(name: str, x: jax.Array, allowed: Sequence[tuple[int, ...]]) -> NoReturn:
+def _refuse(name: str, x: jax.Array | jax.ShapeDtypeStruct, allowed: Sequence[tuple[int, ...]]) -> NoReturn:
     wanted = " or ".join(map(str, dict.fromkeys(allowed)))
     raise ShapeError(f"{name}: shape {x.shape} given, wanted {wanted}.{_may_be(name, x.shape, allowed)}")
 
