@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
 
 class Function:
@@ -17,18 +16,19 @@ class Function:
     Attributes:
         shape: of what it returns, one array.
         dtype: likewise.
+        plain: whether it is made of indexing and of arithmetic, with nothing larger than what it returns.
     """
 
-    def __init__(self, jaxpr: Jaxpr):
+    def __init__(self, jaxpr: Any):
         (out,) = jaxpr.outvars
-        form: Any = out.aval
-        self.shape, self.dtype = form.shape, form.dtype
+        self.shape, self.dtype = out.aval.shape, out.aval.dtype
+        self.plain = _plain(jaxpr, out.aval.size)
         self._jaxpr, self._equations = jaxpr, _equations(jaxpr)
         self._hash = hash(self._equations)
 
     def __call__(self, constants: tuple[Any, ...], t: Any) -> jax.Array:
         """Computes the value at t."""
-        (out,) = jaxpr_as_fun(ClosedJaxpr(self._jaxpr, list(constants)))(t)
+        (out,) = jax.core.eval_jaxpr(self._jaxpr, constants, t)
         return out
 
     def __eq__(self, other: object) -> bool:
@@ -51,6 +51,37 @@ def traced(function: Callable[[Any], Any], t: Any) -> tuple[Function, tuple[Any,
     return Function(jaxpr), tuple(closed.consts)
 
 
+_INDEXING = {"dynamic_slice", "gather", "slice", "squeeze", "reshape", "broadcast_in_dim", "transpose"}
+_ARITHMETIC = {
+    "convert_element_type",
+    "select_n",
+    "clamp",
+    "add",
+    "sub",
+    "mul",
+    "div",
+    "neg",
+    "abs",
+    "max",
+    "min",
+    "sin",
+    "cos",
+}
+_LOGIC = {"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not"}
+_PLAIN = _INDEXING | _ARITHMETIC | _LOGIC
+
+
+def _plain(jaxpr: Any, most: int) -> bool:
+    """Tells whether equations are of plain operations, whose results have so many entries at most."""
+    for e in jaxpr.eqns:
+        if e.primitive.name in ("jit", "pjit"):
+            if not _plain(e.params["jaxpr"].jaxpr, most):
+                return False
+        elif e.primitive.name not in _PLAIN or any(x.aval.size > most for x in e.outvars):
+            return False
+    return True
+
+
 class _Itself:
     """An object that equals itself alone."""
 
@@ -69,7 +100,7 @@ def _equations(jaxpr: Any) -> tuple:
     numbers: dict[Any, int] = {}
 
     def read(x: Any) -> Any:
-        if isinstance(x, Literal):
+        if hasattr(x, "val"):  # a literal
             return x.aval, np.asarray(x.val).tobytes()
         return numbers[x]
 
@@ -91,9 +122,9 @@ def _comparable(x: Any) -> Any:
         return tuple((name, _comparable(x[name])) for name in sorted(x))
     if type(x) in (tuple, list):
         return tuple(map(_comparable, x))
-    if isinstance(x, ClosedJaxpr):
+    if hasattr(x, "jaxpr") and hasattr(x, "consts"):
         return _equations(x.jaxpr), tuple(map(_Itself, x.consts))
-    if isinstance(x, Jaxpr):
+    if hasattr(x, "eqns"):
         return _equations(x)
     try:
         hash(x)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fastscan.arrays import matmul_by_entries
-from fastscan.kernels.algebra import UNROLLED_TERMS, Stacked
+from fastscan.kernels.algebra import UNROLLED_TERMS
 from fastscan.kernels.arrays import as_lanes, as_rows, blank, matmul
 from fastscan.kernels.lgssm import in_place
 from fastscan.kernels.lgssm.decorrelation import decorrelate_rows
@@ -25,9 +25,10 @@ from fastscan.kernels.lgssm.kalman import FilterInputs
 from fastscan.kernels.lgssm.passes import Series
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.scan import driver
+from fastscan.kernels.scan.xla import OnXLA
 from fastscan.kernels.tables import Table, is_computed, is_table, values_of
 from fastscan.lgssm.check import Model
-from fastscan.lgssm.regimes import as_series, over_rows, products
+from fastscan.lgssm.regimes import as_series, over_blocks, over_rows, products
 
 
 def series(plan: Plan, model: Model, emissions: jax.Array, missing: bool) -> Series:
@@ -147,18 +148,17 @@ def _unless_indefinite(plan: Plan, model: Model) -> tuple[Any, jax.Array]:
 def _unless_indefinite_anywhere(plan: Plan, model: Model) -> tuple[Any, jax.Array]:
     """Does as `_unless_indefinite` where F or Q is a function of t: row by row, of which no matrix is kept."""
     F, Q, P = lax.stop_gradient((model.F, model.Q, model.initial_cov))
-    by, first = driver.phases(plan), Stacked(as_lanes(P))
+    by = OnXLA(plan.in_lanes)
 
-    def of_each(name: str, function: Any, x: Any) -> jax.Array:
-        if is_computed(x):
-            return over_rows(lambda M: function(Stacked(M)).array, x)
-        return by.each_row(name, function, (values_of(x),))
+    def of_each(name: str, function: Any, x: Any, *more: jax.Array) -> jax.Array:
+        if not is_computed(x):
+            return by.each_row(name, function, (values_of(x), *more))
+        return over_blocks(lambda M: by.arrays(function(*by.matrices((M, *as_lanes(more))))), x)
 
     def judged() -> tuple[jax.Array, jax.Array]:
-        moved = of_each("moved_variances", lambda F: moved_variances(F, first), F)
-        scale = Stacked(as_lanes(_largest(of_each("variances", magnitudes, Q)) + _largest(moved)))
-        of_Q = of_each("indefinite", lambda Q: indefinite(Q, scale), Q)
-        return of_Q, of_each("indefinite_initial", lambda P: indefinite(P, magnitudes(P)), P)
+        scale = _largest(of_each("variances", magnitudes, Q)) + _largest(of_each("moved_variances", moved_variances, F, P))
+        of_P = of_each("indefinite_initial", indefinite, P, of_each("initial_variances", magnitudes, P))
+        return of_each("indefinite", indefinite, Q, scale), of_P
 
     def sure() -> jax.Array:
         if not is_computed(Q):
