@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.core
 import numpy as np
 
 
@@ -52,22 +53,8 @@ def traced(function: Callable[[Any], Any], t: Any) -> tuple[Function, tuple[Any,
 
 
 _INDEXING = {"dynamic_slice", "gather", "slice", "squeeze", "reshape", "broadcast_in_dim", "transpose"}
-_ARITHMETIC = {
-    "convert_element_type",
-    "select_n",
-    "clamp",
-    "add",
-    "sub",
-    "mul",
-    "div",
-    "neg",
-    "abs",
-    "max",
-    "min",
-    "sin",
-    "cos",
-}
-_LOGIC = {"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not"}
+_ARITHMETIC = {"add", "sub", "mul", "div", "neg", "abs", "max", "min", "sin", "cos", "convert_element_type"}
+_LOGIC = {"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "select_n", "clamp"}
 _PLAIN = _INDEXING | _ARITHMETIC | _LOGIC
 
 
