@@ -38,14 +38,19 @@ def tabulated(name: str, function: Callable[[Any], Any], steps: int, remedy: str
     """
     table = jax.vmap(function)(jnp.arange(steps))
     if steps > 1 and seen(table) and _ends_twice(np.asarray(table)):
-        error, _ = checkify.checkify(jax.vmap(function), errors=checkify.index_checks)(jnp.arange(steps))
-        if error.get() is not None:
-            warnings.warn(
-                f"{name}: a function of t given that indexes a table out of bounds for some t in 0 to {steps - 1}, where JAX "
-                f"reads the nearest entry. {remedy}",
-                stacklevel=2,
-            )
+        warn_out_of_bounds(name, function, jnp.arange(steps), steps, remedy)
     return table
+
+
+def warn_out_of_bounds(name: str, function: Callable[[Any], Any], times: jax.Array, steps: int, remedy: str) -> None:
+    """Warns if a function of time, of ``steps`` steps, indexes a table out of bounds at one of some times."""
+    error, _ = checkify.checkify(jax.vmap(function), errors=checkify.index_checks)(times)
+    if error.get() is not None:
+        warnings.warn(
+            f"{name}: a function of t given that indexes a table out of bounds for some t in 0 to {steps - 1}, where JAX "
+            f"reads the nearest entry. {remedy}",
+            stacklevel=2,
+        )
 
 
 def _ends_twice(table: np.ndarray) -> bool:

@@ -122,7 +122,7 @@ def scored(score: Callable[[Any], tuple[jax.Array, Any]], loglik: jax.Array, giv
     def _(primals, tangents):
         loglik, derivatives = score(primals[1])
         changes = [_change(d, x) for d, x in zip(numbers(derivatives), numbers(tangents[1]), strict=True)]
-        return loglik, sum(changes, jnp.zeros_like(loglik))
+        return loglik, sum(changes, jnp.zeros_like(loglik)).astype(loglik.dtype)
 
     return value(lax.stop_gradient(loglik), given)
 

@@ -2,16 +2,19 @@
 
 A `Table` may stand for an array wherever a series has one. It is looked up row by row, where a row is read, so that no array
 with a matrix a row is made of it. In lanes its matrices are (R, rows, columns, 1, B or 1), its numbers (L, 1, 1, C, B or 1); of
-a matrix alone (R, rows, columns) and (L, 1, 1).
+a matrix alone (R, rows, columns) and (L, 1, 1). `Computed` is a table, too, of which a function makes the entries.
 """
 
+import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fastscan.kernels.arrays import blank
+from fastscan.kernels.arrays import as_lanes, blank
+from fastscan.kernels.functions import Function
 
 
 class Table(NamedTuple):
@@ -45,6 +48,14 @@ class Table(NamedTuple):
         nothing = jnp.full_like(self.values[:, :1], jnp.nan)
         return self._replace(values=jnp.concatenate([self.values, nothing], 1))
 
+    def in_lanes(self, index: Any, alone: bool) -> "Table":
+        """Returns the same with its index in lanes; of a matrix ``alone``, or with lane axes."""
+        return Table(self.values[0] if alone else self.values.transpose(1, 2, 3, 0)[..., None, :], index)
+
+    def row(self, index: jax.Array) -> jax.Array:
+        """Looks one row up, in lanes (rows, columns, C, B), from its number."""
+        return _entry(self.values, index)
+
     def series(self) -> jax.Array:
         """Looks all rows up at once: an array (B or 1, T, rows, columns), of NaN where a number is past the table's end."""
 
@@ -57,9 +68,103 @@ class Table(NamedTuple):
         return jax.vmap(one, (None, 0))(values[0], index) if len(values) == 1 else jax.vmap(one)(values, index)
 
 
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["constants", "index"], meta_fields=["function", "dtype"])
+@dataclasses.dataclass(frozen=True)
+class Computed:
+    """A series whose row t is ``function(constants, index[:, t])``, or NaN where that number is below zero; in lanes, too.
+
+    Attributes:
+        function: of constants and a number.
+        constants: arrays (B or 1, ...).
+        index: integers (B or 1, T, 1, 1).
+        dtype: the type of the entries.
+    """
+
+    function: Function
+    constants: tuple[Any, ...]
+    index: Any
+    dtype: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the series that it stands for, (B or 1, T, rows, columns)."""
+        return max(map(len, (self.index, *self.constants))), self.index.shape[1], *self.function.shape
+
+    @property
+    def numbers(self) -> tuple[Any, ...]:
+        """Those of the constants that have derivatives."""
+        return tuple(x for x in self.constants if jnp.issubdtype(x.dtype, jnp.floating))
+
+    def replaced(self, **fields: Any) -> "Computed":
+        """Returns the same with other fields."""
+        return dataclasses.replace(self, **fields)
+
+    def rows(self, part: slice) -> "Computed":
+        """Returns some rows of the series."""
+        return self.replaced(index=self.index[:, part])
+
+    def filled(self) -> "Computed":
+        """Returns itself, which has no end."""
+        return self
+
+    def in_lanes(self, index: Any, alone: bool) -> "Computed":
+        """Does as `Table.in_lanes`; constants stay as they are."""
+        del alone
+        return self.replaced(index=index)
+
+    def row(self, index: jax.Array) -> jax.Array:
+        """Computes one row, as `Table.row` looks it up."""
+        if index.ndim == 2:
+            return self.replaced(index=index[None, None]).series()[0, 0]
+        return as_lanes(self.replaced(index=index[0, 0].T[..., None, None]).series())
+
+    def series(self) -> jax.Array:
+        """Computes all rows at once, as `Table.series` looks them up."""
+
+        def one(*given: Any) -> jax.Array:
+            *constants, index = given
+            value = self.function(tuple(constants), jnp.maximum(index, 0)).astype(self.dtype)
+            return jnp.where(index < 0, jnp.nan, value)
+
+        def of_sequence(*given: Any) -> jax.Array:
+            *constants, index = given
+            if len(index) == 1:  # by a slice, which a loop over rows in lanes would make a gather
+                return one(*constants, index[0])[None]
+            return jax.vmap(lambda t: one(*constants, t))(index)
+
+        given = *self.constants, self.index[..., 0, 0]
+        own = [len(x) > 1 for x in given]
+        given = [x if several else x[0] for x, several in zip(given, own, strict=True)]
+        return jax.vmap(of_sequence, [0 if o else None for o in own])(*given) if any(own) else of_sequence(*given)[None]
+
+    def add_to(self, sums: tuple[jax.Array, ...], index: jax.Array, change: jax.Array) -> tuple[jax.Array, ...]:
+        """Adds to derivatives with respect to every sequence's `numbers` (B, ...) what follows from those with respect to rows.
+
+        Args:
+            sums: of the numbers.
+            index: of the rows in one chunk, as in lanes.
+            change: derivatives with respect to the rows, (rows, n, p, 1, B).
+        """
+        of = self.replaced(index=index.reshape(len(index), -1).T[..., None, None])
+        own = tuple(jnp.broadcast_to(x, (len(s), *x.shape[1:])) for s, x in zip(sums, self.numbers, strict=True))
+
+        def series(own: tuple[jax.Array, ...]) -> jax.Array:
+            others = iter(own)
+            mixed = (next(others) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in of.constants)
+            return jnp.broadcast_to(of.replaced(constants=tuple(mixed)).series(), (change.shape[-1], *change.shape[:3]))
+
+        (new,) = jax.vjp(series, own)[1](change[..., 0, :].transpose(3, 0, 1, 2))
+        return tuple(map(jnp.add, sums, new))
+
+
+def is_computed(x: Any) -> bool:
+    """Tells a function of rows from a table and an array."""
+    return isinstance(x, Computed)
+
+
 def is_table(x: Any) -> bool:
     """Tells a table from an array."""
-    return isinstance(x, Table)
+    return isinstance(x, Table | Computed)
 
 
 def values_of(x: Any) -> Any:
@@ -73,8 +178,12 @@ def has_tables(tree: Any) -> bool:
 
 
 def values_alone(tree: Any) -> Any:
-    """Returns tables without their numbers, as derivatives have them."""
-    return jax.tree.map(lambda x: Table(x.values) if is_table(x) else x, tree, is_leaf=is_table)
+    """Returns tables without their numbers, and of functions what has derivatives, as derivatives have them."""
+
+    def one(x: Any) -> Any:
+        return x.numbers if is_computed(x) else Table(x.values) if is_table(x) else x
+
+    return jax.tree.map(one, tree, is_leaf=is_table)
 
 
 def scanned(rows: Any) -> Any:
@@ -84,7 +193,7 @@ def scanned(rows: Any) -> Any:
 
 def look_up(rows: Any, row: Any) -> Any:
     """Returns one row, of rows with tables, from what a loop has of it: see `scanned`."""
-    return jax.tree.map(lambda x, one: _entry(x.values, one) if is_table(x) else one, rows, row, is_leaf=is_table)
+    return jax.tree.map(lambda x, one: x.row(one) if is_table(x) else one, rows, row, is_leaf=is_table)
 
 
 def row_of(rows: Any, t: Any) -> Any:

@@ -20,7 +20,7 @@ PACKAGES = {"fastscan": "fastscan", "kernels": "fastscan.kernels", "profiling": 
 
 LAYERS = {
     "kernels": (
-        {"arrays", "plan", "ranges"},
+        {"arrays", "functions", "plan", "ranges"},
         {"xla_hints", "tables"},
         {"algebra"},  # small matrices, a matrix per lane
         {"gpu"},  # what launches kernels

@@ -70,7 +70,9 @@ class Choice(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """The arguments of `choose`, but for B; and the fewest rows of a program for several lengths, None of one for one."""
+    """The arguments of `choose`, but for B; the fewest rows of a program for several lengths, None of one for one; and whether
+    users' functions are called in its loops, of which nobody knows whether they fit into one function.
+    """
 
     implementation: str | None
     T: int
@@ -80,12 +82,14 @@ class Problem(NamedTuple):
     family: str = "lgssm"
     shared: bool = False
     fewest: int | None = None
+    calling: bool = False
 
     def plan(self, B: int) -> Plan:
         """Chooses the plan for B sequences."""
         given = self._asdict()
-        fewest = given.pop("fewest")
+        fewest, calling = given.pop("fewest"), given.pop("calling")
         plan = choose(**given, B=B).plan
+        plan = plan._replace(one_function=False) if calling else plan
         return plan if fewest is None else plan.from_fewest(fewest)
 
 

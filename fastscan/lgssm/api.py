@@ -47,6 +47,7 @@ from fastscan.given import (
     seen,
 )
 from fastscan.kernels.ranges import ranged
+from fastscan.kernels.tables import Computed
 from fastscan.lgssm import inference as lgssm_inference
 from fastscan.lgssm.check import Sizes, check_model
 from fastscan.lgssm.covariances import check_covariances
@@ -299,7 +300,7 @@ def _constant(params: ParamsLGSSM) -> bool:
     axes = {"weights": 2, "cov": 2, "bias": 1, "input_weights": 2}
     parts = (params.dynamics, params.emissions)
     fields = [(n, x) for part in parts for n, x in part._asdict().items() if x is not None]
-    if any(isinstance(x, Regimes) for _, x in fields):
+    if any(isinstance(x, Regimes | Computed) for _, x in fields):
         return False
     m = params.emissions.weights.shape[:1]
     return all(jnp.ndim(x) == axes[n] or (n == "cov" and jnp.shape(x) == m) for n, x in fields)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from fastscan.given import ShapeError, check_dtypes, promoted
-from fastscan.kernels.tables import is_table
+from fastscan.kernels.tables import is_computed, is_table
 from fastscan.lgssm.regimes import as_series, as_table, check_index
 from fastscan.lgssm.timing import plain_params
 from fastscan.types import Regimes
@@ -29,6 +29,7 @@ class Model(NamedTuple):
     """Checked parameters, each (B or 1, T or 1, rows, columns). ``R`` is a column where the noise is independent.
 
     F, Q, H, R and input weights B and D may be a `Table` of two steps or more; that of R has no index where it is that of H.
+    F, Q and H may also be `Computed`.
     """
 
     initial_mean: jax.Array
@@ -84,14 +85,16 @@ def check_model(params: Any, T: int, batch: int | None, dtype: Any, inputs: Any 
         if x.index is not None:
             check_index(name, x, T, batch)
     inputs = None if inputs is None or jnp.shape(inputs)[-1:] == (0,) else jnp.asarray(inputs)
-    dtypes = {name: x.dtype for name, x in fields.items() if x is not None and x.size}
+    dtypes = {name: x.dtype for name, x in fields.items() if x is not None and 0 not in x.shape}
     dtypes |= {"emissions": dtype} | ({} if inputs is None else {"inputs": inputs.dtype})
     check_dtypes(dtypes)
     dtype = promoted(d for name, d in dtypes.items() if name not in _OPTIONAL)
-    fields = {name: x if x is None else x.astype(dtype) for name, x in fields.items()}
+    fields = {
+        name: x if x is None else x.replaced(dtype=dtype) if is_computed(x) else x.astype(dtype) for name, x in fields.items()
+    }
     F, H = fields["dynamics.weights"], fields["emissions.weights"]
-    if F.ndim < 2 or H.ndim < 2:
-        name, x, wanted = ("dynamics.weights", F, "(D, D)") if F.ndim < 2 else ("emissions.weights", H, "(N, D)")
+    if len(F.shape) < 2 or len(H.shape) < 2:
+        name, x, wanted = ("dynamics.weights", F, "(D, D)") if len(F.shape) < 2 else ("emissions.weights", H, "(N, D)")
         raise ShapeError(f"{name}: shape {x.shape} given, wanted {wanted}, with leading axes for what varies.")
     D, m = F.shape[-1], H.shape[-2]
     u, U = _check_inputs(inputs, fields, T, batch, dtype)
@@ -100,6 +103,9 @@ def check_model(params: Any, T: int, batch: int | None, dtype: Any, inputs: Any 
         x = fields[name]
         if x is None or 0 in shape:  # inputs without columns are none
             return None
+        if is_computed(x):
+            written_out = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+            return x if written_out.shape == (T, *shape) else _refuse(name, written_out, _shapes(shape, T, batch))
         if name in regimes:
             return _layout_regimes(name, regimes[name]._replace(values=x), [shape], T)
         return _layout(name, x, shape, T, batch)
@@ -145,7 +151,7 @@ def _shapes(shape: Sequence[int], T: int, batch: int | None) -> list[tuple[int, 
     return allowed if batch is None else [*allowed, (batch, T, *shape), (batch, 1, *shape)]
 
 
-def _refuse(name: str, x: jax.Array, allowed: Sequence[tuple[int, ...]]) -> NoReturn:
+def _refuse(name: str, x: jax.Array | jax.ShapeDtypeStruct, allowed: Sequence[tuple[int, ...]]) -> NoReturn:
     wanted = " or ".join(map(str, dict.fromkeys(allowed)))
     raise ShapeError(f"{name}: shape {x.shape} given, wanted {wanted}.{_may_be(name, x.shape, allowed)}")
 

@@ -19,13 +19,14 @@ from fastscan.kernels.arrays import matmul
 from fastscan.kernels.converged import passes
 from fastscan.kernels.lgssm.gaussian import square_root
 from fastscan.kernels.lgssm.kalman import Filtered
-from fastscan.kernels.lgssm.passes import Series, affine_states
+from fastscan.kernels.lgssm.passes import Series, affine_states, color
 from fastscan.kernels.lgssm.smoothing import AffineMap, Smoothed, SmootherSums
 from fastscan.kernels.plan import Plan
-from fastscan.kernels.tables import is_table, values_alone
+from fastscan.kernels.scan.xla import OnXLA
+from fastscan.kernels.tables import is_computed, is_table, values_alone
 from fastscan.lgssm.check import Model
-from fastscan.lgssm.layout import known_terms, noise_of, rows_of, series
-from fastscan.lgssm.regimes import products
+from fastscan.lgssm.layout import known_terms, noise_of, rows_of, series, written_for
+from fastscan.lgssm.regimes import over_blocks, products
 from fastscan.transforms import (
     any_missing,
     batch_size,
@@ -182,17 +183,26 @@ def joint_sample(model: Model, state_noise: jax.Array, emission_noise: jax.Array
 
 
 def _sample_prior(plan: Plan, model: Model, state_noise: jax.Array, emission_noise: jax.Array):
+    model = written_for(plan, model)
     drift, offset = known_terms(model)
     initial = model.initial_mean + matmul(_root(model.initial_cov), state_noise[:, :1])
-    shifts = drift + products(_root(model.Q), state_noise)
+    shifts = drift + _colored(plan, model.Q, state_noise)
     F = model.F.filled() if is_table(model.F) else model.F
     static = AffineMap(F.transpose(2, 3, 1, 0)) if F.shape[1] == 1 else AffineMap()
     rows = AffineMap(None if static.E is not None else rows_of(F, slice(1, None)), shifts[:, 1:])
     states = affine_states(plan, initial.transpose(2, 3, 1, 0), static, rows)
     R = noise_of(model)
-    noise = deviation(R) * emission_noise if R.shape[-1] == 1 else products(_root(R), emission_noise)
+    noise = deviation(R) * emission_noise if R.shape[-1] == 1 else _colored(plan, R, emission_noise)
     emissions = products(model.H, states) + offset + noise
     return jnp.broadcast_to(states, (len(emissions), *states.shape[1:]))[..., 0], emissions[..., 0]
+
+
+def _colored(plan: Plan, cov: Any, noise: jax.Array) -> jax.Array:
+    """Gives standard normal noise (B, T, n, 1) covariances."""
+    if is_computed(cov):
+        by = OnXLA(plan.in_lanes)
+        return over_blocks(lambda *given: by.arrays(color(*by.matrices(given))), cov, noise)
+    return products(_root(cov), noise)
 
 
 def _root(cov: Any) -> Any:

@@ -1,5 +1,6 @@
 """From a checked model to what the passes take: noise becomes independent, and what is known is taken away."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,18 +9,26 @@ from jax import lax
 
 from fastscan.arrays import matmul_by_entries
 from fastscan.kernels.algebra import UNROLLED_TERMS
-from fastscan.kernels.arrays import as_lanes, blank, matmul
+from fastscan.kernels.arrays import as_lanes, as_rows, blank, matmul
 from fastscan.kernels.lgssm import in_place
 from fastscan.kernels.lgssm.decorrelation import decorrelate_rows
-from fastscan.kernels.lgssm.definiteness import indefinite_beside, indefinite_model, moved_variances, surely_definite
+from fastscan.kernels.lgssm.definiteness import (
+    indefinite,
+    indefinite_beside,
+    indefinite_model,
+    magnitudes,
+    moved_variances,
+    surely_definite,
+)
 from fastscan.kernels.lgssm.gaussian import Gaussian
 from fastscan.kernels.lgssm.kalman import FilterInputs
 from fastscan.kernels.lgssm.passes import Series
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.scan import driver
-from fastscan.kernels.tables import Table, is_table, values_of
+from fastscan.kernels.scan.xla import OnXLA
+from fastscan.kernels.tables import Table, is_computed, is_table, values_of
 from fastscan.lgssm.check import Model
-from fastscan.lgssm.regimes import as_series, products
+from fastscan.lgssm.regimes import as_series, over_blocks, over_rows, products
 
 
 def series(plan: Plan, model: Model, emissions: jax.Array, missing: bool) -> Series:
@@ -31,6 +40,7 @@ def series(plan: Plan, model: Model, emissions: jax.Array, missing: bool) -> Ser
         emissions: (B, T, m).
         missing: whether NaN entries are to be looked for; without, emissions are taken as they are.
     """
+    model = written_for(plan, model)
     y = emissions[..., None]
     observed = ~jnp.isnan(y) if missing else None
     drift, offset = known_terms(model)
@@ -50,6 +60,13 @@ def series(plan: Plan, model: Model, emissions: jax.Array, missing: bool) -> Ser
     return Series(prior, first, params, rows)
 
 
+def written_for(plan: Plan, model: Model) -> Model:
+    """Writes functions of t out as arrays for kernels, which can't run them."""
+    if plan.launch is None:
+        return model
+    return model._replace(**{name: x.series() for name, x in model._asdict().items() if is_computed(x)})
+
+
 def known_terms(model: Model) -> tuple[jax.Array, jax.Array]:
     """Biases and inputs: of the transitions (B or 1, T or 1, D, 1), of the emissions (B or 1, T or 1, m, 1)."""
     # zeros are of as many sequences as what they go with, for derivatives are
@@ -67,7 +84,7 @@ def noise_of(model: Model) -> Any:
 def _column(x: Any) -> jax.Array:
     """Returns zeros (B or 1, 1, n, 1), for matrices (B or 1, T or 1, n, p)."""
     B, _, n, _ = x.shape
-    return jnp.zeros_like(values_of(x), shape=(B, 1, n, 1))
+    return jnp.zeros_like(jax.tree.leaves(x)[0], x.dtype, shape=(B, 1, n, 1))
 
 
 def _known(bias: jax.Array | None, weights: Any, inputs: jax.Array | None, zeros: jax.Array) -> jax.Array:
@@ -87,7 +104,7 @@ def _independent(plan: Plan, model: Model, y: jax.Array, observed: jax.Array | N
     if (R.shape[-1] == 1 and H.shape[-2] > 1) or H.shape[-2] == 1:
         return H, jnp.where(R < 0, jnp.nan, R), y
     shared = is_table(R) and R.index is None
-    one_index = shared or (is_table(H) and R.shape[1] == 1) or (is_table(R) and H.shape[1] == 1)
+    one_index = not is_computed(H) and (shared or (is_table(H) and R.shape[1] == 1) or (is_table(R) and H.shape[1] == 1))
     if one_index and observed is None:
         index, of_each = H.index if is_table(H) else R.index, decorrelate_rows(plan, values_of(H), values_of(R))
         regimes = max(x.shape[1] for x in of_each)
@@ -108,6 +125,8 @@ def _unless_indefinite(plan: Plan, model: Model) -> tuple[Any, jax.Array]:
     Gaussian processes have it, has it up to a rounding of these. In tables no F lies beside a Q:
     a regime's Q is judged beside the initial state that any F moves on, and so is every Q beside a table of F.
     """
+    if is_computed(model.Q) or is_computed(model.F):
+        return _unless_indefinite_anywhere(plan, model)
     Q, F, P = values_of(model.Q), values_of(model.F), model.initial_cov
     by = driver.phases(plan)
     judge, given = indefinite_model, lax.stop_gradient((Q, F, P))
@@ -122,12 +141,43 @@ def _unless_indefinite(plan: Plan, model: Model) -> tuple[Any, jax.Array]:
         of_Q, of_P = by.each_row("indefinite", judge, given)
         return of_Q, of_P[:, :1]
 
-    if plan.launch is not None or "staged" not in plan.algebra or Q.shape[-1] <= UNROLLED_TERMS:
-        of_Q, of_P = judged()
-    else:  # on a CPU a library takes less time, and what it does one by one is no loss
-        nothing = jax.tree.map(lambda x: blank(x, x.shape), jax.eval_shape(judged))
-        of_Q, of_P = lax.cond(surely_definite(Q) & surely_definite(P), lambda: nothing, judged)
+    of_Q, of_P = _judged(plan, judged, lambda: surely_definite(Q) & surely_definite(P), Q.shape[-1])
     return model.Q._replace(values=Q + of_Q) if is_table(model.Q) else Q + of_Q, P + of_P
+
+
+def _unless_indefinite_anywhere(plan: Plan, model: Model) -> tuple[Any, jax.Array]:
+    """Does as `_unless_indefinite` where F or Q is a function of t: row by row, of which no matrix is kept."""
+    F, Q, P = lax.stop_gradient((model.F, model.Q, model.initial_cov))
+    by = OnXLA(plan.in_lanes)
+
+    def of_each(name: str, function: Any, x: Any, *more: jax.Array) -> jax.Array:
+        if not is_computed(x):
+            return by.each_row(name, function, (values_of(x), *more))
+        return over_blocks(lambda M: by.arrays(function(*by.matrices((M, *as_lanes(more))))), x)
+
+    def judged() -> tuple[jax.Array, jax.Array]:
+        scale = _largest(of_each("variances", magnitudes, Q)) + _largest(of_each("moved_variances", moved_variances, F, P))
+        of_P = of_each("indefinite_initial", indefinite, P, of_each("initial_variances", magnitudes, P))
+        return of_each("indefinite", indefinite, Q, scale), of_P
+
+    def sure() -> jax.Array:
+        if not is_computed(Q):
+            return surely_definite(values_of(Q)) & surely_definite(P)
+        rows = over_rows(lambda M: jnp.reshape(surely_definite(as_rows(M)), (1, 1, 1, 1)), Q)
+        return rows[:, 1:].all() & surely_definite(P)
+
+    of_Q, of_P = _judged(plan, judged, sure, P.shape[-1])
+    if is_computed(model.Q):
+        return model.Q.replaced(index=jnp.where(jnp.isnan(of_Q), -1, model.Q.index)), model.initial_cov + of_P
+    return model.Q._replace(values=model.Q.values + of_Q) if is_table(model.Q) else model.Q + of_Q, model.initial_cov + of_P
+
+
+def _judged(plan: Plan, judged: Callable[[], Any], sure: Callable[[], jax.Array], D: int) -> Any:
+    """Returns verdicts; on a CPU of large covariances not before a library's factors have said that they are needed."""
+    if plan.launch is not None or "staged" not in plan.algebra or D <= UNROLLED_TERMS:
+        return judged()
+    nothing = jax.tree.map(lambda x: blank(x, x.shape), jax.eval_shape(judged))
+    return lax.cond(sure(), lambda: nothing, judged)  # a library takes less time, and what it does one by one is no loss
 
 
 def _largest(variances: jax.Array) -> jax.Array:

@@ -4,6 +4,7 @@ import jax
 
 from fastscan import lengths
 from fastscan.dispatch.choice import How, Problem
+from fastscan.kernels.tables import Computed
 from fastscan.lgssm.check import Model, Sizes, check_emission_dim, check_emissions, check_model
 from fastscan.types import ParamsLGSSM
 
@@ -26,7 +27,17 @@ def prepare(
     shared = missing is False and all(x.shape[0] == 1 for x in matrices)
     family = "lgssm" if model.F.shape[1] == model.Q.shape[1] == 1 else "lgssm_varying"
     fewest = None if count is None else lengths.fewest_rows(sizes.T - 1)
-    problem = Problem(implementation, sizes.T, sizes.D, sizes.m, str(emissions.dtype), family, shared, fewest)
+    problem = Problem(
+        implementation,
+        sizes.T,
+        sizes.D,
+        sizes.m,
+        str(emissions.dtype),
+        family,
+        shared,
+        fewest,
+        any(isinstance(x, Computed) and not x.function.plain for x in model),
+    )
     plan = problem.plan(batch or 1)
     if plan.launch is not None and model.R.shape[-1] == 1:
         missing = True  # which costs kernels nothing then

@@ -13,6 +13,9 @@ from fastscan.kernels.arrays import matmul
 from fastscan.kernels.tables import Table, is_table, look_up, scanned
 from fastscan.types import ParamsLGSSM, Regimes
 
+BLOCK_ENTRIES = 1 << 15
+"""The entries of matrices that are worked on at once, which a cache should hold."""
+
 
 def regimes_of_arrays(name: str, x: Regimes) -> Regimes:
     """Returns regimes as arrays.
@@ -118,7 +121,7 @@ def over_rows(function: Any, *series: Any) -> jax.Array:
 
     def lanes(x: Any) -> Any:
         if is_table(x):
-            return Table(x.values.transpose(1, 2, 3, 0)[..., None, :], lanes(x.index))
+            return x.in_lanes(lanes(x.index), alone=False)
         return jnp.broadcast_to(x, (x.shape[0], T, *x.shape[2:])).transpose(1, 2, 3, 0)[..., None, :]
 
     rows = tuple(map(lanes, series))
@@ -128,3 +131,26 @@ def over_rows(function: Any, *series: Any) -> jax.Array:
         return function(*look_up(rows, row))
 
     return lax.map(one, scanned(rows))[..., 0, :].transpose(3, 0, 1, 2)
+
+
+def over_blocks(function: Any, *series: Any) -> jax.Array:
+    """Does as `over_rows`, of sqrt(T) rows or more at once, which are lanes (n, p, C, B or 1)."""
+    T = max(x.shape[1] for x in series)
+    largest = max(x.shape[-1] * x.shape[-2] for x in series)
+    size = min(max(int(T**0.5), BLOCK_ENTRIES // largest, 1), T)
+    count = -(-T // size)
+
+    def lanes(x: Any) -> Any:
+        if is_table(x):
+            return x.in_lanes(lanes(x.index), alone=False)
+        x = jnp.pad(x, [(0, 0), (0, count * size - T), (0, 0), (0, 0)])
+        return x.reshape(len(x), count, size, *x.shape[2:]).transpose(1, 3, 4, 2, 0)
+
+    blocks = tuple(map(lanes, series))
+
+    @jax.checkpoint
+    def one(block: Any) -> jax.Array:
+        return function(*look_up(blocks, block))
+
+    found = lax.map(one, scanned(blocks)).transpose(4, 0, 3, 1, 2)
+    return found.reshape(len(found), count * size, *found.shape[3:])[:, :T]

@@ -8,6 +8,8 @@ import numpy as np
 from fastscan.arrays import tabulated
 from fastscan.given import ShapeError, array, plain, promoted
 from fastscan.kernels.arrays import matmul
+from fastscan.kernels.tables import is_computed
+from fastscan.lgssm.functions import MATRICES, row_by_row
 from fastscan.lgssm.regimes import (
     as_series,
     as_table,
@@ -24,7 +26,8 @@ TIMINGS = ("arrival", "departure")
 
 
 def plain_params(params: Any, T: int, inputs: Any = None, timing: str = "arrival") -> ParamsLGSSM:
-    """Returns parameters as arrays, of functions of time at 0 to T - 1; from any object with the fields of a `ParamsLGSSM`.
+    """Returns parameters as arrays, of functions of time at 0 to T - 1, or `Computed`; from any object with the fields of a
+    `ParamsLGSSM`.
 
     Args:
         params: the model.
@@ -49,13 +52,14 @@ def plain_params(params: Any, T: int, inputs: Any = None, timing: str = "arrival
                 f"params: {type(params).__name__} without a field {part}.{name} given; wanted fastscan.ParamsLGSSM, or an "
                 f"object with its fields, such as dynamax's.{_exchanged(params)}"
             ) from None
-        if x is None:
-            return None
+        if x is None or is_computed(x):
+            return x
         if isinstance(x, Regimes):
             return regimes_of_arrays(f"{part}.{name}", x)
         if callable(x):
             steps, remedy = (arriving_T, _REMEDY) if part == "dynamics" else (T, "Wanted values at all of these.")
-            return tabulated(f"{part}.{name}", x, steps, remedy)
+            computed = row_by_row(f"{part}.{name}", x, steps, remedy) if name in MATRICES[part] else None
+            return tabulated(f"{part}.{name}", x, steps, remedy) if computed is None else computed
         return array(f"{part}.{name}", x)
 
     parts = {"initial": ParamsLGSSMInitial, "dynamics": ParamsLGSSMDynamics, "emissions": ParamsLGSSMEmissions}
@@ -117,6 +121,8 @@ def arriving(x: Any, ndim: int, T: int) -> Any:
     """
     if isinstance(x, Regimes):
         return x._replace(index=arriving(x.index, 0, T))
+    if is_computed(x):
+        return x.replaced(index=arriving(x.index, 2, T))
     if x.ndim <= ndim:
         return x
     axis = x.ndim - ndim - 1

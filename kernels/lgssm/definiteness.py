@@ -45,7 +45,7 @@ def indefinite_model(Q, F, P, largest=None) -> tuple[Any, Any]:
     Returns:
         `indefinite` of Q and of P.
     """
-    own = _magnitude(Q.diagonal())
+    own = magnitudes(Q)
     return indefinite_beside(Q, P, moved_variances(F, P) + (own if largest is None else largest))
 
 
@@ -56,7 +56,12 @@ def moved_variances(F, P) -> Any:
 
 def indefinite_beside(Q, P, scale) -> tuple[Any, Any]:
     """Does as `indefinite_model`, of a Q that is judged beside given variances (D, 1)."""
-    return indefinite(Q, scale), indefinite(P, _magnitude(P.diagonal()))
+    return indefinite(Q, scale), indefinite(P, magnitudes(P))
+
+
+def magnitudes(cov) -> Any:
+    """Computes the sizes of a covariance's variances, (D, 1)."""
+    return _magnitude(cov.diagonal())
 
 
 def surely_definite(covs: jax.Array) -> jax.Array:
@@ -66,7 +71,7 @@ def surely_definite(covs: jax.Array) -> jax.Array:
 
     def one(cov: jax.Array) -> jax.Array:
         matrix: Any = Stacked(cov[..., None, None])
-        return definite(_allowing(matrix, _magnitude(matrix.diagonal())))
+        return definite(_allowing(matrix, magnitudes(matrix)))
 
     return lax.map(one, covs.reshape(-1, *covs.shape[2:])).all()
 

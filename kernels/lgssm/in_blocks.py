@@ -1,7 +1,8 @@
 """Passes back over rows of which the filter kept one state a block: the others are filtered again, block by block (XLA).
 
 For models in one chunk whose rows take matrices from tables. So nothing there is of the size of a matrix a row; of what rows
-took from a table, derivatives are added up in a table.
+took from a table, derivatives are added up in a table. Of what a function made of constants, they are added up for these, once
+a block, as its pass back may be through all of the constants.
 """
 
 import functools
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fastscan.kernels.algebra import stable_carry
+from fastscan.kernels.arrays import blank
 from fastscan.kernels.lgssm.gaussian import Gaussian
 from fastscan.kernels.lgssm.kalman import KALMAN_FILTER, FilterInputs
 from fastscan.kernels.lgssm.scoring import KALMAN_SCORE, ScoreRow, begin_scoring, nothing_shared
@@ -20,7 +22,7 @@ from fastscan.kernels.lgssm.smoothing import AFFINE_MAPS, FILTER_FOR_SAMPLING, A
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.scan.recurrence import Recurrence
 from fastscan.kernels.scan.xla import OnXLA, where
-from fastscan.kernels.tables import Table, add_to, has_tables, is_table, look_up, scanned
+from fastscan.kernels.tables import Computed, Table, add_to, has_tables, is_computed, look_up, scanned
 
 
 def applies(plan: Plan, rows: FilterInputs) -> bool:
@@ -105,7 +107,8 @@ def score(
 
     Returns:
         The sum; r and N of the state before the first row, as arrays; derivatives with respect to what all rows share, as
-        arrays; and with respect to rows, series (B, T - 1, n, p), or tables whose values are (B, R, n, p).
+        arrays; and with respect to rows, series (B, T - 1, n, p), or tables whose values are (B, R, n, p), or of functions'
+        constants, a tuple of arrays (B, ...).
     """
     by, given, split = OnXLA(plan), OnXLA(plan).matrices(params), OnXLA(plan).split(rows)
     blocks = Blocks.of(split)
@@ -123,9 +126,12 @@ def score(
         return (where(present, after, before), tables), own
 
     def back(carry: tuple, block: tuple) -> tuple[tuple, Any]:
-        entry, *rows = block
+        (entry, *rows), (before, sums) = block, carry
         _, filtered = lax.scan(reported, by.matrices(entry), rows)
-        return lax.scan(step_back, carry, (Gaussian(filtered.mean, filtered.cov), *rows), reverse=True)
+        after, own = lax.scan(step_back, before, (Gaussian(filtered.mean, filtered.cov), *rows), reverse=True)
+        of_functions = zip(split, sums, rows[0], own, strict=True)
+        sums = FilterInputs(*(None if s is None else f.add_to(s, index, d) for f, s, index, d in of_functions))
+        return (after, sums), FilterInputs(*(d if s is None else None for s, d in zip(sums, own, strict=True)))
 
     def run(carry: tuple, blocks: tuple) -> tuple[tuple, Any]:
         return lax.scan(back, carry, blocks, reverse=True)
@@ -137,15 +143,21 @@ def score(
         lambda state, x: by.arrays(KALMAN_SCORE.step(given, begun, by.matrices(ScoreRow(state, look_up(split, x))))[1]),
         *(filtered, own),
     )
-    tables = FilterInputs(
-        *(jnp.zeros((len(x.values), *d.shape), d.dtype) if is_table(x) else None for x, d in zip(split, of_row, strict=True))
-    )
+    forms = tuple(zip(split, of_row, strict=True))
+    tables = FilterInputs(*(jnp.zeros((len(x.values), *d.shape), d.dtype) if isinstance(x, Table) else None for x, d in forms))
+    sums = FilterInputs(*(_no_sums(x, d) if is_computed(x) else None for x, d in forms))
     begun = stable_carry(step_back, (begun, tables), (filtered, *blocks.row))
-    ((message, of_params), tables), own = by.compiled(run)(begun, (entries, blocks.scanned, blocks.present))
+    (((message, of_params), tables), sums), own = by.compiled(run)((begun, sums), (entries, blocks.scanned, blocks.present))
     own = jax.tree.map(by.join, blocks.joined(own))
     added = (None if t is None else Table(t[..., 0, :].transpose(3, 0, 1, 2)) for t in tables)
+    added = (s if t is None else t for t, s in zip(added, sums, strict=True))
     of_rows = FilterInputs(*(d if t is None else t for t, d in zip(added, own, strict=True)))
     return by.total(blocks.joined(densities)), *by.arrays((message, of_params)), of_rows
+
+
+def _no_sums(x: Computed, change: Any) -> tuple[jax.Array, ...]:
+    """Returns derivatives of zero with respect to a function's numbers, (B, ...), from the form of a row's."""
+    return tuple(blank(n, (change.shape[-1], *n.shape[1:])) for n in x.numbers)
 
 
 def _density(out: Any) -> Any:

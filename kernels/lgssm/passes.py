@@ -139,7 +139,7 @@ def sample(plan: Plan, series: Series, noise: jax.Array, jitter: jax.Array) -> j
     params, rows = SamplerParams(series.params, jitter), SamplerInputs(series.rows, noise[:, :-1])
 
     def draw(last: Gaussian) -> jax.Array:
-        return as_lanes(by.each_row("draw", _draw, (as_rows(last.cov), noise[:, -1:])))
+        return as_lanes(by.each_row("draw", color, (as_rows(last.cov), noise[:, -1:])))
 
     if in_blocks.applies(plan, series.rows):
         return in_blocks.sample(plan, initial, params, rows, draw)
@@ -171,6 +171,6 @@ def _transition(x: FilterInputs) -> Transition:
     return Transition(x.F, x.c, x.Q)
 
 
-def _draw(cov: Any, noise: Any) -> Any:
+def color(cov: Any, noise: Any) -> Any:
     """Draws from N(0, cov), given standard normal noise. A function of its own, so that kernels know it by its name."""
     return square_root(cov) @ noise

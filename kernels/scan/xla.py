@@ -23,7 +23,7 @@ from fastscan.kernels.ranges import phase
 from fastscan.kernels.scan import relay
 from fastscan.kernels.scan.recurrence import Hindsight, Recurrence
 from fastscan.kernels.scan.seams import CHUNK_AXIS
-from fastscan.kernels.tables import Table, form_of_row, is_table, look_up, row_of, scanned
+from fastscan.kernels.tables import form_of_row, is_table, look_up, row_of, scanned
 from fastscan.kernels.xla_hints import SUM_BLOCK, as_one_function, own_unit
 
 Side = Literal["before", "after"]
@@ -54,8 +54,7 @@ class OnXLA:
 
         def one(x: Any) -> Any:
             if is_table(x):
-                values = x.values[0] if alone else x.values.transpose(1, 2, 3, 0)[..., None, :]
-                return Table(values, one(x.index))
+                return x.in_lanes(one(x.index), alone)
             x = x[:, x.shape[1] - self.plan.steps :]
             B, T, n, p = x.shape
             x = jnp.pad(x, ((0, 0), (0, self.plan.length * self.plan.chunks - T), (0, 0), (0, 0)))

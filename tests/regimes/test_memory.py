@@ -18,6 +18,7 @@ from fastscan import (
     lgssm_posterior_sample,
     lgssm_smoother,
 )
+from programs.arrays_made import large_arrays
 
 T, R, D, M, U, B = 400, 3, 5, 4, 4, 2
 ENOUGH = T * M * min(D, U)
@@ -46,23 +47,9 @@ def model(values, index, of=Regimes):
     )
 
 
-def equations(jaxpr):
-    for equation in jaxpr.eqns:
-        yield equation
-        for value in equation.params.values():
-            for one in value if isinstance(value, (list, tuple)) else [value]:
-                inner = getattr(one, "jaxpr", one)
-                if hasattr(inner, "eqns"):
-                    yield from equations(inner)
-
-
 def large(function, *args, times=1, looked_up=False):
     """The largest arrays that a program makes of ``times`` sequences; or of these, those that are looked up."""
-    found = set()
-    for equation in equations(jax.make_jaxpr(function)(*args).jaxpr):
-        if not looked_up or equation.primitive.name in ("gather", "dynamic_slice"):
-            found |= {v.aval.shape for v in equation.outvars if np.prod(v.aval.shape) >= times * ENOUGH}
-    return found
+    return large_arrays(function, *args, entries=times * ENOUGH, by=("gather", "dynamic_slice") if looked_up else None)
 
 
 def loglik(values, index, y, **options):

@@ -1,0 +1,43 @@
+"""Functions of time whose rows are computed where they are read, so that no array with a matrix a step is made of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fastscan.arrays import warn_out_of_bounds
+from fastscan.given import FLOATS, seen
+from fastscan.kernels.functions import traced
+from fastscan.kernels.tables import Computed
+
+MATRICES = {"initial": (), "dynamics": ("weights", "cov"), "emissions": ("weights",)}
+"""The fields of a model's parts that are computed row by row; functions in others are tabulated."""
+
+LARGE, SMALLER = 8, 4
+"""Rows are computed of more states than that, and where the table would be so many times as large as what the function closes
+over: otherwise a table is no loss, and its derivatives are less work."""
+
+
+def row_by_row(name: str, function: Callable[[Any], Any], steps: int, remedy: str) -> Computed | None:
+    """Returns a function's rows at 0 to ``steps`` - 1, which are computed where they are read; None if it is to be tabulated.
+
+    Warns as `fastscan.arrays.tabulated` does, of functions that leave a table, but looks at the last two rows alone.
+    """
+    index = jnp.arange(steps)
+    found = traced(function, jax.ShapeDtypeStruct((), index.dtype)) if steps > 1 else None
+    if found is None:
+        return None
+    rows, constants = found
+    if len(rows.shape) != 2 or rows.shape[-1] <= LARGE or rows.dtype not in FLOATS:
+        return None
+    if not all(x.dtype in FLOATS or x.dtype == jnp.bool_ or jnp.issubdtype(x.dtype, jnp.integer) for x in constants):
+        return None
+    if SMALLER * sum(np.size(x) for x in constants) > steps * rows.shape[0] * rows.shape[1]:
+        return None
+    last = jax.vmap(function)(index[-2:])
+    if seen(last) and bool((np.asarray(last[0]) == np.asarray(last[1])).all()):
+        warn_out_of_bounds(name, function, index[-1:], steps, remedy)
+    constants = tuple(jnp.asarray(x)[None] for x in constants)
+    return Computed(rows, constants, index.reshape(1, steps, 1, 1), rows.dtype)
