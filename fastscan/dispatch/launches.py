@@ -48,8 +48,7 @@ _WARPS_TO_FILL = 8 * 132
 
 def in_threads(family: str, D: int, m: int, dtype: str, *, interpreted: bool = False) -> bool:
     """Tells whether a thread's registers hold a model."""
-    sizes = INTERPRETED_SIZES[family] if interpreted else KERNEL_SIZES[family][dtype]
-    return m <= sizes.get(D, -1)
+    return m <= _sizes(family, dtype, interpreted).get(D, -1)
 
 
 def in_programs(family: str, D: int, m: int, dtype: str, *, interpreted: bool = False) -> bool:
@@ -68,7 +67,7 @@ def check_size(implementation: str, family: str, D: int, m: int, dtype: str) -> 
     if any(fits(family, D, m, dtype, interpreted=interpreted) for fits in (in_threads, in_programs)):
         return
     letters = "K" if family in large.HMMS else "D and m" if family in large.LGSSMS else "D"
-    sizes = KERNEL_SIZES[family][dtype]
+    sizes = _sizes(family, dtype, interpreted)
     if family in MOST_STATES and (dtype == "float32" or interpreted):
         wanted = f"{letters} up to {MOST_STATES[family]}"
     else:
@@ -105,3 +104,7 @@ def chunks(launch: Launch, family: str, D: int, rows: int, B: int) -> int:
     if states_in_turn or rows < 4 * launch.rows:
         return 1
     return min(launch.fill // B, rows // launch.rows)
+
+
+def _sizes(family: str, dtype: str, interpreted: bool) -> dict[int, int]:
+    return INTERPRETED_SIZES[family] if interpreted else KERNEL_SIZES[family][dtype]

@@ -32,7 +32,8 @@ def whole_table(records: Path) -> str:
 
 
 def _lines(records: Path) -> Iterator[str]:
-    rows = [row for path in sorted((records / "kernels").glob("*whole*.csv")) for row in csv.DictReader(path.open())]
+    paths = sorted((records / "kernels").glob("*whole*.csv"))
+    rows = [row for path in paths for row in csv.DictReader(path.read_text().splitlines())]
     for family, D, m in _SIZES:
         mine = [r for r in rows if (r["family"], int(r["D"]), int(r["m"]), r["sm"]) == (family, D, m, "90")]
         if not mine:

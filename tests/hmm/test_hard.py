@@ -217,8 +217,8 @@ def test_errors():
         hmm_filter(initial, A, ll.astype(complex))
     with pytest.raises(ValueError, match="'fastest' given"):
         hmm_filter(initial, A, ll, implementation="fastest")
-    big = random_model(9, 5, 13)
-    with pytest.raises(ValueError, match=r"'pallas_interpret' given for K = 13, float64; .* K up to 8. Take 'chunked'"):
+    big = random_model(9, 5, 129)
+    with pytest.raises(ValueError, match=r"'pallas_interpret' given for K = 129, float64; .* K up to 128. Take 'chunked'"):
         hmm_filter(*big, implementation="pallas_interpret")
 
 

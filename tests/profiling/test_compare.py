@@ -143,7 +143,8 @@ def test_tables_of_a_record(tmp_path):
         tables.rewritten("<!-- table: x -->\n<!-- end -->", made)
     with pytest.raises(ValueError, match="has no record of 'abacus'"):
         tables.newest(tmp_path, "abacus")
-    with next(tmp_path.rglob("*hmm-kernels.csv")).open() as file:
+    with next(tmp_path.rglob("*-21-hmm-kernels.csv")).open() as file:
         mine = [r for r in csv.DictReader(file) if (r["family"], r["D"], r["sm"]) == ("hmm_mode", "5", "90")]
     total = sum(float(r["per_step"]) for r in mine)
     assert f"= {total:,.0f} |" in made["hmm-kernels"]
+    assert "| smoother, D=30, m=16 | 2 |" in made["whole-kernels"]
