@@ -65,14 +65,16 @@ def of_case(case: Case, implementation: str = "default") -> PublicCall:
     return PublicCall(str(case), function, shapes)
 
 
-def of_regimes(D: int = 30, m: int = 16, T: int = 10_000, B: int = 32, R: int = 100) -> PublicCall:
+def of_regimes(
+    implementation: str = "pallas", *, D: int = 30, m: int = 16, T: int = 10_000, B: int = 32, R: int = 100
+) -> PublicCall:
     """Makes a posterior sample of sequences whose dynamics follow discrete states, as behaviour models have them."""
     static = random_params(D, m, "float32")
 
     def sample(F: Any, Q: Any, bias: Any, index: Any, noise: Any, emissions: Any, key: Any) -> jax.Array:
         regimes = dict(zip(("weights", "cov", "bias"), (Regimes(x, index) for x in (F, Q, bias)), strict=True))
         params = static._replace(dynamics=static.dynamics._replace(**regimes), emissions=static.emissions._replace(cov=noise))
-        return lgssm_posterior_sample(key, params, emissions, implementation="pallas")
+        return lgssm_posterior_sample(key, params, emissions, missing=False, implementation=implementation)
 
     floats = (R, D, D), (R, D, D), (R, D), (T, m), (B, T, m)
     F, Q, bias, noise, emissions = (jax.ShapeDtypeStruct(shape, "float32") for shape in floats)
