@@ -9,7 +9,7 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 
 from fastscan.dispatch.choice import How
-from fastscan.kernels.arrays import alike
+from fastscan.kernels.arrays import alike, numbers
 from fastscan.kernels.plan import Plan
 
 
@@ -125,17 +125,6 @@ def scored(score: Callable[[Any], tuple[jax.Array, Any]], loglik: jax.Array, giv
         return loglik, sum(changes, jnp.zeros_like(loglik)).astype(loglik.dtype)
 
     return value(lax.stop_gradient(loglik), given)
-
-
-def numbers(tree: Any) -> list[jax.Array]:
-    """Lists the leaves of a tree that have derivatives; of their derivatives, likewise: an index has none."""
-    return [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
-
-
-def with_numbers(tree: Any, new: list[jax.Array]) -> Any:
-    """Returns the same tree with other `numbers`."""
-    others = iter(new)
-    return jax.tree.map(lambda x: next(others) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
 
 
 def _change(derivative: jax.Array, tangent: jax.Array) -> jax.Array:

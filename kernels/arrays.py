@@ -4,7 +4,7 @@ Matrices lie in series, a row a matrix, and in lanes, whose axes are the last on
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -56,6 +56,17 @@ def broadcasting(operation: Callable, x: jax.Array, y: jax.Array) -> jax.Array:
     """Applies an operation of `lax` to arrays of one dtype and rank, as `jnp` would, which takes longer to trace."""
     shape = jnp.broadcast_shapes(x.shape, y.shape)
     return operation(*(a if a.shape == shape else lax.broadcast_in_dim(a, shape, range(a.ndim)) for a in (x, y)))
+
+
+def numbers(tree: Any) -> list[jax.Array]:
+    """Lists the leaves of a tree that have derivatives; of their derivatives, likewise: an index has none."""
+    return [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+
+
+def with_numbers(tree: Any, new: Iterable[jax.Array]) -> Any:
+    """Returns the same tree with other `numbers`."""
+    others = iter(new)
+    return jax.tree.map(lambda x: next(others) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
 
 
 def diagonal(x: jax.Array) -> jax.Array:

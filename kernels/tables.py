@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fastscan.kernels.arrays import as_lanes, blank
+from fastscan.kernels.arrays import as_lanes, blank, numbers, with_numbers
 from fastscan.kernels.functions import Function
 
 
@@ -93,7 +93,7 @@ class Computed:
     @property
     def numbers(self) -> tuple[Any, ...]:
         """Those of the constants that have derivatives."""
-        return tuple(x for x in self.constants if jnp.issubdtype(x.dtype, jnp.floating))
+        return tuple(numbers(self.constants))
 
     def replaced(self, **fields: Any) -> "Computed":
         """Returns the same with other fields."""
@@ -149,9 +149,8 @@ class Computed:
         own = tuple(jnp.broadcast_to(x, (len(s), *x.shape[1:])) for s, x in zip(sums, self.numbers, strict=True))
 
         def series(own: tuple[jax.Array, ...]) -> jax.Array:
-            others = iter(own)
-            mixed = (next(others) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in of.constants)
-            return jnp.broadcast_to(of.replaced(constants=tuple(mixed)).series(), (change.shape[-1], *change.shape[:3]))
+            rows = of.replaced(constants=with_numbers(of.constants, own)).series()
+            return jnp.broadcast_to(rows, (change.shape[-1], *change.shape[:3]))
 
         (new,) = jax.vjp(series, own)[1](change[..., 0, :].transpose(3, 0, 1, 2))
         return tuple(map(jnp.add, sums, new))

@@ -32,7 +32,8 @@ from fastscan.kernels.gpu.lowerings import hindrance
 from fastscan.kernels.plan import BLOCK, Launch, Plan
 
 XLA_IMPLEMENTATIONS = ("sequential", "associative", "chunked")
-IMPLEMENTATIONS = (*XLA_IMPLEMENTATIONS, "pallas", "pallas_interpret")
+KERNELS = ("pallas", "pallas_interpret")
+IMPLEMENTATIONS = (*XLA_IMPLEMENTATIONS, *KERNELS)
 FAMILIES = (*large.LGSSMS, *large.HMMS)
 """Families that are measured apart: linear-Gaussian models; those whose dynamics vary in time; an HMM's filters and smoothers,
 its most likely path, its sampler."""
@@ -156,10 +157,10 @@ def choose(
         if rule := large.rule(device, family, T, B, D, shared=shared):
             name, reason = "sequential", rule
         else:
-            name, reason = _fastest(able, dtype, T, B, able=fits and _has_kernels(device))
+            name, reason = _fastest(able, dtype, T, B, kernels=fits and _has_kernels(device))
             reason += f"; no kernels: {why_not}" if why_not else ""
             reason = f"{_where(slices, measured, family, device, D, T, B)}: {reason}" if found else reason
-    elif name in ("pallas", "pallas_interpret"):
+    elif name in KERNELS:
         launches.check_size(name, family, D, m, dtype)
         check_gpu(name, device)
     in_turn = large.in_turn(name, device, family, B, D, shared=shared)
@@ -176,7 +177,7 @@ def choose(
             chunks = min(chunks, lanes // B)
         if _relayed(name, device, family) and T > RELAY_STEPS:
             chunks = min(chunks, (T - 1) // RELAY_ROWS, RELAY_CHUNKS)
-    if name in ("pallas", "pallas_interpret"):
+    if name in KERNELS:
         fields = crossovers.of_device(device).get("launch", {})
         launch = launches.launched(family, D, m, dtype, fields, interpreted=name == "pallas_interpret")
         plan = Plan(T - 1, _fit(launches.chunks(launch, family, D, T - 1, B), T - 1), algebra=_algebra(device), launch=launch)
@@ -208,13 +209,13 @@ def _parse(implementation: str | None) -> tuple[str | None, int | None]:
     return name or None, int(count) if count else None
 
 
-def _fastest(found: dict[str, crossovers.Expected], dtype: str, T: int, B: int, *, able: bool) -> tuple[str, str]:
+def _fastest(found: dict[str, crossovers.Expected], dtype: str, T: int, B: int, *, kernels: bool) -> tuple[str, str]:
     """Chooses an implementation, and says why."""
     if found:
         name = crossovers.winner(found)
         times = ", ".join(f"{n} {1e3 * x.seconds:.3g} ms" for n, x in sorted(found.items(), key=lambda x: x[1].seconds))
         return name, f"{dtype}, {times}"
-    if able:
+    if kernels:
         return "pallas", _KERNEL_RULE
     return ("sequential" if T < 64 or B > 16384 else "chunked"), _RULE
 

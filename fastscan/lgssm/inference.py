@@ -15,7 +15,7 @@ from fastscan.arrays import deviation
 from fastscan.dispatch import launches
 from fastscan.dispatch.choice import How
 from fastscan.kernels.algebra import Stacked
-from fastscan.kernels.arrays import matmul
+from fastscan.kernels.arrays import matmul, numbers, with_numbers
 from fastscan.kernels.converged import passes
 from fastscan.kernels.lgssm.gaussian import square_root
 from fastscan.kernels.lgssm.kalman import Filtered
@@ -27,16 +27,7 @@ from fastscan.kernels.tables import is_computed, is_table, values_alone
 from fastscan.lgssm.check import Model
 from fastscan.lgssm.layout import known_terms, noise_of, rows_of, series, written_for
 from fastscan.lgssm.regimes import over_blocks, products
-from fastscan.transforms import (
-    any_missing,
-    batch_size,
-    in_turn,
-    numbers,
-    scored,
-    transformable,
-    under_xla,
-    with_numbers,
-)
+from fastscan.transforms import any_missing, batch_size, in_turn, scored, transformable, under_xla
 
 
 def _either(
@@ -148,7 +139,7 @@ def _score_plan(plan: Plan, model: Model, emissions: jax.Array) -> Plan:
 
 def score(plan: Plan, missing: bool, model: Model, emissions: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
     """Computes every sequence's log-likelihood (B,), and its derivatives (B, ...) with respect to the numbers that it was given
-    (see `transforms.numbers`).
+    (see `kernels.arrays.numbers`).
     """
     B = batch_size((model, emissions))
     own = [jnp.broadcast_to(x, (B, *x.shape[1:])) for x in numbers((model, emissions))]

@@ -142,7 +142,7 @@ def _unless_indefinite(plan: Plan, model: Model) -> tuple[Any, jax.Array]:
         return of_Q, of_P[:, :1]
 
     of_Q, of_P = _judged(plan, judged, lambda: surely_definite(Q) & surely_definite(P), Q.shape[-1])
-    return model.Q._replace(values=Q + of_Q) if is_table(model.Q) else Q + of_Q, P + of_P
+    return _marked(model.Q, of_Q), P + of_P
 
 
 def _unless_indefinite_anywhere(plan: Plan, model: Model) -> tuple[Any, jax.Array]:
@@ -167,9 +167,14 @@ def _unless_indefinite_anywhere(plan: Plan, model: Model) -> tuple[Any, jax.Arra
         return rows[:, 1:].all() & surely_definite(P)
 
     of_Q, of_P = _judged(plan, judged, sure, P.shape[-1])
-    if is_computed(model.Q):
-        return model.Q.replaced(index=jnp.where(jnp.isnan(of_Q), -1, model.Q.index)), model.initial_cov + of_P
-    return model.Q._replace(values=model.Q.values + of_Q) if is_table(model.Q) else model.Q + of_Q, model.initial_cov + of_P
+    return _marked(model.Q, of_Q), model.initial_cov + of_P
+
+
+def _marked(Q: Any, verdict: jax.Array) -> Any:
+    """Returns Q, NaN where its verdict is."""
+    if is_computed(Q):
+        return Q.replaced(index=jnp.where(jnp.isnan(verdict), -1, Q.index))
+    return Q._replace(values=Q.values + verdict) if is_table(Q) else Q + verdict
 
 
 def _judged(plan: Plan, judged: Callable[[], Any], sure: Callable[[], jax.Array], D: int) -> Any:

@@ -117,40 +117,33 @@ def over_rows(function: Any, *series: Any) -> jax.Array:
     """Applies a function of matrices in lanes (n, p, 1, B or 1) to every row of series (B or 1, T or 1, n, p), or tables, one
     after the other: (B or 1, T, n, p).
     """
-    T = max(x.shape[1] for x in series)
-
-    def lanes(x: Any) -> Any:
-        if is_table(x):
-            return x.in_lanes(lanes(x.index), alone=False)
-        return jnp.broadcast_to(x, (x.shape[0], T, *x.shape[2:])).transpose(1, 2, 3, 0)[..., None, :]
-
-    rows = tuple(map(lanes, series))
-
-    @jax.checkpoint
-    def one(row: Any) -> jax.Array:
-        return function(*look_up(rows, row))
-
-    return lax.map(one, scanned(rows))[..., 0, :].transpose(3, 0, 1, 2)
+    return _in_parts(1, function, *series)
 
 
 def over_blocks(function: Any, *series: Any) -> jax.Array:
     """Does as `over_rows`, of sqrt(T) rows or more at once, which are lanes (n, p, C, B or 1)."""
     T = max(x.shape[1] for x in series)
     largest = max(x.shape[-1] * x.shape[-2] for x in series)
-    size = min(max(int(T**0.5), BLOCK_ENTRIES // largest, 1), T)
+    return _in_parts(min(max(int(T**0.5), BLOCK_ENTRIES // largest, 1), T), function, *series)
+
+
+def _in_parts(size: int, function: Any, *series: Any) -> jax.Array:
+    """Applies a function to so many rows at a time, which are lanes."""
+    T = max(x.shape[1] for x in series)
     count = -(-T // size)
 
     def lanes(x: Any) -> Any:
         if is_table(x):
             return x.in_lanes(lanes(x.index), alone=False)
+        x = jnp.broadcast_to(x, (len(x), T, *x.shape[2:]))
         x = jnp.pad(x, [(0, 0), (0, count * size - T), (0, 0), (0, 0)])
         return x.reshape(len(x), count, size, *x.shape[2:]).transpose(1, 3, 4, 2, 0)
 
-    blocks = tuple(map(lanes, series))
+    parts = tuple(map(lanes, series))
 
     @jax.checkpoint
-    def one(block: Any) -> jax.Array:
-        return function(*look_up(blocks, block))
+    def one(part: Any) -> jax.Array:
+        return function(*look_up(parts, part))
 
-    found = lax.map(one, scanned(blocks)).transpose(4, 0, 3, 1, 2)
+    found = lax.map(one, scanned(parts)).transpose(4, 0, 3, 1, 2)
     return found.reshape(len(found), count * size, *found.shape[3:])[:, :T]

@@ -134,11 +134,7 @@ def eliminate(matrix: Any, right: Any, *, checked: bool = False) -> tuple[Any, A
 def pivots(matrix: Any, *, checked: bool = False) -> Any:
     """Computes the pivots alone, d of `eliminate` (n, 1)."""
     settle = _settling(np.dtype(matrix.dtype), matrix.shape[0], checked)
-    if isinstance(matrix, Lanes):
-        return matrix.eliminate(zeros(matrix, matrix.shape[0], 1), settle)[1]
-    if isinstance(matrix, Tile):
-        return matrix.pivots(settle)
-    return systems.pivots(matrix, settle)
+    return systems.pivots(matrix, settle) if isinstance(matrix, Stacked) else matrix.pivots(settle)
 
 
 def solve(matrix: Any, right: Any, *, pivoted: bool = False) -> tuple[Any, Any, Any]:

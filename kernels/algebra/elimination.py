@@ -6,7 +6,7 @@ Algorithms, section 14.2).
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,8 @@ BLOCK = 16
 """The rows of a block, whose pivots are taken one after another."""
 
 
-class Arithmetic(NamedTuple):
-    """The operations of arrays that a compiler has words of its own for: see `Tile`."""
+class Arithmetic(Protocol):
+    """The operations of arrays that a compiler has words of its own for: see `Tile`, whose kinds have them."""
 
     dot: Callable
     fused: Callable

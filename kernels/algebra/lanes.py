@@ -196,6 +196,10 @@ class Lanes:
         lower, pivots, _, reduced = self._eliminated(right, settle)
         return lower, pivots, reduced
 
+    def pivots(self, settle: Callable) -> "Lanes":
+        """Eliminates for the pivots alone."""
+        return self._eliminated(self.constant(np.zeros((self.shape[0], 1))), settle)[1]
+
     def solve(self, right: "Lanes", settle: Callable) -> "tuple[Lanes, Lanes, Lanes]":
         """Eliminates and substitutes: see `fastscan.kernels.algebra.solve`."""
         lower, _, inverses, reduced = self._eliminated(right, settle)

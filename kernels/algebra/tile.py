@@ -256,8 +256,7 @@ class Tile:
         if n == 1:
             one, (pivot, inverse) = self.constant(np.eye(1)), settle(self.array, self.array)
             return one, kind(pivot, shape), kind(inverse, shape), one
-        by = elimination.Arithmetic(self.dot, self.fused, self.times)
-        W, pivots, inverses, L = elimination.factors(by, self.array, self.diagonal().array, n, settle, lower=factor)
+        W, pivots, inverses, L = elimination.factors(kind, self.array, self.diagonal().array, n, settle, lower=factor)
         return kind(W, shape), kind(pivots, (n, 1)), kind(inverses, (n, 1)), kind(L, shape)
 
     @staticmethod

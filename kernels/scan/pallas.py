@@ -26,7 +26,7 @@ from fastscan.kernels.plan import Plan
 from fastscan.kernels.ranges import phase
 from fastscan.kernels.scan.recurrence import Hindsight, Recurrence, Seam, of_hindsight, of_summaries
 from fastscan.kernels.scan.seams import facing, neighbours, tolerance
-from fastscan.kernels.tables import is_computed, is_table
+from fastscan.kernels.tables import is_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,10 +51,11 @@ class OnGPU:
 
     def split(self, series: Any) -> Any:
         """Returns the series itself: lanes find their rows, and what these take from tables. With Mosaic a lane can't: tables
-        are looked up before, and functions are written out with either.
+        are looked up before.
         """
-        before = is_computed if self.plan.kernels.lowering == "triton" else is_table
-        return jax.tree.map(lambda x: x.series() if before(x) else x, series, is_leaf=is_table)
+        if self.plan.kernels.lowering == "triton":
+            return series
+        return jax.tree.map(lambda x: x.series() if is_table(x) else x, series, is_leaf=is_table)
 
     def join(self, rows: Any, last: Any = None) -> Any:
         """Returns rows (B, T, n, p) as they are. With ``last``, they were left ``room`` in, which it fills, in place."""

@@ -106,6 +106,12 @@ def latest(records: Iterable[Record]) -> list[Record]:
     return list({record.machine: record for record in records}.values())
 
 
+def kernel_rows(folder: Path) -> list[dict[str, str]]:
+    """Reads the rows of all kernel reports."""
+    paths = sorted((folder / "kernels").glob("*.csv"))
+    return [row for path in paths for row in csv.DictReader(path.read_text().splitlines())]
+
+
 def read_kernels(folder: Path) -> tuple[list[dict[str, Any]], str]:
     """Reads the rows of kernel reports for sm 90 that go through the steps of a series, and what they were compiled with."""
     rows, sources = {}, []

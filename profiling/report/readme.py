@@ -1,6 +1,5 @@
 """The tables of the READMEs, from records: all between ``<!-- table: NAME -->`` and ``<!-- end -->`` is written by this."""
 
-import csv
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from fastscan.profiling.measure.cases import BATCH, Case
 from fastscan.profiling.measure.operations import PARALLEL, PUBLIC, SEQUENTIAL
 from fastscan.profiling.measure.rows import RECORDS, Row, all_records, by_case
+from fastscan.profiling.report.data import kernel_rows
 from fastscan.profiling.report.demo_tables import demo_tables
 from fastscan.profiling.report.first_call_table import first_call_table
 from fastscan.profiling.report.gpu_tables import gpu_texts
@@ -191,9 +191,7 @@ def _memory(ours: Row, theirs: Row | None) -> str:
 
 def _kernels(records: Path, works: dict[tuple[str, int, int], str], title: str) -> str:
     """Sums up what kernels cost by their code for sm_90, in float32: by family, D and m, under the names given."""
-    rows = [
-        row for path in sorted((records / "kernels").glob("*.csv")) for row in csv.DictReader(path.read_text().splitlines())
-    ]
+    rows = kernel_rows(records)
     columns = f"{title} | registers, at most | spilled | instructions a step | floor, T = 1e6 | bytes a step | compiled in"
     lines = [f"| {columns} |", "|" + "---|" * (columns.count("|") + 1)]
     for key, name in works.items():

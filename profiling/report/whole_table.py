@@ -1,12 +1,12 @@
 """The README's table of kernels whose programs hold a large model: what their machine code says they cost."""
 
-import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from fastscan.profiling.compiled.ahead_of_time import DEVICES
 from fastscan.profiling.compiled.kernel_report import FLOOR_STEPS
+from fastscan.profiling.report.data import kernel_rows
 
 _SIZES = [("smoother", D, m) for D, m in ((8, 4), (12, 6), (16, 8), (20, 4), (30, 16), (32, 16), (64, 32))]
 _SIZES += [("sampler", D, m) for D, m in ((12, 6), (30, 16), (64, 32))]
@@ -32,8 +32,7 @@ def whole_table(records: Path) -> str:
 
 
 def _lines(records: Path) -> Iterator[str]:
-    paths = sorted((records / "kernels").glob("*whole*.csv"))
-    rows = [row for path in paths for row in csv.DictReader(path.read_text().splitlines())]
+    rows = [row for row in kernel_rows(records) if int(row.get("warps") or 0)]
     for family, D, m in _SIZES:
         mine = [r for r in rows if (r["family"], int(r["D"]), int(r["m"]), r["sm"]) == (family, D, m, "90")]
         if not mine:
