@@ -17,13 +17,14 @@ _LONG, _BATCH = _SMOOTHER._replace(T=1_000_000), _SMOOTHER._replace(T=1_000, B=1
 _HMM = Case("hmm_smoother", 5, 0, 1_000_000)
 _SAMPLER = _SMOOTHER._replace(operation="lgssm_posterior_sample")
 _POSITIONS, _MOMENTS = (Case(f"{METROPOLIS}_{what}", 1, 0, T, 1_000) for what, T in (("positions", 200), ("moments", 10_000)))
+_LARGE = [case._replace(T=1_000) for case in large()]
 JOBS = (
     Job("smoother", [(_SMOOTHER, _OURS)]),
+    *(Job(f"large {case}", [(case, _OURS[:1])]) for case in _LARGE),
     Job("long smoother", [(_LONG, _OURS)]),
     Job("batch", [(_BATCH, _OURS)]),
     Job("hmm smoother", [(_HMM, _OURS)]),
     Job("hmm sampler", [(_HMM._replace(operation="hmm_posterior_sample"), _OURS)]),
-    *(Job(f"large {case.operation}", [(case, _OURS)]) for case in large()[:3]),
     Job("gradient", [(_SMOOTHER._replace(operation="lgssm_loglik_gradient"), _OURS)]),
     Job("metropolis", [(_POSITIONS, _OURS[:1]), (_MOMENTS, ["pallas", "xla"]), (_MOMENTS._replace(T=1_000_000), _OURS[:1])]),
     Job("sampler", [(_SAMPLER, _OURS)]),
@@ -32,7 +33,8 @@ JOBS = (
     Job("filter", [(_SMOOTHER._replace(operation="lgssm_filter"), _OURS)]),
     Job("likelihood", [(_SMOOTHER._replace(operation="lgssm_marginal_loglik"), _OURS)]),
     Job("associative", [(case, ["associative"]) for case in (_SMOOTHER, _HMM, _SAMPLER)]),
-    Job("dynamax", [(case, [PARALLEL]) for case in (_SMOOTHER, _HMM, _BATCH, _SAMPLER, large()[0])]),
+    Job("dynamax", [(case, [PARALLEL]) for case in (_SMOOTHER, _HMM, _BATCH, _SAMPLER, _LARGE[0])]),
+    Job("large under XLA", [(case, _OURS[1:]) for case in _LARGE]),
 )
 """Each a process, in order of importance. What may take minutes, or is not ours, has processes of its own."""
 
