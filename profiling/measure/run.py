@@ -84,10 +84,13 @@ def implementations(case: Case, device: str, *, toy: bool = False) -> list[str]:
         names += [PUBLIC] * (case.T <= 10) + [SEQUENTIAL] + [PARALLEL] * _parallel_on_a_cpu(case)
     else:
         given = case.family, case.D, case.m, case.dtype
-        names = ["pallas"] * (launches.in_threads(*given) or launches.in_programs(*given))
+        large = launches.in_programs(*given)  # what others take for it may be minutes
+        names = ["pallas"] * (launches.in_threads(*given) or large)
         names += ["chunked"] + ["sequential"] * (case.T <= 1_000)
-        names += ["associative"] * (steps <= 10_000)  # of more, it compiles for minutes
-        names += [SEQUENTIAL] * (case.T <= 10_000) + [PARALLEL] * (steps <= 1_100_000)
+        names += ["associative"] * (steps <= (1_000 if large else 10_000))  # of more, it compiles for minutes
+        names += [SEQUENTIAL] * (case.T <= (1_000 if large else 10_000)) + [PARALLEL] * (
+            steps <= (64_000 if large else 1_100_000)
+        )
     if not any(is_default(case, name, device) for name in names):
         names.append("default")
     return names
