@@ -88,9 +88,7 @@ def implementations(case: Case, device: str, *, toy: bool = False) -> list[str]:
         names = ["pallas"] * (launches.in_threads(*given) or large)
         names += ["chunked"] + ["sequential"] * (case.T <= 1_000)
         names += ["associative"] * (steps <= (1_000 if large else 10_000))  # of more, it compiles for minutes
-        names += [SEQUENTIAL] * (case.T <= (1_000 if large else 10_000)) + [PARALLEL] * (
-            steps <= (64_000 if large else 1_100_000)
-        )
+        names += [SEQUENTIAL] * (case.T <= 10_000) + [PARALLEL] * (steps <= (64_000 if large else 1_100_000))
     if not any(is_default(case, name, device) for name in names):
         names.append("default")
     return names
