@@ -13,6 +13,7 @@ class Launch(NamedTuple):
         lowering: "triton" or "mosaic", the two ways that Pallas reaches an NVIDIA GPU.
         lanes: of one program. A power of two; "mosaic" wants 128.
         warps: of one program.
+        warps_of_summaries: of one that scans summaries; 0 for as many.
         group: how many summaries a lane takes where summaries are scanned.
         fill: lanes that fill the device, for those who choose the number of chunks.
         rows: the fewest that a chunk should have, likewise.
@@ -23,6 +24,7 @@ class Launch(NamedTuple):
     lowering: Literal["triton", "mosaic"] = "triton"
     lanes: int = 32
     warps: int = 1
+    warps_of_summaries: int = 0
     group: int = 8
     fill: int = 32_768
     rows: int = 16

@@ -42,6 +42,13 @@ MOST_STATES_IN_CHUNKS = 64
 _WARPS = {False: {16: 1, 32: 2, 64: 4}, True: {16: 1, 32: 1, 64: 4, 128: 8}}
 """The warps of a program, of an HMM or not, by the side of its matrices: the fewest whose registers hold them, or nearly so."""
 
+_WARPS_OF_SUMMARIES = {32: 4, 64: 8}
+"""The same of a linear-Gaussian model's programs that scan summaries, where they differ. These are few and wait for one
+another: what counts is how many instructions a warp has, not all of them together."""
+
+_GROUP = 2
+"""The summaries that a program takes there: a pair is combined without a loop, which would hold addresses in registers."""
+
 _WARPS_TO_FILL = 8 * 132
 """The warps that a GPU of 132 multiprocessors runs at once, of kernels that use most of a thread's registers."""
 
@@ -92,8 +99,17 @@ def launched(family: str, D: int, m: int, dtype: str, fields: dict[str, Any], *,
     """
     if not in_programs(family, D, m, dtype, interpreted=interpreted):
         return Launch(interpret=interpreted)._replace(**fields)
-    warps = _WARPS[family in large.HMMS][padded(max(D, m))]
-    return Launch(whole=True, lanes=1, warps=warps, fill=_WARPS_TO_FILL // warps, interpret=interpreted)
+    of_hmm, side = family in large.HMMS, padded(max(D, m))
+    warps = _WARPS[of_hmm][side]
+    return Launch(
+        lanes=1,
+        warps=warps,
+        warps_of_summaries=0 if of_hmm else _WARPS_OF_SUMMARIES.get(side, 0),
+        group=_GROUP,
+        fill=_WARPS_TO_FILL // warps,
+        interpret=interpreted,
+        whole=True,
+    )
 
 
 def chunks(launch: Launch, family: str, D: int, rows: int, B: int) -> int:

@@ -232,6 +232,7 @@ class _Whole(_Records):
 
     def __init__(self, plan: Plan, B: int):
         super().__init__(plan._replace(launch=plan.kernels._replace(lanes=1)), B)
+        self.kind = matrix_kind(plan.kernels)
 
     def compute(self, function: Traced, *arguments: Any) -> Any:
         return function(*arguments)
@@ -251,9 +252,11 @@ class _Whole(_Records):
         index, (where, inside) = self._index(array, t, row), self._entries(array)
         if array.kind == "step" and self.plan.padded:
             index = lax.min(index, np.int32(array.batch * array.rows - 1))
+        if array.kind == "once" and t is not None:  # addresses that were the same at every step would stay in registers
+            index += self.kind.nothing(t)
         rows = jnp.broadcast_to(index, jnp.shape(where))
         loaded = lowerings.triton().load(ref.at[rows, where], mask=inside, other=None if inside is None else 0)
-        return matrix_kind(self.plan.kernels)(loaded, (array.n, array.p))
+        return self.kind(loaded, (array.n, array.p))
 
     def write(self, array: MatrixArray, ref: Any, t: Any, matrix: Tile) -> None:
         where, inside = self._entries(array)

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from fastscan.kernels.algebra import Stacked
@@ -75,7 +76,7 @@ class OnGPU:
         def kernel(program: Program) -> None:
             params = program.once(0)
             program.write(
-                0, program.loop(lambda s, x: (program.compute(append, params(), s, x), None), empty(), 1, None, reverse)
+                0, program.loop(lambda s, x, _: (program.compute(append, params(None), s, x), None), empty(), 1, None, reverse)
             )
 
         after = append.form(form(self.plan, params), spread(self.plan, jax.eval_shape(empty)), form(self.plan, rows))
@@ -128,7 +129,8 @@ class OnGPU:
 
         def kernel(program: Program) -> None:
             params, state = program.once(0), program.read(2)
-            after = program.loop(lambda s, x: program.compute(step, params(), s, x), with_sums(params(), state), 1, 0, reverse)
+            begin = with_sums(params(None), state)
+            after = program.loop(lambda s, x, t: program.compute(step, params(t), s, x), begin, 1, 0, reverse)
             if exits:
                 program.write(1, after)
 
@@ -176,11 +178,13 @@ def _of_row(recurrence: Recurrence, name: str) -> Traced:
 
 def _ladder(plan: Plan, recurrence: Recurrence, state: Any, summaries: Any, reverse: bool) -> list[tuple[Plan, Any]]:
     """Summarises chunks, groups of chunks, groups of groups..., each with the plan that goes through them."""
-    group, steps, ladder = plan.kernels.group, plan.chunks, []
+    how = plan.kernels
+    plan = plan._replace(launch=how._replace(warps=how.warps_of_summaries or how.warps))
+    group, steps, ladder = how.group, plan.chunks, []
     while steps > group:
         level = plan._replace(steps=steps, chunks=-(-steps // group))
         ladder.append((level, summaries))
-        summaries = OnGPU(level).summarise(of_summaries(recurrence), (), state, summaries, reverse=reverse)
+        summaries = _fold(level, of_summaries(recurrence), state, summaries, reverse=reverse)
         steps = level.chunks
     return [*ladder, (plan._replace(steps=steps, chunks=1), summaries)]
 
@@ -188,8 +192,41 @@ def _ladder(plan: Plan, recurrence: Recurrence, state: Any, summaries: Any, reve
 def _descend(ladder: list, recurrence: Recurrence, state: Any, reverse: bool) -> Any:
     """Computes the states before all the summaries of the first level, from the one before everything."""
     for level, summaries in reversed(ladder):
-        _, state = OnGPU(level).sweep(recurrence, (), (state,), summaries, reverse=reverse, exits=False)
+        state = _states_before(level, recurrence, state, summaries, reverse=reverse)
     return state
+
+
+@phase("summarise")
+@functools.partial(jax.jit, static_argnames=("plan", "recurrence", "reverse"))
+def _fold(plan: Plan, recurrence: Recurrence, state: Any, summaries: Any, *, reverse: bool) -> Any:
+    """Folds every chunk of summaries into one. The first is what they begin with; the last may lie past the series' end."""
+    append = _of_row(recurrence, "append")
+
+    def kernel(program: Program) -> None:
+        first = _empty_summary(matrix_kind(plan.kernels), recurrence, state) if reverse else program.read(0, np.int32(0))
+
+        def step(summary: Any, x: Any, _: Any) -> tuple[Any, None]:
+            return program.compute(append, (), summary, x), None
+
+        program.write(0, program.loop(step, first, 0, None, reverse, begun=int(not reverse)))
+
+    row = form(plan, summaries)
+    folded: tuple[Kind, Any, Any] = "chunk", append.form((), row, row), False
+    return launch(plan, f"{recurrence.name}_summarise", kernel, [("step", summaries)], [folded])[0]
+
+
+@phase("sweep", directed=True)
+@functools.partial(jax.jit, static_argnames=("plan", "recurrence", "reverse"))
+def _states_before(plan: Plan, recurrence: Recurrence, state: Any, summaries: Any, *, reverse: bool) -> Any:
+    """Computes the states before all summaries of every chunk, from the one before it; in reverse, those after them."""
+    step = _of_row(recurrence, "step")
+
+    def kernel(program: Program) -> None:
+        program.entries(lambda s, x: program.compute(step, (), s, x)[0], program.read(1), 0, 0, reverse)
+
+    before = step.form((), *form(plan, (state, summaries)))[1]
+    inputs: list[tuple[Kind, Any]] = [("step", summaries), ("chunk", state)]
+    return launch(plan, f"{recurrence.name}_sweep", kernel, inputs, [("step", before, False)])[0]
 
 
 def _empty_summary(kind: Any, recurrence: Recurrence, state: Any) -> Any:
