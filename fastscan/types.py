@@ -13,14 +13,16 @@ Varying = Any | Callable[[Any], Any]
 class Regimes(NamedTuple):
     """A parameter of few regimes, of which every step says the number of its own: at t it is ``values[index[t]]``.
 
-    It stands for the array (T, ...) of these values, with that array's conventions. No such array of matrices is made: rows
-    look their matrices up. Where the emissions' noise is correlated, H and R are prepared for every regime, if one of them does
-    not vary, or if both have the same index: the same object, made within the function if that is jitted. Otherwise, and where
-    entries are missing, the two are looked up for all steps at once.
+    It stands for the array (T, ...) of these values, with that array's conventions; as a hidden Markov model's transition
+    matrix, for (T - 1, K, K). No such array of matrices is made: rows look their matrices up. Where the emissions' noise is
+    correlated, H and R are prepared for every regime, if one of them does not vary, or if both have the same index: the same
+    object, made within the function if that is jitted. Otherwise, and where entries are missing, the two are looked up for all
+    steps at once.
 
     Attributes:
         values: (R, ...), of R regimes.
-        index: integers from 0 to R - 1, (T,), or (B, T) in a batch. Others are an error, or where they are not seen NaN.
+        index: integers from 0 to R - 1, (T,), or (B, T) in a batch; of transitions one fewer. Others are an error, or where
+            they are not seen NaN.
     """
 
     values: Any

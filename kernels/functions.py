@@ -3,6 +3,7 @@
 So a function that is written anew at every call, as a lambda is, compiles nothing anew.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +40,24 @@ class Function:
     def __hash__(self) -> int:
         """Returns a number that is the same for equal functions."""
         return self._hash
+
+
+@dataclasses.dataclass(frozen=True)
+class Changed:
+    """A function of whose values another function of arrays, which keeps their shape, makes its own."""
+
+    function: "Function | Changed"
+    change: Callable[[Any], Any]
+    plain = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of what it returns."""
+        return self.function.shape
+
+    def __call__(self, constants: tuple[Any, ...], t: Any) -> jax.Array:
+        """Computes the value at t."""
+        return self.change(self.function(constants, t))
 
 
 def traced(function: Callable[[Any], Any], t: Any) -> tuple[Function, tuple[Any, ...]] | None:

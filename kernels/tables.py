@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fastscan.kernels.arrays import as_lanes, blank, numbers, with_numbers
-from fastscan.kernels.functions import Function
+from fastscan.kernels.functions import Changed, Function
 
 
 class Table(NamedTuple):
@@ -42,6 +42,10 @@ class Table(NamedTuple):
     def rows(self, part: slice) -> "Table":
         """Returns some rows of the series."""
         return self._replace(index=self.index[:, part])
+
+    def changed(self, change: Any) -> "Table":
+        """Returns the table of what a function makes of the matrices."""
+        return self._replace(values=change(self.values))
 
     def filled(self) -> "Table":
         """Returns the same table with one more matrix, of NaN, for numbers past its end."""
@@ -80,7 +84,7 @@ class Computed:
         dtype: the type of the entries.
     """
 
-    function: Function
+    function: Function | Changed
     constants: tuple[Any, ...]
     index: Any
     dtype: Any
@@ -98,6 +102,10 @@ class Computed:
     def replaced(self, **fields: Any) -> "Computed":
         """Returns the same with other fields."""
         return dataclasses.replace(self, **fields)
+
+    def changed(self, change: Any) -> "Computed":
+        """Returns the series of what a function makes of the matrices."""
+        return self.replaced(function=Changed(self.function, change))
 
     def rows(self, part: slice) -> "Computed":
         """Returns some rows of the series."""
@@ -193,6 +201,29 @@ def scanned(rows: Any) -> Any:
 def look_up(rows: Any, row: Any) -> Any:
     """Returns one row, of rows with tables, from what a loop has of it: see `scanned`."""
     return jax.tree.map(lambda x, one: x.row(one) if is_table(x) else one, rows, row, is_leaf=is_table)
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["number"])
+@dataclasses.dataclass(frozen=True)
+class _SetAside:
+    number: int
+
+
+def set_aside(rows: Any) -> tuple[list[Any], Any]:
+    """Takes tables out of rows: the tables, and rows that functions of all other arrays may be mapped over."""
+    leaves, tree = jax.tree.flatten(rows, is_leaf=is_table)
+    tables = [x for x in leaves if is_table(x)]
+    numbers = iter(range(len(tables)))
+    return tables, jax.tree.unflatten(tree, [_SetAside(next(numbers)) if is_table(x) else x for x in leaves])
+
+
+def put_back(tables: list[Any], rows: Any) -> Any:
+    """Puts tables back that were `set_aside`."""
+
+    def aside(x: Any) -> bool:
+        return isinstance(x, _SetAside)
+
+    return jax.tree.map(lambda x: tables[x.number] if aside(x) else x, rows, is_leaf=aside)
 
 
 def row_of(rows: Any, t: Any) -> Any:

@@ -28,9 +28,17 @@ from fastscan import lengths
 from fastscan.dispatch.choice import How, Problem
 from fastscan.given import array, check_dtypes, check_key, log_likelihoods_array, promoted, seen
 from fastscan.hmm import inference as hmm_inference
-from fastscan.hmm.check import CheckedHMM, check_hmm, check_transitions, check_weights, transition_weights
+from fastscan.hmm.check import (
+    CheckedHMM,
+    calls_functions,
+    check_hmm,
+    check_transitions,
+    check_weights,
+    transition_weights,
+    weights_dtype,
+)
 from fastscan.kernels.ranges import ranged
-from fastscan.types import HMMPosterior, HMMPosteriorFiltered
+from fastscan.types import HMMPosterior, HMMPosteriorFiltered, Regimes
 
 ArrayLike = jax.typing.ArrayLike
 TransitionFn = Callable[[Any], Any] | None
@@ -39,7 +47,7 @@ TransitionFn = Callable[[Any], Any] | None
 @ranged
 def hmm_filter(
     initial_distribution: ArrayLike,
-    transition_matrix: ArrayLike | None,
+    transition_matrix: ArrayLike | Regimes | None,
     log_likelihoods: ArrayLike,
     transition_fn: TransitionFn = None,
     *,
@@ -50,7 +58,7 @@ def hmm_filter(
 
     Args:
         initial_distribution: (K,) or (B, K).
-        transition_matrix: (K, K), (T - 1, K, K), (B, T - 1, K, K), (B, 1, K, K), or None.
+        transition_matrix: (K, K), (T - 1, K, K), (B, T - 1, K, K), (B, 1, K, K), `Regimes`, or None.
         log_likelihoods: (T, K) or (B, T, K); a row of NaN is missing.
         transition_fn: from t to (K, K), or None.
         implementation: None, or a name from the docstring of `fastscan.lgssm`.
@@ -76,7 +84,7 @@ def hmm_filter(
 @ranged
 def hmm_marginal_loglik(
     initial_distribution: ArrayLike,
-    transition_matrix: ArrayLike | None,
+    transition_matrix: ArrayLike | Regimes | None,
     log_likelihoods: ArrayLike,
     transition_fn: TransitionFn = None,
     *,
@@ -100,7 +108,7 @@ def hmm_marginal_loglik(
 @ranged
 def hmm_smoother(
     initial_distribution: ArrayLike,
-    transition_matrix: ArrayLike | None,
+    transition_matrix: ArrayLike | Regimes | None,
     log_likelihoods: ArrayLike,
     transition_fn: TransitionFn = None,
     compute_trans_probs: bool = True,
@@ -113,7 +121,7 @@ def hmm_smoother(
 
     Args:
         initial_distribution: (K,) or (B, K).
-        transition_matrix: (K, K), (T - 1, K, K), (B, T - 1, K, K), (B, 1, K, K), or None.
+        transition_matrix: (K, K), (T - 1, K, K), (B, T - 1, K, K), (B, 1, K, K), `Regimes`, or None.
         log_likelihoods: (T, K) or (B, T, K); a row of NaN is missing.
         transition_fn: from t to (K, K), or None.
         compute_trans_probs: return also what `compute_transition_probs` says.
@@ -134,7 +142,7 @@ def hmm_smoother(
 
 @ranged
 def hmm_backward_filter(
-    transition_matrix: ArrayLike | None,
+    transition_matrix: ArrayLike | Regimes | None,
     log_likelihoods: ArrayLike,
     transition_fn: TransitionFn = None,
     *,
@@ -156,7 +164,7 @@ def hmm_backward_filter(
 @ranged
 def hmm_posterior_mode(
     initial_distribution: ArrayLike,
-    transition_matrix: ArrayLike | None,
+    transition_matrix: ArrayLike | Regimes | None,
     log_likelihoods: ArrayLike,
     transition_fn: TransitionFn = None,
     *,
@@ -181,7 +189,7 @@ def hmm_posterior_mode(
 def hmm_posterior_sample(
     key: jax.Array,
     initial_distribution: ArrayLike,
-    transition_matrix: ArrayLike | None,
+    transition_matrix: ArrayLike | Regimes | None,
     log_likelihoods: ArrayLike,
     transition_fn: TransitionFn = None,
     *,
@@ -197,7 +205,7 @@ def hmm_posterior_sample(
     Args:
         key: a JAX random key.
         initial_distribution: (K,) or (B, K).
-        transition_matrix: (K, K), (T - 1, K, K), (B, T - 1, K, K), (B, 1, K, K), or None.
+        transition_matrix: (K, K), (T - 1, K, K), (B, T - 1, K, K), (B, 1, K, K), `Regimes`, or None.
         log_likelihoods: (T, K) or (B, T, K); a row of NaN is missing.
         transition_fn: from t to (K, K), or None.
         implementation: None, or a name from the docstring of `fastscan.lgssm`.
@@ -218,7 +226,7 @@ def hmm_posterior_sample(
 
 @ranged
 def compute_transition_probs(
-    transition_matrix: ArrayLike | None,
+    transition_matrix: ArrayLike | Regimes | None,
     hmm_posterior: HMMPosterior,
     transition_fn: TransitionFn = None,
     *,
@@ -248,7 +256,7 @@ def compute_transition_probs(
     matrix, called = transition_weights(transition_matrix, transition_fn, probs)
     if seen(probs):
         check_weights(None, matrix, log_weights)
-    given = {"hmm_posterior": probs.dtype} | ({} if matrix is None else {"transition_matrix": matrix.dtype})
+    given = {"hmm_posterior": probs.dtype} | ({} if matrix is None else {"transition_matrix": weights_dtype(matrix)})
     check_dtypes(given)
     A = check_transitions(matrix, called, probs.shape[0] if batched else None, T, K, promoted(given.values()))
     summed = _sums(matrix, called) if summed is None else summed
@@ -258,14 +266,14 @@ def compute_transition_probs(
 
 
 def parallel_hmm_filter(
-    initial_probs: ArrayLike, transition_matrix: ArrayLike, log_likelihoods: ArrayLike, **options: Any
+    initial_probs: ArrayLike, transition_matrix: ArrayLike | Regimes, log_likelihoods: ArrayLike, **options: Any
 ) -> HMMPosteriorFiltered:
     """Calls `hmm_filter`, with the names that dynamax's parallel code has."""
     return hmm_filter(initial_probs, transition_matrix, log_likelihoods, **options)
 
 
 def parallel_hmm_smoother(
-    initial_probs: ArrayLike, transition_matrix: ArrayLike, log_likelihoods: ArrayLike, **options: Any
+    initial_probs: ArrayLike, transition_matrix: ArrayLike | Regimes, log_likelihoods: ArrayLike, **options: Any
 ) -> HMMPosterior:
     """Calls `hmm_smoother`, with the names that dynamax's parallel code has."""
     return hmm_smoother(initial_probs, transition_matrix, log_likelihoods, **options)
@@ -329,7 +337,9 @@ def _prepare(
     model, batched = check_hmm(initial, matrix, ll, called)
     B, T, K = model.log_likelihoods.shape
     fewest = None if count is None else lengths.fewest_rows(T - 1)
-    problem = Problem(implementation, T, K, 0, str(model.A.dtype), family, len(model.A) == 1, fewest)
+    problem = Problem(
+        implementation, T, K, 0, str(model.A.dtype), family, model.A.shape[0] == 1, fewest, calls_functions(model)
+    )
     return model, batched, How(problem.plan(B), problem)
 
 
@@ -378,7 +388,7 @@ def _sample(initial, matrix, ll, called, implementation, log_weights, key) -> tu
 
 def _sums(matrix: Any, called: bool) -> bool:
     """Tells whether dynamax would sum the probabilities of transitions over time."""
-    return not called and jnp.ndim(matrix) == 2
+    return not called and not isinstance(matrix, Regimes) and jnp.ndim(matrix) == 2
 
 
 def _unbatch(batched: bool, tree: Any) -> Any:

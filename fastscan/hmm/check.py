@@ -9,29 +9,35 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastscan.arrays import tabulated
+from fastscan.functions import row_by_row
 from fastscan.given import ShapeError, array, check_dtypes, known, promoted
+from fastscan.kernels.tables import Computed, is_computed
+from fastscan.regimes import as_series, as_table, check_index, check_numbers, over_blocks, regimes_of_arrays
 from fastscan.types import Regimes
 from fastscan.values import smallest
 
 
 class CheckedHMM(NamedTuple):
-    """Checked arrays: initial (B or 1, K), A (B or 1, T - 1 or 1, K, K), log_likelihoods (B, T, K)."""
+    """Checked arrays: initial (B or 1, K), A (B or 1, T - 1 or 1, K, K) or a table, log_likelihoods (B, T, K)."""
 
     initial: jax.Array
-    A: jax.Array
+    A: Any
     log_likelihoods: jax.Array
 
 
 def transition_weights(matrix: Any, function: Callable | None, series: Any) -> tuple[Any, bool]:
-    """Returns transition weights as an array or None, and whether a function gave them, for a series (..., T, K)."""
+    """Returns transition weights as an array, `Regimes` of arrays, a `Computed` or None, and whether a function gave them, for
+    a series (..., T, K).
+    """
     if function is not None:
         steps = jnp.shape(series)[-2] - 1 if jnp.ndim(series) > 1 else 0
-        return tabulated("transition_fn", function, steps, "Entry t is of the transition from t to t + 1."), True
+        remedy = "Entry t is of the transition from t to t + 1."
+        computed = row_by_row("transition_fn", function, steps, remedy)
+        return tabulated("transition_fn", function, steps, remedy) if computed is None else computed, True
     if isinstance(matrix, Regimes):
-        raise TypeError(
-            "transition_matrix: fastscan.Regimes given, wanted an array, e.g. values[index]. Only linear-Gaussian "
-            "models have regimes."
-        )
+        regimes = regimes_of_arrays("transition_matrix", matrix)
+        check_numbers("transition_matrix", regimes, 0)
+        return regimes, False
     return None if matrix is None else array("transition_matrix", matrix), False
 
 
@@ -40,9 +46,10 @@ def check_hmm(initial: Any, transition_matrix: Any, log_likelihoods: Any, called
 
     Args:
         initial: (K,), (B, K), or None for functions that have no use for it.
-        transition_matrix: (K, K), (T - 1, K, K), (B, T - 1, K, K), (B, 1, K, K), or None.
+        transition_matrix: (K, K), (T - 1, K, K), (B, T - 1, K, K), (B, 1, K, K), `Regimes` of (R, K, K) with an index (T - 1,)
+            or (B, T - 1), or None.
         log_likelihoods: (T, K) or (B, T, K).
-        called: the transition matrix is what a ``transition_fn`` returned, (T - 1, K, K).
+        called: the transition matrix is what a ``transition_fn`` returned, (T - 1, K, K), or a `Computed`.
 
     All are promoted to one dtype as JAX promotes, float32 or float64.
 
@@ -53,7 +60,7 @@ def check_hmm(initial: Any, transition_matrix: Any, log_likelihoods: Any, called
     ll = jnp.asarray(log_likelihoods)
     given = {"log_likelihoods": ll.dtype}
     for name, x in (("initial_distribution", initial), ("transition_fn" if called else "transition_matrix", transition_matrix)):
-        given |= {} if x is None else {name: jnp.asarray(x).dtype}
+        given |= {} if x is None else {name: weights_dtype(x)}
     check_dtypes(given)
     if ll.ndim not in (2, 3) or 0 in ll.shape:
         raise ShapeError(
@@ -62,9 +69,10 @@ def check_hmm(initial: Any, transition_matrix: Any, log_likelihoods: Any, called
         )
     batched, (T, K) = ll.ndim == 3, ll.shape[-2:]
     B, dtype = ll.shape[0] if batched else None, promoted(given.values())
-    if initial is not None and transition_matrix is not None and jnp.ndim(initial) > 1 == jnp.ndim(transition_matrix):
+    matrix: Any = None if isinstance(transition_matrix, Regimes) or is_computed(transition_matrix) else transition_matrix
+    if initial is not None and matrix is not None and jnp.ndim(initial) > 1 == jnp.ndim(matrix):
         raise ShapeError(
-            f"initial_distribution, transition_matrix: shapes {jnp.shape(initial)} and {jnp.shape(transition_matrix)} given, "
+            f"initial_distribution, transition_matrix: shapes {jnp.shape(initial)} and {jnp.shape(matrix)} given, "
             f"wanted {(K,)} and {(K, K)}. Are the two exchanged?"
         )
     initial = jnp.ones(K, dtype) if initial is None else initial
@@ -73,17 +81,43 @@ def check_hmm(initial: Any, transition_matrix: Any, log_likelihoods: Any, called
     return CheckedHMM(initial.reshape(-1, K), A, ll.astype(dtype).reshape(-1, T, K)), batched
 
 
-def check_transitions(matrix: Any, called: bool, B: int | None, T: int, K: int, dtype: Any) -> jax.Array:
-    """Checks transition weights, and returns them as (B or 1, T - 1 or 1, K, K); arguments and errors are those of `check_hmm`,
-    with B None without a batch axis.
+def weights_dtype(x: Any) -> Any:
+    """Returns the dtype of weights as they were given."""
+    return jnp.asarray(x.values).dtype if isinstance(x, Regimes) else x.dtype if is_computed(x) else jnp.asarray(x).dtype
+
+
+def calls_functions(model: CheckedHMM) -> bool:
+    """Tells whether a user's function is called in loops, of which nobody knows whether it fits into one function."""
+    return isinstance(model.A, Computed) and not model.A.function.plain
+
+
+def check_transitions(matrix: Any, called: bool, B: int | None, T: int, K: int, dtype: Any) -> Any:
+    """Checks transition weights, and returns them as (B or 1, T - 1 or 1, K, K) or a table; arguments and errors are those of
+    `check_hmm`, with B None without a batch axis.
     """
+    if is_computed(matrix):
+        if matrix.function.shape != (K, K):
+            raise ShapeError(f"transition_fn: shape {matrix.function.shape} returned, wanted {(K, K)}.")
+        return matrix.replaced(dtype=dtype)
     if called:
         return _checked("transition_fn", matrix, dtype, [(T - 1, K, K)])[None]
     if matrix is None:
         raise ValueError("transition_matrix: None given and no transition_fn; wanted one of the two.")
+    if isinstance(matrix, Regimes):
+        return _checked_regimes(matrix, B, T, K, dtype)
     batch = [] if B is None else [(B, T - 1, K, K), (B, 1, K, K)]
     matrix = _checked("transition_matrix", matrix, dtype, [(K, K), (T - 1, K, K), *batch])
     return matrix.reshape((1,) * (4 - matrix.ndim) + matrix.shape)
+
+
+def _checked_regimes(regimes: Regimes, B: int | None, T: int, K: int, dtype: Any) -> Any:
+    if jnp.shape(regimes.values)[1:] != (K, K):
+        raise ShapeError(f"transition_matrix.values: shape {jnp.shape(regimes.values)} given, wanted (R, {K}, {K}).")
+    check_index("transition_matrix", regimes, T - 1, B)
+    if T == 1:
+        return jnp.zeros((1, 0, K, K), dtype)
+    table = as_table(regimes._replace(values=jnp.asarray(regimes.values, dtype)), (K, K))
+    return as_series(table) if K == 1 else table
 
 
 def check_weights(initial: Any, matrix: Any, log_weights: bool) -> None:
@@ -92,13 +126,20 @@ def check_weights(initial: Any, matrix: Any, log_weights: bool) -> None:
     Raises:
         ValueError: such weights.
     """
-    for name, x in (("initial_distribution", initial), ("transition_matrix", matrix)):
+    A = matrix.values if isinstance(matrix, Regimes) else _smallest_computed(matrix) if is_computed(matrix) else matrix
+    for name, x in (("initial_distribution", initial), ("transition_matrix", A)):
         if known(type(x)) and not (least := smallest(np.asarray(x))) >= 0 and (not log_weights or math.isnan(least)):
             given = "NaN" if math.isnan(least) else f"{least:.3g}"
             raise ValueError(
                 f"{name}: {given} given, wanted weights that are not negative, for results would be NaN. Logarithms want "
                 "log_weights=True."
             )
+
+
+@jax.jit
+def _smallest_computed(A: Computed) -> jax.Array:
+    """Finds the smallest entry of all matrices, NaN if one is."""
+    return over_blocks(lambda M: M.min((0, 1), keepdims=True), A).min(keepdims=True)
 
 
 def _checked(name: str, x: Any, dtype: Any, allowed: list[tuple]) -> jax.Array:

@@ -13,13 +13,14 @@ from fastscan.hmm import hmm_filter
 from fastscan.hmm.check import check_hmm, check_weights, transition_weights
 from fastscan.kernels.hmm.probability import quotient
 from fastscan.kernels.ranges import ranged
-from fastscan.types import HMMPosterior
+from fastscan.regimes import as_series
+from fastscan.types import HMMPosterior, Regimes
 
 
 @ranged
 def hmm_fixed_lag_smoother(
     initial_distribution: jax.typing.ArrayLike,
-    transition_matrix: jax.typing.ArrayLike | None,
+    transition_matrix: jax.typing.ArrayLike | Regimes | None,
     log_likelihoods: jax.typing.ArrayLike,
     window_size: int,
     transition_fn: Callable[[Any], Any] | None = None,
@@ -30,7 +31,7 @@ def hmm_fixed_lag_smoother(
 
     Args:
         initial_distribution: (K,).
-        transition_matrix: (K, K), (T - 1, K, K), or None.
+        transition_matrix: (K, K), (T - 1, K, K), `Regimes`, or None.
         log_likelihoods: (T, K); a row of NaN is missing.
         window_size: W, at least 1, the number of states up to t.
         transition_fn: from t to (K, K), or None.
@@ -62,7 +63,7 @@ def hmm_fixed_lag_smoother(
 def _fixed_lag(initial: Any, matrix: Any, ll: Any, called: bool, W: int, implementation: str | None) -> HMMPosterior:
     model, _ = check_hmm(initial, matrix, ll, called)
     filtered = hmm_filter(initial, matrix, ll, implementation=implementation)
-    return _windows(model.A[0], model.log_likelihoods[0], filtered.filtered_probs, filtered.predicted_probs, W)
+    return _windows(as_series(model.A)[0], model.log_likelihoods[0], filtered.filtered_probs, filtered.predicted_probs, W)
 
 
 def _windows(A: jax.Array, ll: jax.Array, filtered: jax.Array, predicted: jax.Array, W: int) -> HMMPosterior:

@@ -12,13 +12,16 @@ import jax.numpy as jnp
 
 from fastscan.dispatch.choice import How
 from fastscan.hmm.check import CheckedHMM
-from fastscan.hmm.layout import Scales, log_series, relative_weights, scaled_series, unscaled_loglik
+from fastscan.hmm.layout import Scales, log_series, relative_matrices, scaled_series, unscaled_loglik, written_for
 from fastscan.kernels.algebra import UNROLLED_TERMS
+from fastscan.kernels.hmm import counts
 from fastscan.kernels.hmm import passes as hmm_passes
 from fastscan.kernels.hmm.filtering import FilteredStates
 from fastscan.kernels.hmm.passes import HMMSeries
 from fastscan.kernels.hmm.probability import quotient
 from fastscan.kernels.plan import Plan
+from fastscan.kernels.tables import is_table
+from fastscan.regimes import as_series, over_rows
 from fastscan.transforms import batch_size, scored, transformable
 from fastscan.types import HMMPosterior, HMMPosteriorFiltered
 
@@ -30,6 +33,7 @@ def _run(how: How, run: Callable[..., Any], series: HMMSeries, *noise: jax.Array
 
     def infer(plan: Plan, series: HMMSeries, *noise: jax.Array) -> Any:
         B, ll = batch_size((series, noise)), series.log_likelihood
+        series = written_for(plan, series)
         return run(plan, series._replace(log_likelihood=jnp.broadcast_to(ll, (B, *ll.shape[1:]))), *noise)
 
     return transformable(how, infer, count)(series, *noise)
@@ -49,10 +53,10 @@ def smooth_states(
     """Computes these and smoothed probabilities; if ``counting``, expected transitions, for weights that do not vary."""
     series, scales = scaled_series(model, log_weights)
     smooth = functools.partial(hmm_passes.smooth_states, counting=counting)
-    states, smoothed, counts = _run(how, smooth, series, count=count)
+    states, smoothed, transitions = _run(how, smooth, series, count=count)
     smoothed = smoothed[..., 0]
     filtered = _filtered(how, series, states, scales, log_weights, count)
-    return HMMPosterior(*filtered, smoothed, smoothed[:, 0], counts if counts is None else counts * series.A[:, 0])
+    return HMMPosterior(*filtered, smoothed, smoothed[:, 0], None if transitions is None else transitions * series.A[:, 0])
 
 
 @functools.partial(jax.jit, static_argnames=("how", "log_weights"))
@@ -100,9 +104,7 @@ def counts_on_the_way(plan: Plan, model: CheckedHMM) -> bool:
 
 
 @functools.partial(jax.jit, static_argnames=("summed", "log_weights"))
-def transition_probs(
-    A: jax.Array, posterior: Any, summed: bool, log_weights: bool, count: jax.Array | None = None
-) -> jax.Array:
+def transition_probs(A: Any, posterior: Any, summed: bool, log_weights: bool, count: jax.Array | None = None) -> jax.Array:
     """Computes probabilities of transitions from a posterior with a batch axis: (B, K, K) or (B, T - 1, K, K); in a program for
     several lengths, of so many.
     """
@@ -110,17 +112,27 @@ def transition_probs(
         jnp.asarray(x) for x in (posterior.filtered_probs, posterior.predicted_probs, posterior.smoothed_probs)
     )
     if log_weights:  # which may lie below any float, as predictions do then: relative to the largest ones both are ordinary
-        A, _ = relative_weights(A, (-2, -1))
-        moved = (filtered[:, :-1, None] @ A)[..., 0, :]
+        A, _ = relative_matrices(A)
+        moved = _moved(A, filtered[:, :-1])
         predicted = jnp.concatenate([predicted[:, :1], moved], 1)
     past, future = filtered[:, :-1], quotient(smoothed, predicted)[:, 1:]
     if count is not None:
         there = jnp.arange(past.shape[1])[:, None] < count
         past, future = jnp.where(there, past, 0), jnp.where(there, future, 0)
+    if summed and is_table(A):
+        return counts.expected_counts(A, past[..., None], future[..., None])
+    A = as_series(A)
     if summed and A.shape[1] == 1:
         return A[:, 0] * jnp.einsum("bti,btj->bij", past, future, precision="highest")
     probs = past[..., :, None] * A * future[..., None, :]
     return probs.sum(1) if summed else probs
+
+
+def _moved(A: Any, probs: jax.Array) -> jax.Array:
+    """Multiplies weights (B, T, K) by transition weights."""
+    if is_table(A):
+        return over_rows(lambda M, p: (M * p).sum(0, keepdims=True), A, probs[..., None])[..., 0, :]
+    return (probs[:, :, None] @ A)[..., 0, :]
 
 
 def _rows(how: How, count: jax.Array | None) -> Any:

@@ -11,6 +11,9 @@ import jax.numpy as jnp
 
 from fastscan.hmm.check import CheckedHMM
 from fastscan.kernels.hmm.passes import HMMSeries
+from fastscan.kernels.plan import Plan
+from fastscan.kernels.tables import Table, is_computed, is_table
+from fastscan.regimes import over_rows
 
 
 class Scales(NamedTuple):
@@ -25,7 +28,7 @@ def scaled_series(model: CheckedHMM, log_weights: bool) -> tuple[HMMSeries, Scal
     ll = model.log_likelihoods
     if log_weights:
         initial, largest = relative_weights(model.initial, (-1,))
-        A, matrices = relative_weights(model.A, (-2, -1))
+        A, matrices = relative_matrices(model.A)
     else:
         largest, matrices = (jnp.zeros((1,) * n, ll.dtype) for n in (1, 2))
         initial, A = model.initial, model.A
@@ -34,8 +37,15 @@ def scaled_series(model: CheckedHMM, log_weights: bool) -> tuple[HMMSeries, Scal
 
 def log_series(model: CheckedHMM, log_weights: bool) -> HMMSeries:
     """Returns the input of the pass for the most likely states, with logarithms of weights."""
-    initial, A = (model.initial, model.A) if log_weights else (jnp.log(model.initial), jnp.log(model.A))
+    initial, A = model.initial, model.A
+    if not log_weights:
+        initial, A = jnp.log(initial), A.changed(jnp.log) if is_table(A) else jnp.log(A)
     return HMMSeries(initial[:, None, :, None], A, model.log_likelihoods[..., None])
+
+
+def written_for(plan: Plan, series: HMMSeries) -> HMMSeries:
+    """Writes a function of t out as an array for kernels, which can't run it."""
+    return series._replace(A=series.A.series()) if plan.launch is not None and is_computed(series.A) else series
 
 
 def unscaled_loglik(density: jax.Array, scales: Scales, transitions: Any) -> jax.Array:
@@ -46,8 +56,27 @@ def unscaled_loglik(density: jax.Array, scales: Scales, transitions: Any) -> jax
     return density + scales.initial + matrices
 
 
+def relative_matrices(log_A: Any) -> tuple[Any, jax.Array]:
+    """Returns every matrix' weights over its largest one, and that one's logarithm (B or 1, T or 1); of a table, row by row."""
+    if not is_table(log_A):
+        return relative_weights(log_A, (-2, -1))
+    if is_computed(log_A):
+        largest = over_rows(lambda M: _largest(M, (0, 1)), log_A)
+    else:
+        largest = Table(_largest(log_A.values, (-2, -1)), log_A.index).series()
+    return log_A.changed(_relative), largest[..., 0, 0]
+
+
+def _relative(log_A: jax.Array) -> jax.Array:
+    return relative_weights(log_A, (-2, -1))[0]
+
+
 def relative_weights(log_weights: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """Weights over the largest one along some axes, and that one's logarithm, without these axes."""
-    largest = jax.lax.stop_gradient(log_weights.max(axes, keepdims=True))
-    largest = jnp.where(jnp.isfinite(largest), largest, 0)
+    largest = _largest(log_weights, axes)
     return jnp.exp(log_weights - largest), largest.squeeze(axes)
+
+
+def _largest(log_weights: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    largest = jax.lax.stop_gradient(log_weights.max(axes, keepdims=True))
+    return jnp.where(jnp.isfinite(largest), largest, 0)

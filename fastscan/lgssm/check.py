@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from fastscan.given import ShapeError, check_dtypes, promoted
 from fastscan.kernels.tables import is_computed, is_table
-from fastscan.lgssm.regimes import as_series, as_table, check_index
 from fastscan.lgssm.timing import plain_params
+from fastscan.regimes import as_series, as_table, check_index
 from fastscan.types import Regimes
 
 

@@ -16,8 +16,8 @@ from fastscan.lgssm import lgssm_filter, lgssm_smoother
 from fastscan.lgssm.check import check_emissions, check_model
 from fastscan.lgssm.covariances import check_covariances
 from fastscan.lgssm.layout import known_terms, noise_of
-from fastscan.lgssm.regimes import as_series, over_rows, products
 from fastscan.lgssm.timing import plain_params
+from fastscan.regimes import as_series, over_rows, products
 
 
 @ranged

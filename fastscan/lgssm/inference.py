@@ -26,7 +26,7 @@ from fastscan.kernels.scan.xla import OnXLA
 from fastscan.kernels.tables import is_computed, is_table, values_alone
 from fastscan.lgssm.check import Model
 from fastscan.lgssm.layout import known_terms, noise_of, rows_of, series, written_for
-from fastscan.lgssm.regimes import over_blocks, products
+from fastscan.regimes import over_blocks, products
 from fastscan.transforms import any_missing, batch_size, in_turn, scored, transformable, under_xla
 
 

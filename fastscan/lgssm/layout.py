@@ -28,7 +28,7 @@ from fastscan.kernels.scan import driver
 from fastscan.kernels.scan.xla import OnXLA
 from fastscan.kernels.tables import Table, is_computed, is_table, values_of
 from fastscan.lgssm.check import Model
-from fastscan.lgssm.regimes import as_series, over_blocks, over_rows, products
+from fastscan.regimes import as_series, over_blocks, over_rows, products
 
 
 def series(plan: Plan, model: Model, emissions: jax.Array, missing: bool) -> Series:

@@ -6,23 +6,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastscan.arrays import tabulated
+from fastscan.functions import row_by_row
 from fastscan.given import ShapeError, array, plain, promoted
 from fastscan.kernels.arrays import matmul
 from fastscan.kernels.tables import is_computed
-from fastscan.lgssm.functions import MATRICES, row_by_row
-from fastscan.lgssm.regimes import (
-    as_series,
-    as_table,
-    check_index,
-    check_numbers,
-    products,
-    regimes_of_arrays,
-    with_shared_index,
-)
+from fastscan.regimes import as_series, as_table, check_index, check_numbers, products, regimes_of_arrays
 from fastscan.types import ParamsLGSSM, ParamsLGSSMDynamics, ParamsLGSSMEmissions, ParamsLGSSMInitial, Regimes
 
 TIMINGS = ("arrival", "departure")
 """Whether entry t is of the transition into t, as dynamax has it since 1.0.3, or of that out of t, as it had it before."""
+
+_MATRICES = {"initial": (), "dynamics": ("weights", "cov"), "emissions": ("weights",)}
+"""The fields of a model's parts that are computed row by row; functions in others are tabulated."""
 
 
 def plain_params(params: Any, T: int, inputs: Any = None, timing: str = "arrival") -> ParamsLGSSM:
@@ -55,19 +50,25 @@ def plain_params(params: Any, T: int, inputs: Any = None, timing: str = "arrival
         if x is None or is_computed(x):
             return x
         if isinstance(x, Regimes):
-            return regimes_of_arrays(f"{part}.{name}", x)
+            if part == "initial":
+                raise TypeError(
+                    f"initial.{name}: fastscan.Regimes given, wanted an array. The first state has one distribution."
+                )
+            return regimes_of_arrays(f"{part}.{name}", x, shared=(part, name) == ("emissions", "cov"))
         if callable(x):
             steps, remedy = (arriving_T, _REMEDY) if part == "dynamics" else (T, "Wanted values at all of these.")
-            computed = row_by_row(f"{part}.{name}", x, steps, remedy) if name in MATRICES[part] else None
+            computed = row_by_row(f"{part}.{name}", x, steps, remedy) if name in _MATRICES[part] else None
             return tabulated(f"{part}.{name}", x, steps, remedy) if computed is None else computed
         return array(f"{part}.{name}", x)
 
     parts = {"initial": ParamsLGSSMInitial, "dynamics": ParamsLGSSMDynamics, "emissions": ParamsLGSSMEmissions}
     arrays = ParamsLGSSM(*(kind(*(field(part, name) for name in kind._fields)) for part, kind in parts.items()))
-    arrays = with_shared_index(params, arrays)
+    arrays = _with_shared_index(params, arrays)
     if timing == "departure":
         arrays = arrays._replace(dynamics=_arriving(arrays.dynamics, inputs, T))
-    check_numbers(arrays)
+    for part, unread in (("dynamics", 1), ("emissions", 0)):
+        for name, x in getattr(arrays, part)._asdict().items():
+            check_numbers(f"{part}.{name}", x, unread)
     return arrays
 
 
@@ -75,6 +76,26 @@ _REMEDY = (
     "Entry t belongs to the transition from t - 1 to t, since dynamax 1.0.3. Of a model with entry t from t to t + 1, "
     'take timing="departure".'
 )
+
+
+def _with_shared_index(given: Any, params: ParamsLGSSM) -> ParamsLGSSM:
+    """Leaves the index of the emissions' noise away where it is that of their weights, which `jax.jit` would make two of.
+
+    Args:
+        given: what was given.
+        params: of arrays.
+
+    Raises:
+        TypeError: noise without an index.
+    """
+    weights, cov = (getattr(given.emissions, name) for name in ("weights", "cov"))
+    if isinstance(cov, Regimes) and cov.index is None and not isinstance(weights, Regimes):
+        raise TypeError("emissions.cov.index: None given, wanted the number of every step's regime.")
+    if not (isinstance(weights, Regimes) and isinstance(cov, Regimes)) or cov.index is not weights.index:
+        return params
+    if jnp.shape(params.emissions.weights.values)[:1] != jnp.shape(params.emissions.cov.values)[:1]:
+        return params
+    return params._replace(emissions=params.emissions._replace(cov=params.emissions.cov._replace(index=None)))
 
 
 def _all_plain(params: ParamsLGSSM) -> bool:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from fastscan.kernels.arrays import as_lanes, as_rows, prepend
+from fastscan.kernels.hmm import counts as transitions
 from fastscan.kernels.hmm import paths as maps
 from fastscan.kernels.hmm.filtering import (
     HMM_BACKWARD_FILTER,
@@ -35,6 +36,7 @@ from fastscan.kernels.hmm.smoothing import (
 from fastscan.kernels.hmm.viterbi import VITERBI_PATH, ViterbiInputs, best
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.scan import driver
+from fastscan.kernels.tables import is_table
 
 
 class HMMSeries(NamedTuple):
@@ -42,12 +44,12 @@ class HMMSeries(NamedTuple):
 
     Attributes:
         initial: weights of the first state, before its observation; a series of one row.
-        A: transition weights (B or 1, T - 1 or 1, K, K).
+        A: transition weights (B or 1, T - 1 or 1, K, K), or a table of them.
         log_likelihood: of all observations (B, T, K, 1).
     """
 
     initial: jax.Array
-    A: jax.Array
+    A: Any
     log_likelihood: jax.Array
 
 
@@ -90,18 +92,23 @@ def score(plan: Plan, series: HMMSeries) -> tuple[jax.Array, HMMSeries]:
 
     They are the expected counts of a smoother, divided by the weights without dividing by those that are zero.
     """
-    shared = series.A.shape[1] == 1
+    shared = _same(series.A)
     states, smoothed, counts = smooth_states(plan, series, counting=shared)
     density = states.log_density[:, None, None, None]
     change = quotient(smoothed, states.predicted)[:, 1:]  # by what the data change the predictions
-    of_A = counts[:, None] if counts is not None else states.filtered[:, :-1] * change.mT
+    past = states.filtered[:, :-1]
+    if counts is not None:
+        of_A: Any = counts[:, None]
+    else:
+        of_A = transitions.changes(series.A, past, change) if is_table(series.A) else past * change.mT
     later = jnp.ones_like(smoothed[:, :1])
     if change.shape[1]:
-        later = (series.A[:, :1] * change[:, :1].mT).sum(-1, keepdims=True)
-    _, first = _first(plan, series.initial, series.log_likelihood[:, :1])
+        first = series.A.rows(slice(1)).series() if is_table(series.A) else series.A[:, :1]
+        later = (first * change[:, :1].mT).sum(-1, keepdims=True)
+    _, density_of_first = _first(plan, series.initial, series.log_likelihood[:, :1])
     missing = jnp.isnan(series.log_likelihood)
     ll = jnp.where(missing, 0, series.log_likelihood)[:, :1]
-    likelihood = jnp.exp(jnp.where(density == -jnp.inf, -jnp.inf, ll - first))
+    likelihood = jnp.exp(jnp.where(density == -jnp.inf, -jnp.inf, ll - density_of_first))
     return states.log_density, HMMSeries(likelihood * later, of_A, jnp.where(missing, 0, smoothed))
 
 
@@ -209,9 +216,14 @@ def _inputs(series: HMMSeries, state: jax.Array) -> tuple[HMMInputs, jax.Array, 
     return HMMInputs(same), state, HMMInputs(varying, series.log_likelihood[:, 1:])
 
 
-def _divided(A: jax.Array) -> tuple[Any, Any]:
+def _same(A: Any) -> bool:
+    """Tells whether weights are the same in every row."""
+    return not is_table(A) and A.shape[1] == 1
+
+
+def _divided(A: Any) -> tuple[Any, Any]:
     """Weights that are the same in every row, and those that are not: one of the two is None."""
-    return (as_lanes(A), None) if A.shape[1] == 1 else (None, A)
+    return (as_lanes(A), None) if _same(A) else (None, A.filled() if is_table(A) else A)
 
 
 def _states(plan: Plan, series: HMMSeries, density: jax.Array, out: FilteredStates, filtered: jax.Array) -> FilteredStates:

@@ -19,7 +19,8 @@ class Recurrence(NamedTuple):
         enter: ``(state, summary) -> state`` after a stretch, from the state before it.
         step: ``(params, state, x) -> (state, output)``, the sequential recursion.
         prepare: ``(x) -> x``, what can be known of one step's inputs by themselves; `append` and `step` get its result.
-            XLA runs it for all steps at once, before its loops, a kernel where it reads them.
+            XLA runs it for all steps at once, before its loops, a kernel where it reads them. What rows take from tables, it
+            passes on as it is.
         seam: how to tell that chunks fit together, for models whose summaries may hold less than their states.
         sums: ``(params, state) -> sums``, zeros, of what a sweep adds up over a chunk's rows beside its state: `step` then
             takes and returns ``(state, sums)``. A kernel has them in no memory before the chunk's end.

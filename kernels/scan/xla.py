@@ -23,7 +23,7 @@ from fastscan.kernels.ranges import phase
 from fastscan.kernels.scan import relay
 from fastscan.kernels.scan.recurrence import Hindsight, Recurrence
 from fastscan.kernels.scan.seams import CHUNK_AXIS
-from fastscan.kernels.tables import form_of_row, is_table, look_up, row_of, scanned
+from fastscan.kernels.tables import form_of_row, is_table, look_up, put_back, row_of, scanned, set_aside
 from fastscan.kernels.xla_hints import SUM_BLOCK, as_one_function, own_unit
 
 Side = Literal["before", "after"]
@@ -197,7 +197,10 @@ class OnXLA:
     def prepared(self, recurrence: Recurrence, rows: Any) -> Any:
         """Prepares rows for the recurrence's `append`, and its `step`."""
         prepare = recurrence.prepare
-        return rows if prepare is None else jax.vmap(lambda x: self.arrays(prepare(self.matrices(x))))(rows)
+        if prepare is None:
+            return rows
+        tables, rows = set_aside(rows)
+        return put_back(tables, jax.vmap(lambda x: self.arrays(prepare(self.matrices(x))))(rows))
 
     def scan_rows(self, body: Callable, carry: Any, rows: Any, reverse: bool) -> tuple[Any, Any]:
         """Scans the chunks' rows by ``body(carry, (row, present)) -> (carry, outputs)``; as `split` has rows.

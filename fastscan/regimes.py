@@ -11,42 +11,24 @@ from jax import lax
 from fastscan.given import ShapeError, array, seen
 from fastscan.kernels.arrays import matmul
 from fastscan.kernels.tables import Table, is_table, look_up, scanned
-from fastscan.types import ParamsLGSSM, Regimes
+from fastscan.types import Regimes
 
 BLOCK_ENTRIES = 1 << 15
 """The entries of matrices that are worked on at once, which a cache should hold."""
 
 
-def regimes_of_arrays(name: str, x: Regimes) -> Regimes:
+def regimes_of_arrays(name: str, x: Regimes, *, shared: bool = False) -> Regimes:
     """Returns regimes as arrays.
 
-    Raises:
-        TypeError: regimes of what does not vary, or parts that are no arrays.
-    """
-    if name.startswith("initial"):
-        raise TypeError(f"{name}: fastscan.Regimes given, wanted an array. The first state has one distribution.")
-    shared = x.index is None and name == "emissions.cov"  # by `with_shared_index`
-    return Regimes(array(f"{name}.values", x.values), None if shared else array(f"{name}.index", x.index))
-
-
-def with_shared_index(given: Any, params: ParamsLGSSM) -> ParamsLGSSM:
-    """Leaves the index of the emissions' noise away where it is that of their weights, which `jax.jit` would make two of.
-
     Args:
-        given: what was given.
-        params: of arrays.
+        name: of the parameter.
+        x: regimes.
+        shared: another parameter's index may hold, which is then None.
 
     Raises:
-        TypeError: noise without an index.
+        TypeError: parts that are no arrays.
     """
-    weights, cov = (getattr(given.emissions, name) for name in ("weights", "cov"))
-    if isinstance(cov, Regimes) and cov.index is None and not isinstance(weights, Regimes):
-        raise TypeError("emissions.cov.index: None given, wanted the number of every step's regime.")
-    if not (isinstance(weights, Regimes) and isinstance(cov, Regimes)) or cov.index is not weights.index:
-        return params
-    if jnp.shape(params.emissions.weights.values)[:1] != jnp.shape(params.emissions.cov.values)[:1]:
-        return params
-    return params._replace(emissions=params.emissions._replace(cov=params.emissions.cov._replace(index=None)))
+    return Regimes(array(f"{name}.values", x.values), None if shared and x.index is None else array(f"{name}.index", x.index))
 
 
 def check_index(name: str, x: Regimes, T: int, batch: int | None) -> None:
@@ -69,26 +51,23 @@ def check_index(name: str, x: Regimes, T: int, batch: int | None) -> None:
         raise ShapeError(f"{name}.index: shape {x.index.shape} given, wanted {wanted}: the number of every step's regime.")
 
 
-def check_numbers(params: ParamsLGSSM) -> None:
-    """Refuses numbers of regimes that there are none of, as far as their values are known; of dynamics, entry 0 is not read.
+def check_numbers(name: str, x: Any, unread: int) -> None:
+    """Refuses numbers of regimes that there are none of, as far as their values are known, after some that are not read.
 
     Raises:
         ValueError: such numbers.
     """
-    for part, unread in (("dynamics", 1), ("emissions", 0)):
-        for name, x in getattr(params, part)._asdict().items():
-            if not isinstance(x, Regimes) or x.index is None or not seen(x.index):
-                continue
-            index, R = np.asarray(x.index), len(x.values) if jnp.ndim(x.values) else 0
-            if not R or not index.ndim or index.dtype.kind not in "iu":
-                continue  # errors that the checks of shapes make
-            index = index[..., unread:]
-            if index.size and not 0 <= index.min() <= index.max() < R:
-                wrong = index.min() if index.min() < 0 else index.max()
-                raise ValueError(
-                    f"{part}.{name}.index: {wrong} given, wanted numbers from 0 to {R - 1}, of the {R} regimes that "
-                    f"{part}.{name}.values has."
-                )
+    if not isinstance(x, Regimes) or x.index is None or not seen(x.index):
+        return
+    index, R = np.asarray(x.index), len(x.values) if jnp.ndim(x.values) else 0
+    if not R or not index.ndim or index.dtype.kind not in "iu":
+        return  # errors that the checks of shapes make
+    index = index[..., unread:]
+    if index.size and not 0 <= index.min() <= index.max() < R:
+        wrong = index.min() if index.min() < 0 else index.max()
+        raise ValueError(
+            f"{name}.index: {wrong} given, wanted numbers from 0 to {R - 1}, of the {R} regimes that {name}.values has."
+        )
 
 
 def as_table(x: Regimes, shape: Sequence[int]) -> Table:

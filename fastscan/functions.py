@@ -12,9 +12,6 @@ from fastscan.given import FLOATS, seen
 from fastscan.kernels.functions import traced
 from fastscan.kernels.tables import Computed
 
-MATRICES = {"initial": (), "dynamics": ("weights", "cov"), "emissions": ("weights",)}
-"""The fields of a model's parts that are computed row by row; functions in others are tabulated."""
-
 LARGE, SMALLER = 8, 4
 """Rows are computed of more states than that, and where the table would be so many times as large as what the function closes
 over: otherwise a table is no loss, and its derivatives are less work."""
