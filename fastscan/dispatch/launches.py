@@ -1,7 +1,7 @@
 """The models that GPU kernels take, and how kernels are launched: a model in a thread's registers, or in a whole program's.
 
-Kernels of the second kind were compiled for NVIDIA GPUs and ran in Pallas's interpreter, but not yet on a GPU. So they run
-where they are asked for, and are not what None takes.
+Kernels of the second kind ran on a GPU once, and were right, but no record of their times is kept. So they run where they are
+asked for, and are not what None takes.
 """
 
 from typing import Any
