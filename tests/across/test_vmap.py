@@ -173,7 +173,7 @@ print("fine")
 
 
 def test_shard_map_of_kernels():
-    """What is lowered for GPUs varies over the axes of what it is given; Pallas's interpreter can't say so."""
+    """What kernels return varies over the axes of what they are given; Pallas's interpreter can't say so."""
     code = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, PartitionSpec as P
@@ -191,8 +191,7 @@ def shared(implementation, check):
 
 params = jax.tree.map(jnp.asarray, random_params(1, 7, 1, "float32"))
 with pretending("NVIDIA H200"):
-    text = shared("pallas", True).trace(params, y).lower(lowering_platforms=("cuda",)).as_text()
-assert "xla.gpu.triton" in text
+    assert "pallas_call" in str(shared("pallas", True).trace(params, y).jaxpr)
 given, wanted = shared("pallas_interpret", False)(params, y), shared("sequential", True)(params, y)
 np.testing.assert_allclose(given, wanted, atol=1e-5)
 print("fine")
