@@ -90,9 +90,10 @@ class Program:
 
     def __init__(self, plan: Plan, layout: Any, sources: Sequence[Any], targets: Sequence[Any]):
         self.plan, self.layout, self.sources, self.targets = plan, layout, sources, targets
+        self.now: Any = None  # the row that a loop is at
 
     def loop(self, step: Callable, carry: Any, source: int, target: int | None, reverse: bool, begun: int = 0) -> Any:
-        """Loops with ``step(carry, x, t) -> (carry, out)`` over a chunk's rows, which are read from one tree and written to
+        """Loops with ``step(carry, x) -> (carry, out)`` over a chunk's rows, which are read from one tree and written to
         another; over those after the first ``begun``.
         """
 
@@ -112,7 +113,7 @@ class Program:
             del out
             self.write(target, after, t + ahead)
 
-        self._through(lambda state, x, _: (enter(state, x), None), state, source, reverse, L - 1, 0, write)
+        self._through(lambda state, x: (enter(state, x), None), state, source, reverse, L - 1, 0, write)
 
     def _through(self, step: Callable, carry: Any, source: int, reverse: bool, rows: int, begun: int, write: Callable) -> Any:
         """Loops over so many of a chunk's rows, after the first ``begun``; ``write(t, out, carry)`` at each."""
@@ -122,18 +123,20 @@ class Program:
 
         def at(k: Any, carry: Any) -> Any:
             t = np.int32(self.plan.length - 1 - begun) - k if reverse else k + np.int32(begun)
-            after, out = step(carry, self.read(source, t), t)
+            self.now = t
+            after, out = step(carry, self.read(source, t))
+            self.now = None
             if self.plan.padded:
                 present = self.layout.present(t)
                 after = jax.tree.map(lambda a, c: jnp.where(present, a, c), after, carry)
             write(t, out, after)
             return each(after)
 
-        if rows < 2:
-            return at(np.int32(0), each(carry)) if rows else carry
+        if rows == 0:
+            return carry
         row = jax.tree.map(lambda x: values_of(x)[0].matrix(self.plan.kernels), self.sources[source], is_leaf=_is_source)
-        carry = each(stable_carry(lambda carry, x: step(carry, x, np.int32(0)), each(carry), row))
-        return lax.fori_loop(np.int32(0), np.int32(rows), at, carry)
+        carry = each(stable_carry(step, each(carry), row))
+        return at(np.int32(0), carry) if rows == 1 else lax.fori_loop(np.int32(0), np.int32(rows), at, carry)
 
     def compute(self, function: Traced, *arguments: Any) -> Any:
         """Calls a function of trees of matrices, in the form that takes least time to compile."""
@@ -148,12 +151,14 @@ class Program:
 
         return jax.tree.map(one, self.sources[number], is_leaf=_is_source)
 
-    def once(self, number: int) -> Callable[[Any], Any]:
-        """Returns what reads a tree that is the same at every step ``t``: now, or wherever it is used."""
+    def once(self, number: int, *, anew: bool = False) -> Callable[[], Any]:
+        """Returns what reads a tree that is the same at every step: now, or wherever it is used. If ``anew``, addresses are
+        computed there, too, and not held in registers.
+        """
         if len(jax.tree.leaves(self.sources[number], is_leaf=_is_source)) > self.layout.resident:
-            return lambda t: self.read(number, t)
+            return lambda: self.read(number, self.now if anew else None)
         tree = self.read(number)
-        return lambda _: tree
+        return lambda: tree
 
     def write(self, number: int, tree: Any, t: Any = None) -> None:
         """Writes a tree of matrices, as `read` reads it."""

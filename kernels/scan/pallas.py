@@ -76,7 +76,7 @@ class OnGPU:
         def kernel(program: Program) -> None:
             params = program.once(0)
             program.write(
-                0, program.loop(lambda s, x, _: (program.compute(append, params(None), s, x), None), empty(), 1, None, reverse)
+                0, program.loop(lambda s, x: (program.compute(append, params(), s, x), None), empty(), 1, None, reverse)
             )
 
         after = append.form(form(self.plan, params), spread(self.plan, jax.eval_shape(empty)), form(self.plan, rows))
@@ -128,9 +128,8 @@ class OnGPU:
             return (state, sums(params, state)) if sums else state
 
         def kernel(program: Program) -> None:
-            params, state = program.once(0), program.read(2)
-            begin = with_sums(params(None), state)
-            after = program.loop(lambda s, x, t: program.compute(step, params(t), s, x), begin, 1, 0, reverse)
+            params, state = program.once(0, anew=True), program.read(2)
+            after = program.loop(lambda s, x: program.compute(step, params(), s, x), with_sums(params(), state), 1, 0, reverse)
             if exits:
                 program.write(1, after)
 
@@ -205,7 +204,7 @@ def _fold(plan: Plan, recurrence: Recurrence, state: Any, summaries: Any, *, rev
     def kernel(program: Program) -> None:
         first = _empty_summary(matrix_kind(plan.kernels), recurrence, state) if reverse else program.read(0, np.int32(0))
 
-        def step(summary: Any, x: Any, _: Any) -> tuple[Any, None]:
+        def step(summary: Any, x: Any) -> tuple[Any, None]:
             return program.compute(append, (), summary, x), None
 
         program.write(0, program.loop(step, first, 0, None, reverse, begun=int(not reverse)))
