@@ -3,6 +3,7 @@
 import importlib
 from types import ModuleType
 
+from fastscan.adoption import Adoption, adopt
 from fastscan.dispatch.crossovers import use_crossover_table
 from fastscan.hmm import (
     check_hmm_weights,
@@ -51,6 +52,7 @@ __version__ = "0.1.0"
 _ON_DEMAND = ("lds", "learn", "mcmc", "slds")
 
 __all__ = [
+    "Adoption",
     "HMMPosterior",
     "HMMPosteriorFiltered",
     "ParamsLGSSM",
@@ -60,6 +62,7 @@ __all__ = [
     "PosteriorGSSMFiltered",
     "PosteriorGSSMSmoothed",
     "Regimes",
+    "adopt",
     "check_hmm_weights",
     "compute_transition_probs",
     "hmm_backward_filter",

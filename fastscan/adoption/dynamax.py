@@ -1,0 +1,240 @@
+"""Our answers to dynamax's functions: its arguments as it reads them, and results in its own types."""
+
+import importlib
+import importlib.metadata
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fastscan import hmm as our_hmm
+from fastscan import lgssm as our_lgssm
+from fastscan.adoption import learning
+from fastscan.hmm.fixed_lag import hmm_fixed_lag_smoother
+from fastscan.types import Regimes
+
+TIMINGS = {"1.0.0": "departure", "1.0.1": "departure", "1.0.2": "departure", "1.0.3": "arrival"}
+"""Which transition entry t of dynamics belongs to, of the versions of dynamax that are known: see `fastscan.lgssm.timing`."""
+
+_OURS_LACK = {
+    "dynamax.linear_gaussian_ssm.info_inference": ("lgssm_info_filter", "lgssm_info_smoother"),
+    "dynamax.nonlinear_gaussian_ssm.inference_ekf": (
+        "extended_kalman_filter",
+        "extended_kalman_smoother",
+        "extended_kalman_posterior_sample",
+        "iterated_extended_kalman_filter",
+        "iterated_extended_kalman_smoother",
+    ),
+    "dynamax.nonlinear_gaussian_ssm.inference_ukf": ("unscented_kalman_filter", "unscented_kalman_smoother"),
+    "dynamax.generalized_gaussian_ssm.inference": (
+        "conditional_moments_gaussian_filter",
+        "iterated_conditional_moments_gaussian_filter",
+        "conditional_moments_gaussian_smoother",
+        "iterated_conditional_moments_gaussian_smoother",
+    ),
+    "dynamax.slds.inference": ("rbpfilter", "rbpfilter_optimal"),
+}
+
+
+class Answer(NamedTuple):
+    """What is replaced: an attribute of a module or a class, and ``(original) -> function`` in its place."""
+
+    owner: Any
+    name: str
+    make: Callable[[Any], Callable]
+
+
+def answers() -> tuple[list[Answer], dict[str, str]]:
+    """Lists what is replaced in the dynamax that is installed, and of its inference what is not, with the reasons.
+
+    Raises:
+        ImportError: dynamax is not installed.
+        ValueError: its version is not known.
+    """
+    version = importlib.metadata.version("dynamax")
+    if version not in TIMINGS:
+        raise ValueError(
+            f"dynamax {version} given, wanted one of {', '.join(TIMINGS)}: which transition an entry of time-varying dynamics "
+            "belongs to differs between versions, and is not known of this one."
+        )
+    module = importlib.import_module
+    lgssm, parallel_lgssm = (module(f"dynamax.linear_gaussian_ssm.{name}") for name in ("inference", "parallel_inference"))
+    hmm, parallel_hmm = (module(f"dynamax.hidden_markov_model.{name}") for name in ("inference", "parallel_inference"))
+    of_lgssm = _OfLGSSM(lgssm, TIMINGS[version])
+    of_hmm = _OfHMM(hmm)
+    found = [
+        Answer(lgssm, "lgssm_filter", of_lgssm.filter),
+        Answer(lgssm, "lgssm_smoother", of_lgssm.smoother),
+        Answer(lgssm, "lgssm_posterior_sample", of_lgssm.posterior_sample),
+        Answer(lgssm, "lgssm_joint_sample", of_lgssm.joint_sample),
+        Answer(parallel_lgssm, "lgssm_filter", of_lgssm.filter),
+        Answer(parallel_lgssm, "lgssm_smoother", of_lgssm.parallel_smoother),
+        Answer(parallel_lgssm, "lgssm_posterior_sample", of_lgssm.posterior_sample),
+        Answer(hmm, "hmm_filter", of_hmm.filter),
+        Answer(hmm, "hmm_backward_filter", of_hmm.backward_filter),
+        Answer(hmm, "hmm_two_filter_smoother", of_hmm.smoother),
+        Answer(hmm, "hmm_smoother", of_hmm.smoother),
+        Answer(hmm, "hmm_fixed_lag_smoother", of_hmm.fixed_lag_smoother),
+        Answer(hmm, "hmm_posterior_mode", of_hmm.posterior_mode),
+        Answer(hmm, "hmm_posterior_sample", of_hmm.posterior_sample),
+        Answer(hmm, "compute_transition_probs", of_hmm.transition_probs),
+        Answer(parallel_hmm, "hmm_filter", of_hmm.parallel_filter),
+        Answer(parallel_hmm, "hmm_smoother", of_hmm.parallel_smoother),
+        Answer(parallel_hmm, "hmm_posterior_sample", of_hmm.posterior_sample),
+    ]
+    ssm = module("dynamax.ssm").SSM
+    kept = {f"{m}.{name}": "fastscan has none" for m, names in _OURS_LACK.items() for name in names if _has(m, name)}
+    if learning.fits(ssm):
+        found.append(Answer(ssm, "fit_em", learning.answer_fit_em))
+    else:
+        kept["dynamax.ssm.SSM.fit_em"] = f"its arguments in version {version} are others"
+    return found, kept
+
+
+def _has(module: str, name: str) -> bool:
+    try:
+        return hasattr(importlib.import_module(module), name)
+    except ImportError:
+        return False
+
+
+class _OfLGSSM:
+    """Answers to functions of linear-Gaussian models."""
+
+    def __init__(self, module: Any, timing: str):
+        self._filtered, self._smoothed = module.PosteriorGSSMFiltered, module.PosteriorGSSMSmoothed
+        self._timing = {} if timing == "arrival" else {"timing": timing}
+
+    def filter(self, _: Any) -> Callable:
+        def lgssm_filter(params, emissions, inputs=None):
+            return _as(self._filtered, our_lgssm.lgssm_filter(as_read(params, emissions), emissions, inputs, **self._timing))
+
+        return lgssm_filter
+
+    def smoother(self, _: Any) -> Callable:
+        def lgssm_smoother(params, emissions, inputs=None):
+            return _as(self._smoothed, our_lgssm.lgssm_smoother(as_read(params, emissions), emissions, inputs, **self._timing))
+
+        return lgssm_smoother
+
+    def parallel_smoother(self, _: Any) -> Callable:
+        def lgssm_smoother(params, emissions, inputs=None):
+            given = as_read(params, emissions), emissions, inputs
+            return _as(self._smoothed, our_lgssm.lgssm_smoother(*given, **self._timing))._replace(
+                smoothed_cross_covariances=None
+            )
+
+        return lgssm_smoother
+
+    def posterior_sample(self, _: Any) -> Callable:
+        def lgssm_posterior_sample(key, params, emissions, inputs=None, jitter=0.0):
+            given = as_read(params, emissions), emissions, inputs
+            return our_lgssm.lgssm_posterior_sample(key, *given, jitter, **self._timing)
+
+        return lgssm_posterior_sample
+
+    def joint_sample(self, _: Any) -> Callable:
+        def lgssm_joint_sample(params, key, num_timesteps, inputs=None):
+            return our_lgssm.lgssm_joint_sample(as_read(params, num_timesteps), key, num_timesteps, inputs, **self._timing)
+
+        return lgssm_joint_sample
+
+
+_RANKS = {"weights": 2, "bias": 1, "input_weights": 2, "cov": 2}
+
+
+def as_read(params: Any, series: Any) -> Any:
+    """Returns a model as dynamax reads it: of emissions with N entries, not T, it reads entry min(t, N - 1).
+
+    Args:
+        params: a model, with the fields of dynamax's.
+        series: emissions (T, m), or T.
+    """
+    T, emissions = series if isinstance(series, int) else jnp.shape(series)[0], params.emissions
+    changed = {}
+    for name, rank in _RANKS.items():
+        x = getattr(emissions, name)
+        if x is not None and not callable(x) and jnp.ndim(x) == rank + 1 and jnp.shape(x)[0] not in (0, T):
+            changed[name] = Regimes(x, jnp.minimum(jnp.arange(T), len(x) - 1))
+    return params._replace(emissions=emissions._replace(**changed)) if changed else params
+
+
+class _OfHMM:
+    """Answers to functions of hidden Markov models."""
+
+    def __init__(self, module: Any):
+        self._filtered, self._smoothed = module.HMMPosteriorFiltered, module.HMMPosterior
+
+    def filter(self, _: Any) -> Callable:
+        def hmm_filter(initial_distribution, transition_matrix, log_likelihoods, transition_fn=None):
+            given = initial_distribution, transition_matrix, log_likelihoods, transition_fn
+            return _as(self._filtered, our_hmm.hmm_filter(*given))
+
+        return hmm_filter
+
+    def parallel_filter(self, _: Any) -> Callable:
+        def hmm_filter(initial_probs, transition_matrix, log_likelihoods):
+            return _as(self._filtered, our_hmm.hmm_filter(initial_probs, transition_matrix, log_likelihoods))
+
+        return hmm_filter
+
+    def smoother(self, _: Any) -> Callable:
+        def hmm_smoother(
+            initial_distribution, transition_matrix, log_likelihoods, transition_fn=None, compute_trans_probs=True
+        ):
+            given = initial_distribution, transition_matrix, log_likelihoods, transition_fn, compute_trans_probs
+            return _as(self._smoothed, our_hmm.hmm_smoother(*given))
+
+        return hmm_smoother
+
+    def parallel_smoother(self, _: Any) -> Callable:
+        def hmm_smoother(initial_probs, transition_matrix, log_likelihoods, compute_trans_probs=True):
+            given = initial_probs, transition_matrix, log_likelihoods, None, compute_trans_probs
+            return _as(self._smoothed, our_hmm.hmm_smoother(*given))
+
+        return hmm_smoother
+
+    def backward_filter(self, _: Any) -> Callable:
+        def hmm_backward_filter(transition_matrix, log_likelihoods, transition_fn=None):
+            return our_hmm.hmm_backward_filter(transition_matrix, log_likelihoods, transition_fn)
+
+        return hmm_backward_filter
+
+    def transition_probs(self, _: Any) -> Callable:
+        def compute_transition_probs(transition_matrix, hmm_posterior, transition_fn=None):
+            return our_hmm.compute_transition_probs(transition_matrix, hmm_posterior, transition_fn)
+
+        return compute_transition_probs
+
+    def fixed_lag_smoother(self, _: Any) -> Callable:
+        def hmm_fixed_lag(initial_distribution, transition_matrix, log_likelihoods, window_size, transition_fn=None):
+            given = initial_distribution, transition_matrix, log_likelihoods, window_size, transition_fn
+            return _as(self._smoothed, hmm_fixed_lag_smoother(*given))
+
+        return hmm_fixed_lag
+
+    def posterior_mode(self, _: Any) -> Callable:
+        def hmm_posterior_mode(initial_distribution, transition_matrix, log_likelihoods, transition_fn=None):
+            states = our_hmm.hmm_posterior_mode(initial_distribution, transition_matrix, log_likelihoods, transition_fn)
+            return _integers(states)
+
+        return hmm_posterior_mode
+
+    def posterior_sample(self, _: Any) -> Callable:
+        def hmm_posterior_sample(key, initial_distribution, transition_matrix, log_likelihoods, transition_fn=None):
+            given = initial_distribution, transition_matrix, log_likelihoods, transition_fn
+            loglik, states = our_hmm.hmm_posterior_sample(key, *given)
+            return loglik, _integers(states)
+
+        return hmm_posterior_sample
+
+
+def _integers(states: jax.Array) -> jax.Array:
+    """Returns states in JAX's default type of integers, as dynamax has them."""
+    return states.astype(jnp.result_type(int))
+
+
+def _as(kind: Any, result: Any) -> Any:
+    """Returns a result in dynamax's type, of the fields that it has."""
+    return kind(**{name: getattr(result, name) for name in kind._fields if hasattr(result, name)})
