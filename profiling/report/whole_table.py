@@ -39,8 +39,9 @@ def _lines(records: Path) -> Iterator[str]:
             continue
         moved = sum(float(r["bytes_per_step"]) for r in mine)
         floor, seconds = (sum(float(r[field]) for r in mine) for field in ("floor_us", "seconds"))
-        registers, spilled, warps = (max(int(r[field]) for r in mine) for field in ("registers", "spilled_bytes", "warps"))
+        registers, spilled = (max(int(r[field]) for r in mine) for field in ("registers", "spilled_bytes"))
         stepping = [r for r in mine if float(r["per_step"])]
+        warps = max(int(r["warps"]) for r in stepping)
         matrix = sum(json.loads(r["kinds"]).get("matrix", 0) * int(r["warps"]) for r in stepping)
         of_bytes = " / ".join(f"{1e6 * moved * FLOOR_STEPS / bandwidth:,.0f}" for bandwidth, *_ in DEVICES.values())
         instructions = " + ".join(f"{float(r['per_step']):,.0f}" for r in stepping)
