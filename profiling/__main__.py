@@ -66,6 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     large = commands.add_parser("large", help="large models beside Numba, statsmodels, hmmlearn and dynamax, and memory")
     large.add_argument("--only", default="", help="work whose name holds this, e.g. 'smoother, D=32'")
     large.set_defaults(run=_large)
+    adopted = commands.add_parser("adopted", help="dynamax's models as they are, and under fastscan.adopt")
+    adopted.add_argument("--only", default="", help="calls whose name holds this, e.g. 'fit_em'")
+    adopted.set_defaults(run=_adopted)
 
     predict = commands.add_parser("predict", help="predict what public calls take on an H100 and an H200, kernel by kernel")
     predict.add_argument("--only", default="", help="calls whose name holds this")
@@ -173,6 +176,13 @@ def _large(arguments: Namespace) -> None:
     from fastscan.profiling.peers.large import run_large
 
     run_large(Path("out") if arguments.only else RECORDS / "large", arguments.only)
+
+
+def _adopted(arguments: Namespace) -> None:
+    from fastscan.profiling.measure.rows import RECORDS
+    from fastscan.profiling.peers.adopted import run_adopted
+
+    run_adopted(Path("out") if arguments.only else RECORDS / "adopted", arguments.only)
 
 
 def _lengths(arguments: Namespace) -> None:

@@ -104,24 +104,28 @@ class _OfLGSSM:
 
     def __init__(self, module: Any, timing: str):
         self._filtered, self._smoothed = module.PosteriorGSSMFiltered, module.PosteriorGSSMSmoothed
-        self._timing = {} if timing == "arrival" else {"timing": timing}
+        self._timing = timing
 
     def filter(self, _: Any) -> Callable:
         def lgssm_filter(params, emissions, inputs=None):
-            return _as(self._filtered, our_lgssm.lgssm_filter(as_read(params, emissions), emissions, inputs, **self._timing))
+            return _as(
+                self._filtered, our_lgssm.lgssm_filter(as_read(params, emissions), emissions, inputs, timing=self._timing)
+            )
 
         return lgssm_filter
 
     def smoother(self, _: Any) -> Callable:
         def lgssm_smoother(params, emissions, inputs=None):
-            return _as(self._smoothed, our_lgssm.lgssm_smoother(as_read(params, emissions), emissions, inputs, **self._timing))
+            return _as(
+                self._smoothed, our_lgssm.lgssm_smoother(as_read(params, emissions), emissions, inputs, timing=self._timing)
+            )
 
         return lgssm_smoother
 
     def parallel_smoother(self, _: Any) -> Callable:
         def lgssm_smoother(params, emissions, inputs=None):
             given = as_read(params, emissions), emissions, inputs
-            return _as(self._smoothed, our_lgssm.lgssm_smoother(*given, **self._timing))._replace(
+            return _as(self._smoothed, our_lgssm.lgssm_smoother(*given, timing=self._timing))._replace(
                 smoothed_cross_covariances=None
             )
 
@@ -130,13 +134,13 @@ class _OfLGSSM:
     def posterior_sample(self, _: Any) -> Callable:
         def lgssm_posterior_sample(key, params, emissions, inputs=None, jitter=0.0):
             given = as_read(params, emissions), emissions, inputs
-            return our_lgssm.lgssm_posterior_sample(key, *given, jitter, **self._timing)
+            return our_lgssm.lgssm_posterior_sample(key, *given, jitter, timing=self._timing)
 
         return lgssm_posterior_sample
 
     def joint_sample(self, _: Any) -> Callable:
         def lgssm_joint_sample(params, key, num_timesteps, inputs=None):
-            return our_lgssm.lgssm_joint_sample(as_read(params, num_timesteps), key, num_timesteps, inputs, **self._timing)
+            return our_lgssm.lgssm_joint_sample(as_read(params, num_timesteps), key, num_timesteps, inputs, timing=self._timing)
 
         return lgssm_joint_sample
 

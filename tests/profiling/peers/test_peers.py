@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from fastscan import hmm_posterior_mode, hmm_smoother, lgssm_smoother
-from fastscan.profiling.peers import large, loops, packages
-from fastscan.profiling.report.large_table import large_table
+from fastscan.profiling.peers import adopted, large, loops, packages
+from fastscan.profiling.report.peer_tables import adopted_table, large_table
 from oracles.lgssm import assert_moments, close, textbook
 
 
@@ -80,3 +80,10 @@ def test_memory():
     """No function keeps a covariance for every step."""
     D, T = 20, 5_000
     assert all(size < T * D * D * 4 for size in large.memory(D, T).values())
+
+
+def test_a_record_of_adoption(tmp_path):
+    assert adopted_table(tmp_path) == "Not measured yet."
+    (one,) = adopted.run_adopted(tmp_path, "hmm_filter, K=5, T=100")
+    assert min(one[1:]) > 0
+    assert f"| {one.name} | " in adopted_table(tmp_path)

@@ -1,4 +1,4 @@
-"""The table of large models, ours and what others make of them, from the newest record of `peers.large`."""
+"""Tables of what users would run instead: large models and dynamax's own, from the newest records of `profiling.peers`."""
 
 import csv
 import json
@@ -36,3 +36,27 @@ def large_table(records: Path) -> str:
 
 def _ms(seconds: float) -> str:
     return f"{1e3 * seconds:.3g}"
+
+
+def adopted_table(records: Path) -> str:
+    """Makes the table, of the records in a folder and those below it."""
+    paths = sorted(records.rglob("*-adopted.csv"), key=lambda path: path.name)
+    if not paths:
+        return "Not measured yet."
+    about = json.loads(paths[-1].with_suffix(".json").read_text())
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    lines = [
+        f"{about['machine']}, {versions}, dynamax {about['dynamax']}, {about['date']}, commit {about['commit']}.",
+        "",
+        "| call | dynamax | adopted | speed-up | first call: dynamax | adopted |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in csv.DictReader(paths[-1].read_text().splitlines()):
+        theirs, ours, first_theirs, first = (float(row[k]) for k in ("dynamax", "ours", "dynamax_first", "first"))
+        cells = row["name"], _told(theirs), _told(ours), f"{theirs / ours:.2g}", _told(first_theirs), _told(first)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _told(seconds: float) -> str:
+    return f"{seconds:.2g} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
