@@ -14,6 +14,8 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from fastscan.draws import Drawn
+
 FLOATS = (jnp.dtype("float32"), jnp.dtype("float64"))
 
 
@@ -130,6 +132,8 @@ def _filled(x: np.ma.MaskedArray) -> np.ndarray:
 
 def check_key(x: Any, order: str = "") -> None:
     """Refuses what is no single random key of JAX's, typed or of uint32; ``order`` says how arguments are given."""
+    if isinstance(x, Drawn):
+        return
     kind = _kind_of_key(dtype) if (dtype := getattr(x, "dtype", None)) is not None else None
     if kind is None:
         given = f"{x!r}" if isinstance(x, int | float | str | None) else _described(x)

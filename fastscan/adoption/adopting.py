@@ -80,7 +80,7 @@ def adopt(package: str = "dynamax") -> Adoption:
     `dynamax.linear_gaussian_ssm.models` as well, so `LinearGaussianSSM.smoother` is ours. `fit_em` compiles nothing anew when
     it is called again. What was compiled before is dropped (`jax.clear_caches`), for it may hold dynamax's functions.
 
-    Draws for a key are other ones than dynamax's, from the same distributions.
+    Samples of a key are dynamax's, up to rounding, but for those of its parallel HMM sampler.
 
     Args:
         package: "dynamax", or the name of an installed package whose modules call it, such as "jax_moseq".

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from fastscan import hmm as our_hmm
 from fastscan import lgssm as our_lgssm
-from fastscan.adoption import learning
+from fastscan.adoption import keys, learning
 from fastscan.hmm.fixed_lag import hmm_fixed_lag_smoother
 from fastscan.types import Regimes
 
@@ -70,7 +70,7 @@ def answers() -> tuple[list[Answer], dict[str, str]]:
         Answer(lgssm, "lgssm_joint_sample", of_lgssm.joint_sample),
         Answer(parallel_lgssm, "lgssm_filter", of_lgssm.filter),
         Answer(parallel_lgssm, "lgssm_smoother", of_lgssm.parallel_smoother),
-        Answer(parallel_lgssm, "lgssm_posterior_sample", of_lgssm.posterior_sample),
+        Answer(parallel_lgssm, "lgssm_posterior_sample", of_lgssm.parallel_posterior_sample),
         Answer(hmm, "hmm_filter", of_hmm.filter),
         Answer(hmm, "hmm_backward_filter", of_hmm.backward_filter),
         Answer(hmm, "hmm_two_filter_smoother", of_hmm.smoother),
@@ -81,7 +81,7 @@ def answers() -> tuple[list[Answer], dict[str, str]]:
         Answer(hmm, "compute_transition_probs", of_hmm.transition_probs),
         Answer(parallel_hmm, "hmm_filter", of_hmm.parallel_filter),
         Answer(parallel_hmm, "hmm_smoother", of_hmm.parallel_smoother),
-        Answer(parallel_hmm, "hmm_posterior_sample", of_hmm.posterior_sample),
+        Answer(parallel_hmm, "hmm_posterior_sample", of_hmm.parallel_posterior_sample),
     ]
     ssm = module("dynamax.ssm").SSM
     kept = {f"{m}.{name}": "fastscan has none" for m, names in _OURS_LACK.items() for name in names if _has(m, name)}
@@ -134,15 +134,32 @@ class _OfLGSSM:
     def posterior_sample(self, _: Any) -> Callable:
         def lgssm_posterior_sample(key, params, emissions, inputs=None, jitter=0.0):
             given = as_read(params, emissions), emissions, inputs
-            return our_lgssm.lgssm_posterior_sample(key, *given, jitter, timing=self._timing)
+            drawn = keys.of_posterior_sample(key, len(emissions), *_size(params))
+            return our_lgssm.lgssm_posterior_sample(drawn, *given, jitter, timing=self._timing)
+
+        return lgssm_posterior_sample
+
+    def parallel_posterior_sample(self, _: Any) -> Callable:
+        def lgssm_posterior_sample(key, params, emissions, inputs=None):
+            given = as_read(params, emissions), emissions, inputs
+            drawn = keys.of_parallel_posterior_sample(key, len(emissions), *_size(params))
+            return our_lgssm.lgssm_posterior_sample(drawn, *given, timing=self._timing)
 
         return lgssm_posterior_sample
 
     def joint_sample(self, _: Any) -> Callable:
         def lgssm_joint_sample(params, key, num_timesteps, inputs=None):
-            return our_lgssm.lgssm_joint_sample(as_read(params, num_timesteps), key, num_timesteps, inputs, timing=self._timing)
+            m, (D, dtype) = jnp.shape(params.emissions.cov)[-1], _size(params)
+            given = keys.of_joint_sample(key, num_timesteps, D, m, dtype), num_timesteps, inputs
+            return our_lgssm.lgssm_joint_sample(as_read(params, num_timesteps), *given, timing=self._timing)
 
         return lgssm_joint_sample
+
+
+def _size(params: Any) -> tuple[int, Any]:
+    """Returns the states of a model, and the dtype of what is drawn of them."""
+    mean = jnp.asarray(params.initial.mean)
+    return mean.shape[-1], jnp.result_type(mean.dtype, float) if not jnp.issubdtype(mean.dtype, jnp.floating) else mean.dtype
 
 
 _RANKS = {"weights": 2, "bias": 1, "input_weights": 2, "cov": 2}
@@ -228,7 +245,17 @@ class _OfHMM:
     def posterior_sample(self, _: Any) -> Callable:
         def hmm_posterior_sample(key, initial_distribution, transition_matrix, log_likelihoods, transition_fn=None):
             given = initial_distribution, transition_matrix, log_likelihoods, transition_fn
-            loglik, states = our_hmm.hmm_posterior_sample(key, *given)
+            dtype = jnp.result_type(float)
+            drawn = keys.of_paths(key, len(log_likelihoods), dtype)
+            loglik, states = our_hmm.hmm_posterior_sample(drawn, *given)
+            return loglik, _integers(states)
+
+        return hmm_posterior_sample
+
+    def parallel_posterior_sample(self, _: Any) -> Callable:
+        def hmm_posterior_sample(key, initial_distribution, transition_matrix, log_likelihoods):
+            given = initial_distribution, transition_matrix, log_likelihoods
+            loglik, states = our_hmm.hmm_posterior_sample(key, *given)  # dynamax draws K states a step
             return loglik, _integers(states)
 
         return hmm_posterior_sample

@@ -23,8 +23,9 @@ MOST_ENTRIES = 10_000
 
 
 def fits(ssm: type) -> bool:
-    """Tells whether a class's `fit_em` has the arguments that ours has."""
-    return tuple(inspect.signature(ssm.fit_em).parameters) == _PARAMETERS  # pyright: ignore[reportAttributeAccessIssue]
+    """Tells whether a class's `fit_em` has the arguments that ours has, or all but the last, which dynamax 1.0.3 brought."""
+    given = tuple(inspect.signature(ssm.fit_em).parameters)  # pyright: ignore[reportAttributeAccessIssue]
+    return given in (_PARAMETERS, _PARAMETERS[:-1])
 
 
 def answer_fit_em(original: Callable) -> Callable:

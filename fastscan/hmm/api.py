@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastscan import lengths
+from fastscan import draws, lengths
 from fastscan.dispatch.choice import How, Problem
 from fastscan.given import array, check_dtypes, check_key, log_likelihoods_array, promoted, seen
 from fastscan.hmm import inference as hmm_inference
@@ -382,7 +382,7 @@ def _most_likely(initial, matrix, ll, called, implementation, log_weights, count
 @functools.partial(jax.jit, static_argnames=("called", "implementation", "log_weights"))
 def _sample(initial, matrix, ll, called, implementation, log_weights, key) -> tuple[jax.Array, jax.Array]:
     model, batched, how = _prepare(initial, matrix, ll, called, implementation, "hmm_sample")
-    uniform = jax.random.uniform(key, (*model.log_likelihoods.shape[:2], 1, 1), model.A.dtype)
+    uniform = draws.uniform(key, (*model.log_likelihoods.shape[:2], 1, 1), model.A.dtype)
     return _unbatch(batched, hmm_inference.sample_states(model, uniform, how, log_weights))
 
 

@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastscan import lengths
+from fastscan import draws, lengths
 from fastscan.dispatch.choice import How, Problem
 from fastscan.given import (
     ShapeError,
@@ -344,7 +344,7 @@ def _loglik(params, emissions, inputs, missing, implementation, per_step, count=
 @functools.partial(jax.jit, static_argnames=("missing", "implementation"))
 def _sample(params, emissions, inputs, missing, implementation, key, jitter) -> jax.Array:
     model, emissions, sizes, how = prepare(params, emissions, inputs, missing, implementation)
-    noise = jax.random.normal(key, (emissions.shape[0], sizes.T, sizes.D), emissions.dtype)
+    noise = draws.normal(key, (emissions.shape[0], sizes.T, sizes.D), emissions.dtype)
     jitter = jnp.asarray(jitter, emissions.dtype)
     (states,) = _unbatch(sizes, (lgssm_inference.sample_states(model, emissions, noise, jitter, how)[..., 0],))
     return states
@@ -355,8 +355,8 @@ def _joint_sample(params, key, T, inputs, implementation) -> tuple[jax.Array, ja
     model, sizes = check_model(params, T, None, params.initial.mean.dtype, inputs)
     dtype = model.F.dtype
     problem = Problem(implementation, sizes.T, sizes.D, sizes.m, str(dtype))
-    state_key, emission_key = jax.random.split(key)
-    noises = (jax.random.normal(k, (1, T, n, 1), dtype) for k, n in ((state_key, sizes.D), (emission_key, sizes.m)))
+    state_key, emission_key = draws.two(key)
+    noises = (draws.normal(k, (1, T, n, 1), dtype) for k, n in ((state_key, sizes.D), (emission_key, sizes.m)))
     states, emissions = lgssm_inference.joint_sample(model, *noises, How(problem.plan(1), problem))
     return states[0], emissions[0]
 

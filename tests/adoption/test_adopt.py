@@ -16,7 +16,6 @@ from dynamax.linear_gaussian_ssm import inference as lgssm
 from dynamax.linear_gaussian_ssm import models as lgssm_models
 from dynamax.linear_gaussian_ssm import parallel_inference as parallel_lgssm
 
-import fastscan
 from fastscan import adopt
 from oracles.lgssm import random_params, simulate
 
@@ -147,12 +146,34 @@ def test_of_emissions_with_few_entries_the_last_is_read_again():
     same(under_adoption(lambda: lgssm.lgssm_smoother(few, Y)), lgssm.lgssm_smoother(few, Y))
 
 
-def test_samples(adopted):
-    states = lgssm.lgssm_posterior_sample(KEY, params(), Y)
-    np.testing.assert_array_equal(states, fastscan.lgssm_posterior_sample(KEY, params(), Y))
-    z, y = lgssm.lgssm_joint_sample(params(), KEY, 7)
-    assert (z.shape, y.shape) == ((7, D), (7, M))
-    del adopted
+def diagonal():
+    return params()._replace(emissions=params().emissions._replace(cov=jnp.ones(M)))
+
+
+SAMPLES = {
+    "posterior": lambda T: lgssm.lgssm_posterior_sample(KEY, params(), Y[:T]),
+    "posterior by an old key": lambda T: lgssm.lgssm_posterior_sample(jax.random.PRNGKey(1), params(), Y[:T]),
+    "parallel": lambda T: parallel_lgssm.lgssm_posterior_sample(KEY, params(), Y[:T]),
+    "joint": lambda T: lgssm.lgssm_joint_sample(params(), KEY, T),
+    "joint, diagonal": lambda T: lgssm.lgssm_joint_sample(diagonal(), KEY, T),
+    "paths": lambda T: hmm.hmm_posterior_sample(KEY, INITIAL, A, LL[:T]),
+}
+
+
+@pytest.mark.parametrize("T", [2, 12])
+@pytest.mark.parametrize("name", SAMPLES)
+def test_samples_of_a_key_are_dynamax_s(name, T):
+    same(under_adoption(lambda: SAMPLES[name](T)), SAMPLES[name](T), 1e-5)
+
+
+def test_many_samples():
+    """Under vmap, of one model and many keys."""
+    keys = jax.random.split(KEY, 50)
+
+    def samples():
+        return jax.vmap(lambda key: lgssm.lgssm_posterior_sample(key, params(), Y))(keys)
+
+    same(under_adoption(samples), samples(), 1e-5)
 
 
 def test_errors_are_those_that_users_of_dynamax_catch(adopted):
