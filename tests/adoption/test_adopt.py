@@ -50,6 +50,11 @@ def same(found, wanted, tolerance=1e-7):
         np.testing.assert_allclose(a, b, tolerance, tolerance)
 
 
+def slow(*parameters):
+    marked = (x if isinstance(x, tuple) else (x,) for x in parameters)
+    return [pytest.param(*x, marks=pytest.mark.slow) for x in marked]
+
+
 def under_adoption(call):
     with adopt():
         return call()
@@ -125,8 +130,7 @@ def test_models_of_before_1_0_3(monkeypatch):
     same(found, lgssm.lgssm_filter(later, Y))
 
 
-@pytest.mark.parametrize("inputs", [0, 2])
-@pytest.mark.parametrize("name", ["lgssm_filter", "lgssm_smoother"])
+@pytest.mark.parametrize("inputs, name", [(0, "lgssm_smoother"), *slow((2, "lgssm_smoother"), (0, "lgssm_filter"))])
 def test_linear_gaussian_functions(name, inputs):
     u = jnp.asarray(np.random.default_rng(3).normal(size=(T, inputs)))
     for module in (lgssm, parallel_lgssm):
@@ -152,7 +156,7 @@ def diagonal():
 
 SAMPLES = {
     "posterior": lambda T: lgssm.lgssm_posterior_sample(KEY, params(), Y[:T]),
-    "posterior by an old key": lambda T: lgssm.lgssm_posterior_sample(jax.random.PRNGKey(1), params(), Y[:T]),
+    "by an old key": lambda T: lgssm.lgssm_posterior_sample(jax.random.PRNGKey(1), params(), Y[:T]),
     "parallel": lambda T: parallel_lgssm.lgssm_posterior_sample(KEY, params(), Y[:T]),
     "joint": lambda T: lgssm.lgssm_joint_sample(params(), KEY, T),
     "joint, diagonal": lambda T: lgssm.lgssm_joint_sample(diagonal(), KEY, T),
@@ -160,12 +164,15 @@ SAMPLES = {
 }
 
 
-@pytest.mark.parametrize("T", [2, 12])
-@pytest.mark.parametrize("name", SAMPLES)
+@pytest.mark.parametrize("T", [pytest.param(2, marks=pytest.mark.slow), 12])
+@pytest.mark.parametrize(
+    "name", ["posterior", "joint", "paths", *slow("posterior by an old key", "parallel", "joint, diagonal")]
+)
 def test_samples_of_a_key_are_dynamax_s(name, T):
     same(under_adoption(lambda: SAMPLES[name](T)), SAMPLES[name](T), 1e-5)
 
 
+@pytest.mark.slow
 def test_many_samples():
     """Under vmap, of one model and many keys."""
     keys = jax.random.split(KEY, 50)
@@ -199,7 +206,10 @@ HMM = {
 }
 
 
-@pytest.mark.parametrize("name", HMM)
+FIRST = ["filter of functions", "smoother", "mode", "windows", "parallel filter"]
+
+
+@pytest.mark.parametrize("name", [*FIRST, *slow(*(name for name in HMM if name not in FIRST))])
 def test_hidden_markov_functions(name):
     same(under_adoption(HMM[name]), HMM[name](), 1e-6)
 
@@ -224,7 +234,7 @@ def models():
     }
 
 
-@pytest.mark.parametrize("name", ["GaussianHMM", *(pytest.param(x, marks=pytest.mark.slow) for x in list(models())[1:])])
+@pytest.mark.parametrize("name", ["GaussianHMM", *slow(*list(models())[1:])])
 def test_models(name):
     model, emissions = models()[name]
     given, props = model.initialize(KEY)

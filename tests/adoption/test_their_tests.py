@@ -41,6 +41,7 @@ def test_dynamax_under_adoption():
     assert " failed" not in done.stdout
 
 
+@pytest.mark.slow
 def test_the_plugin_adopts():
     done = of_dynamax("-v", "--pyargs", "dynamax.linear_gaussian_ssm.input_timing_test")
     assert "dynamax is adopted: 45 references" in done.stdout
