@@ -3,6 +3,7 @@
 import csv
 import json
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 from fastscan.profiling.peers.large import OURS, PLAIN
@@ -39,23 +40,42 @@ def _ms(seconds: float) -> str:
 
 
 def adopted_table(records: Path) -> str:
-    """Makes the table, of the records in a folder and those below it."""
-    paths = sorted(records.rglob("*-adopted.csv"), key=lambda path: path.name)
-    if not paths:
+    """Makes the table of calls under adoption, likewise."""
+    path = _newest_adopted(records)
+    if path is None:
         return "Not measured yet."
-    about = json.loads(paths[-1].with_suffix(".json").read_text())
+    about = json.loads(path.with_suffix(".json").read_text())
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    lines = [
-        f"{about['machine']}, {versions}, dynamax {about['dynamax']}, {about['date']}, commit {about['commit']}.",
-        "",
-        "| call | dynamax | adopted | speed-up | first call: dynamax | adopted |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in csv.DictReader(paths[-1].read_text().splitlines()):
+    return "\n".join(
+        [
+            f"{about['machine']}, {versions}, dynamax {about['dynamax']}, {about['date']}, commit {about['commit']}.",
+            "",
+            "| call | dynamax | adopted | speed-up | first call: dynamax | adopted |",
+            "|---|---|---|---|---|---|",
+            *(f"| {' | '.join(cells)} |" for cells in _adopted(path)),
+        ]
+    )
+
+
+def adopted_models_table(records: Path) -> str:
+    """Makes its rows of models' methods alone, without first calls."""
+    path = _newest_adopted(records)
+    if path is None:
+        return "Not measured yet."
+    rows = [f"| {' | '.join(cells[:4])} |" for cells in _adopted(path) if "." in cells[0].partition(",")[0]]
+    return "\n".join(["| call | dynamax | adopted | speed-up |", "|---|---|---|---|", *rows])
+
+
+def _newest_adopted(records: Path) -> Path | None:
+    return max(records.rglob("*-adopted.csv"), key=lambda path: path.name, default=None)
+
+
+def _adopted(path: Path) -> Iterator[tuple[str, ...]]:
+    for row in csv.DictReader(path.read_text().splitlines()):
         theirs, ours, first_theirs, first = (float(row[k]) for k in ("dynamax", "ours", "dynamax_first", "first"))
-        cells = row["name"], _told(theirs), _told(ours), f"{theirs / ours:.2g}", _told(first_theirs), _told(first)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        ratio = theirs / ours
+        told = f"{ratio:.2g}" if ratio < 100 else f"{ratio:.0f}"
+        yield row["name"], _told(theirs), _told(ours), told, _told(first_theirs), _told(first)
 
 
 def _told(seconds: float) -> str:
