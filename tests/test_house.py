@@ -29,13 +29,14 @@ LAYERS = {
         {"lds", "converged"},  # whose states are Gaussian, too
     ),
     "fastscan": (
-        {"types", "given", "values"},
-        {"arrays"},
-        {"dispatch"},
+        {"types", "values", "draws"},
+        {"given"},
+        {"arrays", "regimes"},
+        {"functions", "dispatch"},
         {"transforms", "lengths"},
         {"lgssm", "hmm", "lds", "mcmc"},
         {"slds"},
-        {"learn"},
+        {"learn", "adoption"},
     ),
     "profiling": (
         {"measure"},
@@ -112,6 +113,7 @@ def test_imports_run_one_way(path):
         if folder != "profiling":
             assert not name.startswith("fastscan.profiling"), name
             more = {"blackjax", "optax", "rich"} if "learn" in path.parts else set()
+            more |= {"tensorflow_probability"} if "adoption" in path.parts else set()
             more |= {"ranges.py": {"nvtx"}, "crossovers.py": {"platformdirs"}}.get(path.name, set())
             more |= {"jaxlib"} if path.name in ("xla_hints.py", "lowerings.py") else set()
             assert name.split(".")[0] in {*sys.stdlib_module_names, "jax", "numpy", "fastscan", *more}, name

@@ -38,7 +38,7 @@ _OURS_LACK = {
 
 
 class Answer(NamedTuple):
-    """What is replaced: an attribute of a module or a class, and ``(original) -> function`` in its place."""
+    """An attribute of a module or a class that is replaced, and ``(original) -> function`` in its place."""
 
     owner: Any
     name: str

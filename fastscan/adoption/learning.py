@@ -19,7 +19,7 @@ MOST_KEPT = 32
 """How many models' steps are kept, those that were used last."""
 
 MOST_ENTRIES = 10_000
-"""Of an array that is part of a model, such as a prior's, whose values are compared; larger ones are told by identity."""
+"""The most entries of an array in a model, such as a prior's, whose values are compared; larger ones are told by identity."""
 
 
 def fits(ssm: type) -> bool:

@@ -57,15 +57,6 @@ def adopted_table(records: Path) -> str:
     )
 
 
-def adopted_models_table(records: Path) -> str:
-    """Makes its rows of models' methods alone, without first calls."""
-    path = _newest_adopted(records)
-    if path is None:
-        return "Not measured yet."
-    rows = [f"| {' | '.join(cells[:4])} |" for cells in _adopted(path) if "." in cells[0].partition(",")[0]]
-    return "\n".join(["| call | dynamax | adopted | speed-up |", "|---|---|---|---|", *rows])
-
-
 def _newest_adopted(records: Path) -> Path | None:
     return max(records.rglob("*-adopted.csv"), key=lambda path: path.name, default=None)
 
