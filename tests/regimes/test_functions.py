@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fastscan import (
+    functions,
     lgssm_filter,
     lgssm_forecast,
     lgssm_joint_sample,
@@ -19,7 +20,7 @@ from fastscan import (
 )
 from fastscan.kernels.functions import traced
 from fastscan.kernels.tables import Computed
-from fastscan.lgssm import api, functions
+from fastscan.lgssm import api
 from fastscan.lgssm.timing import plain_params
 from oracles.lgssm import assert_moments, close, random_params, textbook
 from programs.arrays_made import large_arrays
