@@ -6,7 +6,7 @@ import jax
 
 
 class Drawn(NamedTuple):
-    """Numbers that a key's place is taken by, arrays of the shapes that would be drawn; those of two keys where two are."""
+    """Numbers that take a key's place, in arrays as large as what would be drawn; two arrays where a key is split in two."""
 
     numbers: tuple[Any, ...]
 

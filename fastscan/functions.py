@@ -7,14 +7,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastscan.arrays import warn_out_of_bounds
+from fastscan.arrays import tabulated, warn_out_of_bounds
 from fastscan.given import FLOATS, seen
 from fastscan.kernels.functions import traced
-from fastscan.kernels.tables import Computed
+from fastscan.kernels.plan import Plan
+from fastscan.kernels.tables import Computed, is_computed
 
 LARGE, SMALLER = 8, 4
 """Rows are computed of more states than that, and where the table would be so many times as large as what the function closes
 over: otherwise a table is no loss, and its derivatives are less work."""
+
+
+def evaluated(name: str, function: Callable[[Any], Any], steps: int, remedy: str) -> Any:
+    """Returns a function's values at 0 to ``steps`` - 1: row by row where that pays, else a table."""
+    computed = row_by_row(name, function, steps, remedy)
+    return tabulated(name, function, steps, remedy) if computed is None else computed
+
+
+def written_for(plan: Plan, arrays: Any) -> Any:
+    """Writes functions of t out as arrays for kernels, which can't run them: fields of a NamedTuple."""
+    if plan.launch is None:
+        return arrays
+    return arrays._replace(**{name: x.series() for name, x in arrays._asdict().items() if is_computed(x)})
 
 
 def row_by_row(name: str, function: Callable[[Any], Any], steps: int, remedy: str) -> Computed | None:

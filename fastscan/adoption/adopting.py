@@ -1,5 +1,6 @@
 """References to another package's functions, found in its modules and replaced by ours, until that is undone."""
 
+import functools
 import importlib
 import sys
 import warnings
@@ -102,7 +103,7 @@ def adopt(package: str = "dynamax") -> Adoption:
         if hasattr(original, _ORIGINAL):  # by an adoption before this one, whose functions serve here, too
             ours[id(getattr(original, _ORIGINAL))] = getattr(original, _ORIGINAL), original
             continue
-        ours[id(original)] = original, _marked(answer.make(original), original)
+        ours[id(original)] = original, _in_place_of(original, answer.function)
         if isinstance(answer.owner, type):
             replaced.append(Reference(answer.owner, answer.name, *ours[id(original)]))
             setattr(answer.owner, answer.name, replaced[-1].ours)
@@ -130,12 +131,15 @@ def adopt(package: str = "dynamax") -> Adoption:
 _ORIGINAL = "_fastscan_original"
 
 
-def _marked(function: Callable, original: Any) -> Callable:
-    """Gives a function of our own, made for this, the names and the documentation of what it replaces."""
-    for name in ("__name__", "__qualname__", "__doc__", "__module__"):
-        setattr(function, name, getattr(original, name, None))
-    setattr(function, _ORIGINAL, original)
-    return function
+def _in_place_of(original: Any, answer: Callable) -> Callable:
+    """Returns a function of its own that calls an answer, and has the names and the documentation of what it replaces."""
+
+    @functools.wraps(original, updated=())
+    def ours(*args: Any, **kwargs: Any) -> Any:
+        return answer(*args, **kwargs)
+
+    setattr(ours, _ORIGINAL, original)
+    return ours
 
 
 def _references() -> list[tuple[ModuleType, str, Any]]:

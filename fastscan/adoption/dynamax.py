@@ -38,11 +38,11 @@ _OURS_LACK = {
 
 
 class Answer(NamedTuple):
-    """An attribute of a module or a class that is replaced, and ``(original) -> function`` in its place."""
+    """An attribute of a module or a class that is replaced, and the function that answers in its place."""
 
     owner: Any
     name: str
-    make: Callable[[Any], Callable]
+    function: Callable
 
 
 def answers() -> tuple[list[Answer], dict[str, str]]:
@@ -72,13 +72,13 @@ def answers() -> tuple[list[Answer], dict[str, str]]:
         Answer(parallel_lgssm, "lgssm_smoother", of_lgssm.parallel_smoother),
         Answer(parallel_lgssm, "lgssm_posterior_sample", of_lgssm.parallel_posterior_sample),
         Answer(hmm, "hmm_filter", of_hmm.filter),
-        Answer(hmm, "hmm_backward_filter", of_hmm.backward_filter),
+        Answer(hmm, "hmm_backward_filter", our_hmm.hmm_backward_filter),
         Answer(hmm, "hmm_two_filter_smoother", of_hmm.smoother),
         Answer(hmm, "hmm_smoother", of_hmm.smoother),
         Answer(hmm, "hmm_fixed_lag_smoother", of_hmm.fixed_lag_smoother),
         Answer(hmm, "hmm_posterior_mode", of_hmm.posterior_mode),
         Answer(hmm, "hmm_posterior_sample", of_hmm.posterior_sample),
-        Answer(hmm, "compute_transition_probs", of_hmm.transition_probs),
+        Answer(hmm, "compute_transition_probs", our_hmm.compute_transition_probs),
         Answer(parallel_hmm, "hmm_filter", of_hmm.parallel_filter),
         Answer(parallel_hmm, "hmm_smoother", of_hmm.parallel_smoother),
         Answer(parallel_hmm, "hmm_posterior_sample", of_hmm.parallel_posterior_sample),
@@ -86,7 +86,7 @@ def answers() -> tuple[list[Answer], dict[str, str]]:
     ssm = module("dynamax.ssm").SSM
     kept = {f"{m}.{name}": "fastscan has none" for m, names in _OURS_LACK.items() for name in names if _has(m, name)}
     if learning.fits(ssm):
-        found.append(Answer(ssm, "fit_em", learning.answer_fit_em))
+        found.append(Answer(ssm, "fit_em", learning.answer_fit_em(ssm.fit_em)))
     else:
         kept["dynamax.ssm.SSM.fit_em"] = f"its arguments in version {version} are others"
     return found, kept
@@ -106,54 +106,33 @@ class _OfLGSSM:
         self._filtered, self._smoothed = module.PosteriorGSSMFiltered, module.PosteriorGSSMSmoothed
         self._timing = timing
 
-    def filter(self, _: Any) -> Callable:
-        def lgssm_filter(params, emissions, inputs=None):
-            return _as(
-                self._filtered, our_lgssm.lgssm_filter(as_read(params, emissions), emissions, inputs, timing=self._timing)
-            )
+    def filter(self, params, emissions, inputs=None):
+        given = as_read(params, len(emissions)), emissions, inputs
+        return _as(self._filtered, our_lgssm.lgssm_filter(*given, timing=self._timing))
 
-        return lgssm_filter
+    def smoother(self, params, emissions, inputs=None):
+        given = as_read(params, len(emissions)), emissions, inputs
+        return _as(self._smoothed, our_lgssm.lgssm_smoother(*given, timing=self._timing))
 
-    def smoother(self, _: Any) -> Callable:
-        def lgssm_smoother(params, emissions, inputs=None):
-            return _as(
-                self._smoothed, our_lgssm.lgssm_smoother(as_read(params, emissions), emissions, inputs, timing=self._timing)
-            )
+    def parallel_smoother(self, params, emissions, inputs=None):
+        return self.smoother(params, emissions, inputs)._replace(smoothed_cross_covariances=None)
 
-        return lgssm_smoother
+    def posterior_sample(self, key, params, emissions, inputs=None, jitter=0.0):
+        drawn = keys.of_posterior_sample(key, len(emissions), *_size(params))
+        return self._sample(drawn, params, emissions, inputs, jitter)
 
-    def parallel_smoother(self, _: Any) -> Callable:
-        def lgssm_smoother(params, emissions, inputs=None):
-            given = as_read(params, emissions), emissions, inputs
-            return _as(self._smoothed, our_lgssm.lgssm_smoother(*given, timing=self._timing))._replace(
-                smoothed_cross_covariances=None
-            )
+    def parallel_posterior_sample(self, key, params, emissions, inputs=None):
+        drawn = keys.of_parallel_posterior_sample(key, len(emissions), *_size(params))
+        return self._sample(drawn, params, emissions, inputs)
 
-        return lgssm_smoother
+    def joint_sample(self, params, key, num_timesteps, inputs=None):
+        m, (D, dtype) = jnp.shape(params.emissions.cov)[-1], _size(params)
+        given = keys.of_joint_sample(key, num_timesteps, D, m, dtype), num_timesteps, inputs
+        return our_lgssm.lgssm_joint_sample(as_read(params, num_timesteps), *given, timing=self._timing)
 
-    def posterior_sample(self, _: Any) -> Callable:
-        def lgssm_posterior_sample(key, params, emissions, inputs=None, jitter=0.0):
-            given = as_read(params, emissions), emissions, inputs
-            drawn = keys.of_posterior_sample(key, len(emissions), *_size(params))
-            return our_lgssm.lgssm_posterior_sample(drawn, *given, jitter, timing=self._timing)
-
-        return lgssm_posterior_sample
-
-    def parallel_posterior_sample(self, _: Any) -> Callable:
-        def lgssm_posterior_sample(key, params, emissions, inputs=None):
-            given = as_read(params, emissions), emissions, inputs
-            drawn = keys.of_parallel_posterior_sample(key, len(emissions), *_size(params))
-            return our_lgssm.lgssm_posterior_sample(drawn, *given, timing=self._timing)
-
-        return lgssm_posterior_sample
-
-    def joint_sample(self, _: Any) -> Callable:
-        def lgssm_joint_sample(params, key, num_timesteps, inputs=None):
-            m, (D, dtype) = jnp.shape(params.emissions.cov)[-1], _size(params)
-            given = keys.of_joint_sample(key, num_timesteps, D, m, dtype), num_timesteps, inputs
-            return our_lgssm.lgssm_joint_sample(as_read(params, num_timesteps), *given, timing=self._timing)
-
-        return lgssm_joint_sample
+    def _sample(self, drawn: Any, params: Any, emissions: Any, *more: Any) -> jax.Array:
+        given = as_read(params, len(emissions)), emissions, *more
+        return our_lgssm.lgssm_posterior_sample(drawn, *given, timing=self._timing)
 
 
 def _size(params: Any) -> tuple[int, Any]:
@@ -165,15 +144,9 @@ def _size(params: Any) -> tuple[int, Any]:
 _RANKS = {"weights": 2, "bias": 1, "input_weights": 2, "cov": 2}
 
 
-def as_read(params: Any, series: Any) -> Any:
-    """Returns a model as dynamax reads it: of emissions with N entries, not T, it reads entry min(t, N - 1).
-
-    Args:
-        params: a model, with the fields of dynamax's.
-        series: emissions (T, m), or T.
-    """
-    T, emissions = series if isinstance(series, int) else jnp.shape(series)[0], params.emissions
-    changed = {}
+def as_read(params: Any, T: int) -> Any:
+    """Returns a model as dynamax reads it: of emissions with N entries, not T, it reads entry min(t, N - 1)."""
+    emissions, changed = params.emissions, {}
     for name, rank in _RANKS.items():
         x = getattr(emissions, name)
         if x is not None and not callable(x) and jnp.ndim(x) == rank + 1 and jnp.shape(x)[0] not in (0, T):
@@ -187,78 +160,38 @@ class _OfHMM:
     def __init__(self, module: Any):
         self._filtered, self._smoothed = module.HMMPosteriorFiltered, module.HMMPosterior
 
-    def filter(self, _: Any) -> Callable:
-        def hmm_filter(initial_distribution, transition_matrix, log_likelihoods, transition_fn=None):
-            given = initial_distribution, transition_matrix, log_likelihoods, transition_fn
-            return _as(self._filtered, our_hmm.hmm_filter(*given))
+    def filter(self, initial_distribution, transition_matrix, log_likelihoods, transition_fn=None):
+        given = initial_distribution, transition_matrix, log_likelihoods, transition_fn
+        return _as(self._filtered, our_hmm.hmm_filter(*given))
 
-        return hmm_filter
+    def parallel_filter(self, initial_probs, transition_matrix, log_likelihoods):
+        return self.filter(initial_probs, transition_matrix, log_likelihoods)
 
-    def parallel_filter(self, _: Any) -> Callable:
-        def hmm_filter(initial_probs, transition_matrix, log_likelihoods):
-            return _as(self._filtered, our_hmm.hmm_filter(initial_probs, transition_matrix, log_likelihoods))
+    def smoother(self, initial_distribution, transition_matrix, log_likelihoods, transition_fn=None, compute_trans_probs=True):
+        given = initial_distribution, transition_matrix, log_likelihoods, transition_fn, compute_trans_probs
+        return _as(self._smoothed, our_hmm.hmm_smoother(*given))
 
-        return hmm_filter
+    def parallel_smoother(self, initial_probs, transition_matrix, log_likelihoods, compute_trans_probs=True):
+        return self.smoother(initial_probs, transition_matrix, log_likelihoods, None, compute_trans_probs)
 
-    def smoother(self, _: Any) -> Callable:
-        def hmm_smoother(
-            initial_distribution, transition_matrix, log_likelihoods, transition_fn=None, compute_trans_probs=True
-        ):
-            given = initial_distribution, transition_matrix, log_likelihoods, transition_fn, compute_trans_probs
-            return _as(self._smoothed, our_hmm.hmm_smoother(*given))
+    def fixed_lag_smoother(self, initial_distribution, transition_matrix, log_likelihoods, window_size, transition_fn=None):
+        given = initial_distribution, transition_matrix, log_likelihoods, window_size, transition_fn
+        return _as(self._smoothed, hmm_fixed_lag_smoother(*given))
 
-        return hmm_smoother
+    def posterior_mode(self, initial_distribution, transition_matrix, log_likelihoods, transition_fn=None):
+        return _integers(our_hmm.hmm_posterior_mode(initial_distribution, transition_matrix, log_likelihoods, transition_fn))
 
-    def parallel_smoother(self, _: Any) -> Callable:
-        def hmm_smoother(initial_probs, transition_matrix, log_likelihoods, compute_trans_probs=True):
-            given = initial_probs, transition_matrix, log_likelihoods, None, compute_trans_probs
-            return _as(self._smoothed, our_hmm.hmm_smoother(*given))
+    def posterior_sample(self, key, initial_distribution, transition_matrix, log_likelihoods, transition_fn=None):
+        drawn = keys.of_paths(key, len(log_likelihoods), jnp.result_type(float))
+        return self._sample(drawn, initial_distribution, transition_matrix, log_likelihoods, transition_fn)
 
-        return hmm_smoother
+    def parallel_posterior_sample(self, key, initial_distribution, transition_matrix, log_likelihoods):
+        # dynamax draws K states a step
+        return self._sample(key, initial_distribution, transition_matrix, log_likelihoods)
 
-    def backward_filter(self, _: Any) -> Callable:
-        def hmm_backward_filter(transition_matrix, log_likelihoods, transition_fn=None):
-            return our_hmm.hmm_backward_filter(transition_matrix, log_likelihoods, transition_fn)
-
-        return hmm_backward_filter
-
-    def transition_probs(self, _: Any) -> Callable:
-        def compute_transition_probs(transition_matrix, hmm_posterior, transition_fn=None):
-            return our_hmm.compute_transition_probs(transition_matrix, hmm_posterior, transition_fn)
-
-        return compute_transition_probs
-
-    def fixed_lag_smoother(self, _: Any) -> Callable:
-        def hmm_fixed_lag(initial_distribution, transition_matrix, log_likelihoods, window_size, transition_fn=None):
-            given = initial_distribution, transition_matrix, log_likelihoods, window_size, transition_fn
-            return _as(self._smoothed, hmm_fixed_lag_smoother(*given))
-
-        return hmm_fixed_lag
-
-    def posterior_mode(self, _: Any) -> Callable:
-        def hmm_posterior_mode(initial_distribution, transition_matrix, log_likelihoods, transition_fn=None):
-            states = our_hmm.hmm_posterior_mode(initial_distribution, transition_matrix, log_likelihoods, transition_fn)
-            return _integers(states)
-
-        return hmm_posterior_mode
-
-    def posterior_sample(self, _: Any) -> Callable:
-        def hmm_posterior_sample(key, initial_distribution, transition_matrix, log_likelihoods, transition_fn=None):
-            given = initial_distribution, transition_matrix, log_likelihoods, transition_fn
-            dtype = jnp.result_type(float)
-            drawn = keys.of_paths(key, len(log_likelihoods), dtype)
-            loglik, states = our_hmm.hmm_posterior_sample(drawn, *given)
-            return loglik, _integers(states)
-
-        return hmm_posterior_sample
-
-    def parallel_posterior_sample(self, _: Any) -> Callable:
-        def hmm_posterior_sample(key, initial_distribution, transition_matrix, log_likelihoods):
-            given = initial_distribution, transition_matrix, log_likelihoods
-            loglik, states = our_hmm.hmm_posterior_sample(key, *given)  # dynamax draws K states a step
-            return loglik, _integers(states)
-
-        return hmm_posterior_sample
+    def _sample(self, key: Any, *given: Any) -> tuple[jax.Array, jax.Array]:
+        loglik, states = our_hmm.hmm_posterior_sample(key, *given)
+        return loglik, _integers(states)
 
 
 def _integers(states: jax.Array) -> jax.Array:

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastscan.arrays import tabulated
-from fastscan.functions import row_by_row
+from fastscan.functions import evaluated
 from fastscan.given import ShapeError, array, check_dtypes, known, promoted
 from fastscan.kernels.tables import Computed, is_computed
 from fastscan.regimes import as_series, as_table, check_index, check_numbers, over_blocks, regimes_of_arrays
@@ -31,9 +30,7 @@ def transition_weights(matrix: Any, function: Callable | None, series: Any) -> t
     """
     if function is not None:
         steps = jnp.shape(series)[-2] - 1 if jnp.ndim(series) > 1 else 0
-        remedy = "Entry t is of the transition from t to t + 1."
-        computed = row_by_row("transition_fn", function, steps, remedy)
-        return tabulated("transition_fn", function, steps, remedy) if computed is None else computed, True
+        return evaluated("transition_fn", function, steps, "Entry t is of the transition from t to t + 1."), True
     if isinstance(matrix, Regimes):
         regimes = regimes_of_arrays("transition_matrix", matrix)
         check_numbers("transition_matrix", regimes, 0)

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from fastscan.dispatch.choice import How
+from fastscan.functions import written_for
 from fastscan.hmm.check import CheckedHMM
-from fastscan.hmm.layout import Scales, log_series, relative_matrices, scaled_series, unscaled_loglik, written_for
+from fastscan.hmm.layout import Scales, log_series, relative_matrices, scaled_series, unscaled_loglik
 from fastscan.kernels.algebra import UNROLLED_TERMS
 from fastscan.kernels.hmm import counts
 from fastscan.kernels.hmm import passes as hmm_passes

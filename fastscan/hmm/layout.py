@@ -11,8 +11,7 @@ import jax.numpy as jnp
 
 from fastscan.hmm.check import CheckedHMM
 from fastscan.kernels.hmm.passes import HMMSeries
-from fastscan.kernels.plan import Plan
-from fastscan.kernels.tables import Table, is_computed, is_table
+from fastscan.kernels.tables import is_computed, is_table
 from fastscan.regimes import over_rows
 
 
@@ -43,11 +42,6 @@ def log_series(model: CheckedHMM, log_weights: bool) -> HMMSeries:
     return HMMSeries(initial[:, None, :, None], A, model.log_likelihoods[..., None])
 
 
-def written_for(plan: Plan, series: HMMSeries) -> HMMSeries:
-    """Writes a function of t out as an array for kernels, which can't run it."""
-    return series._replace(A=series.A.series()) if plan.launch is not None and is_computed(series.A) else series
-
-
 def unscaled_loglik(density: jax.Array, scales: Scales, transitions: Any) -> jax.Array:
     """Computes the log-likelihood (B,) from the log density (B,) of a series with so many transitions, under weights that were
     scaled.
@@ -63,7 +57,7 @@ def relative_matrices(log_A: Any) -> tuple[Any, jax.Array]:
     if is_computed(log_A):
         largest = over_rows(lambda M: _largest(M, (0, 1)), log_A)
     else:
-        largest = Table(_largest(log_A.values, (-2, -1)), log_A.index).series()
+        largest = log_A.changed(lambda matrices: _largest(matrices, (-2, -1))).series()
     return log_A.changed(_relative), largest[..., 0, 0]
 
 

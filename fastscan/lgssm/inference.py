@@ -14,6 +14,7 @@ from jax import lax
 from fastscan.arrays import deviation
 from fastscan.dispatch import launches
 from fastscan.dispatch.choice import How
+from fastscan.functions import written_for
 from fastscan.kernels.algebra import Stacked
 from fastscan.kernels.arrays import matmul, numbers, with_numbers
 from fastscan.kernels.converged import passes
@@ -25,7 +26,7 @@ from fastscan.kernels.plan import Plan
 from fastscan.kernels.scan.xla import OnXLA
 from fastscan.kernels.tables import is_computed, is_table, values_alone
 from fastscan.lgssm.check import Model
-from fastscan.lgssm.layout import known_terms, noise_of, rows_of, series, written_for
+from fastscan.lgssm.layout import known_terms, noise_of, rows_of, series
 from fastscan.regimes import over_blocks, products
 from fastscan.transforms import any_missing, batch_size, in_turn, scored, transformable, under_xla
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fastscan.arrays import matmul_by_entries
+from fastscan.functions import written_for
 from fastscan.kernels.algebra import UNROLLED_TERMS
 from fastscan.kernels.arrays import as_lanes, as_rows, blank, matmul
 from fastscan.kernels.lgssm import in_place
@@ -58,13 +59,6 @@ def series(plan: Plan, model: Model, emissions: jax.Array, missing: bool) -> Ser
     prior = Gaussian(model.initial_mean, initial_cov)
     first = FilterInputs(*(None if x is None else as_series(rows_of(x, slice(1))) for x in inputs))
     return Series(prior, first, params, rows)
-
-
-def written_for(plan: Plan, model: Model) -> Model:
-    """Writes functions of t out as arrays for kernels, which can't run them."""
-    if plan.launch is None:
-        return model
-    return model._replace(**{name: x.series() for name, x in model._asdict().items() if is_computed(x)})
 
 
 def known_terms(model: Model) -> tuple[jax.Array, jax.Array]:

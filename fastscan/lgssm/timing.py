@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastscan.arrays import tabulated
-from fastscan.functions import row_by_row
+from fastscan.functions import evaluated
 from fastscan.given import ShapeError, array, plain, promoted
 from fastscan.kernels.arrays import matmul
 from fastscan.kernels.tables import is_computed
@@ -57,8 +57,7 @@ def plain_params(params: Any, T: int, inputs: Any = None, timing: str = "arrival
             return regimes_of_arrays(f"{part}.{name}", x, shared=(part, name) == ("emissions", "cov"))
         if callable(x):
             steps, remedy = (arriving_T, _REMEDY) if part == "dynamics" else (T, "Wanted values at all of these.")
-            computed = row_by_row(f"{part}.{name}", x, steps, remedy) if name in _MATRICES[part] else None
-            return tabulated(f"{part}.{name}", x, steps, remedy) if computed is None else computed
+            return (evaluated if name in _MATRICES[part] else tabulated)(f"{part}.{name}", x, steps, remedy)
         return array(f"{part}.{name}", x)
 
     parts = {"initial": ParamsLGSSMInitial, "dynamics": ParamsLGSSMDynamics, "emissions": ParamsLGSSMEmissions}

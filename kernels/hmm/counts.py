@@ -44,7 +44,7 @@ def changes(A: Any, past: jax.Array, change: jax.Array) -> Any:
     """
     if is_computed(A):
         return _changes_of_function(A, past, change)
-    rows = _lanes(jnp.broadcast_to(A.index, (*A.index.shape[:2], 1, 1))), _lanes(past), _lanes(change)
+    rows = _lanes(A.index), _lanes(past), _lanes(change)
 
     def add(sums: jax.Array, row: Any) -> tuple[jax.Array, None]:
         index, before, after = row

@@ -4,7 +4,6 @@ A first call traces, lowers, compiles and runs. XLA's own profile says what it c
 it emits of them, and LLVM's code. Names in that profile are not part of XLA's interface; what is not found is left out.
 """
 
-import csv
 import json
 import re
 import tempfile
@@ -24,6 +23,7 @@ from fastscan.profiling.measure.cases import Case
 from fastscan.profiling.measure.machine import describe
 from fastscan.profiling.measure.operations import SEQUENTIAL
 from fastscan.profiling.measure.progress import counted
+from fastscan.profiling.measure.rows import write_record
 from fastscan.profiling.measure.timing import last_line
 
 CASES = (
@@ -201,13 +201,8 @@ def run_first_calls(folder: Path, only: str, repeats: int = REPEATS) -> list[Fir
                     begin(f"{case}, {way}")
                     calls.append(from_cold_start(case, way))
             found += [_median(calls) for calls in turns.values()]
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / time.strftime("%Y-%m-%d-%H%M-first-calls.csv")
-    path.with_suffix(".json").write_text(json.dumps(about, indent=2) + "\n")
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(FirstCall._fields)
-        writer.writerows([f"{x:.4g}" if isinstance(x, float) else x for x in row] for row in found)
+    write_record(path, about, FirstCall._fields, found)
     console.print(_table(found))
     print(f"record: {path}")
     return found

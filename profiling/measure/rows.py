@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -97,6 +98,16 @@ def read_text(text: str, name: str) -> list[Row]:
         raise ValueError(f"{name} is no record of `measure`: its first line does not name the columns of one.")
     parsers = [_PARSERS[kind] for kind in Row.__annotations__.values()]
     return [Row(*(parse(cell) for parse, cell in zip(parsers, line, strict=True))) for line in lines if line]
+
+
+def write_record(path: Path, about: dict[str, Any], fields: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Writes a table as CSV, with four digits of every float, and beside it as JSON what it was measured on."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".json").write_text(json.dumps(about, indent=2) + "\n")
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(fields)
+        writer.writerows([f"{x:.4g}" if isinstance(x, float) else x for x in row] for row in rows)
 
 
 def read(path: Path) -> list[Row]:

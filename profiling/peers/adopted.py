@@ -1,7 +1,5 @@
 """dynamax's models as they are, and under `fastscan.adopt`: first calls and warm ones, in one process."""
 
-import csv
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +12,7 @@ from rich.table import Table
 
 import fastscan
 from fastscan.profiling.measure.machine import describe, version
+from fastscan.profiling.measure.rows import write_record
 
 REPEATS = 5
 
@@ -110,14 +109,9 @@ def run_adopted(folder: Path, only: str = "") -> list[Timed]:
             with fastscan.adopt("dynamax"):
                 ours = _timed(call)
             found.append(Timed(call.name, theirs[0], ours[0], theirs[1], ours[1]))
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / time.strftime("%Y-%m-%d-%H%M-adopted.csv")
     about = describe("python -m fastscan.profiling adopted") | {"dynamax": version("dynamax"), "repeats": REPEATS}
-    path.with_suffix(".json").write_text(json.dumps(about, indent=2) + "\n")
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(Timed._fields)
-        writer.writerows((x.name, *(f"{seconds:.4g}" for seconds in x[1:])) for x in found)
+    write_record(path, about, Timed._fields, found)
     table = Table("call", "dynamax, first", "fastscan, first", "dynamax", "fastscan", title="Under adoption, ms")
     for x in found:
         table.add_row(x.name, *(f"{1e3 * seconds:.3g}" for seconds in x[1:]))

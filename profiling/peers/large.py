@@ -1,8 +1,6 @@
 """Large models beside what a user would run instead, in one process."""
 
-import csv
 import functools
-import json
 import time
 from collections.abc import Callable, Hashable
 from pathlib import Path
@@ -20,6 +18,7 @@ from fastscan.learn import LGSSM
 from fastscan.lgssm import inference
 from fastscan.lgssm.check import check_model
 from fastscan.profiling.measure.machine import describe, version
+from fastscan.profiling.measure.rows import write_record
 from fastscan.profiling.measure.timing import clock
 from fastscan.profiling.peers import packages
 
@@ -128,13 +127,8 @@ def run_large(folder: Path, only: str = "", works: tuple[Callable[[], Work], ...
         for call in calls.values():
             jax.block_until_ready(call())
         rows += [(work.name, str(name), float(np.median(x.waited))) for name, x in clock(calls, repeats=REPEATS).items()]
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / time.strftime("%Y-%m-%d-%H%M-large.csv")
-    path.with_suffix(".json").write_text(json.dumps(about, indent=2) + "\n")
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("work", "who", "seconds"))
-        writer.writerows((name, who, f"{seconds:.4g}") for name, who, seconds in rows)
+    write_record(path, about, ("work", "who", "seconds"), rows)
     table = Table("work", "who", "ms", title="Large models, medians of calls in turns")
     for name, who, seconds in rows:
         table.add_row(name if who == OURS else "", who, f"{1e3 * seconds:.3g}")
