@@ -278,7 +278,7 @@ def chunked_plan(hmm: bool, device: str, rows: int, chunks: int, few: int = 0) -
     if device != "cpu":
         return Plan(rows, _fit(chunks, rows))
     most = few if chunks <= few else rows
-    if not hmm or rows < chunks * WHOLE_VECTOR_ROWS:
+    if rows < chunks * (WHOLE_VECTOR_ROWS if hmm else BLOCK):
         return Plan(rows, _fit(chunks, rows, most), algebra=_algebra(device))
     return Plan(rows, _fit_lanes(chunks, rows, most), algebra=_algebra(device))
 
@@ -335,7 +335,11 @@ def _fit(chunks: int, rows: int, most: int | None = None) -> int:
 
 
 def _fit_lanes(chunks: int, rows: int, most: int) -> int:
-    """Finds a number of chunks near the wanted one that fills whole vectors, and of these the number that pads fewest rows."""
-    vector = xla_hints.VECTOR
-    near = range(vector * math.ceil(chunks * 0.75 / vector), min(int(chunks * 1.25), most) + 1, vector)
-    return min(near, key=lambda c: (-rows % c // vector, abs(c - chunks)), default=_fit(chunks, rows, most))
+    """Finds a number of chunks near the wanted one that fills whole vectors, or their halves where none does, and of these the
+    number that pads fewest rows.
+    """
+    for vector in (xla_hints.VECTOR, xla_hints.VECTOR // 2):
+        near = range(vector * math.ceil(chunks * 0.75 / vector), min(int(chunks * 1.25), most) + 1, vector)
+        if near:
+            return min(near, key=lambda c: (-rows % c // vector, abs(c - chunks)))
+    return _fit(chunks, rows, most)
