@@ -116,8 +116,8 @@ def _unless_indefinite(plan: Plan, model: Model) -> tuple[Any, jax.Array]:
     """Returns Q and the initial covariance, NaN where they are no covariances, so that no result can look right.
 
     Q is judged beside its own variances at any time, and those of an initial state moved on: who computes Q by subtraction, as
-    Gaussian processes have it, has it up to a rounding of these. In tables no F lies beside a Q:
-    a regime's Q is judged beside the initial state that any F moves on, and so is every Q beside a table of F.
+    Gaussian processes have it, has it up to a rounding of these. A Q that does not vary is judged once, beside the initial
+    state that any F moves on, and so is a regime's, and every Q beside a table of F.
     """
     if is_computed(model.Q) or is_computed(model.F):
         return _unless_indefinite_anywhere(plan, model)
@@ -127,7 +127,7 @@ def _unless_indefinite(plan: Plan, model: Model) -> tuple[Any, jax.Array]:
     if not Q.shape[1] == F.shape[1] == 1:
         largest = _largest(jnp.abs(jnp.diagonal(given[0], axis1=-2, axis2=-1))[..., None])
         given = *given, largest
-        if is_table(model.Q) or is_table(model.F):
+        if Q.shape[1] == 1 or is_table(model.Q) or is_table(model.F):
             moved = by.each_row("moved_variances", moved_variances, given[1:3])
             judge, given = indefinite_beside, (given[0], given[2], largest + _largest(moved))
 
