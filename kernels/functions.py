@@ -1,9 +1,12 @@
-"""Functions of a step's number, as equations: what they close over are arrays, and equal equations are equal functions.
+"""Functions of arrays, such as a step's number, as equations: what they close over are arrays, and equal equations are equal
+functions.
 
 So a function that is written anew at every call, as a lambda is, compiles nothing anew.
 """
 
 import dataclasses
+import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,24 +16,29 @@ import numpy as np
 
 
 class Function:
-    """A function of arrays and a number. Others that have the same equations are equal to it.
+    """A function of arrays, some of which are constants. Others that have the same equations are equal to it.
 
     Attributes:
         shape: of what it returns, one array.
         dtype: likewise.
+        arguments: shapes and dtypes of its constants, and of what it is given besides.
         plain: whether it is made of indexing and of arithmetic, with nothing larger than what it returns.
+        small: whether it is made of such, with nothing of more than `SMALL` entries.
     """
 
     def __init__(self, jaxpr: Any):
         (out,) = jaxpr.outvars
         self.shape, self.dtype = out.aval.shape, out.aval.dtype
-        self.plain = _plain(jaxpr, out.aval.size)
+        self.arguments = tuple(
+            tuple(jax.ShapeDtypeStruct(x.aval.shape, x.aval.dtype) for x in part) for part in (jaxpr.constvars, jaxpr.invars)
+        )
+        self.plain, self.small = (_plain(jaxpr, most) for most in (out.aval.size, SMALL))
         self._jaxpr, self._equations = jaxpr, _equations(jaxpr)
         self._hash = hash(self._equations)
 
-    def __call__(self, constants: tuple[Any, ...], t: Any) -> jax.Array:
-        """Computes the value at t."""
-        (out,) = jax.core.eval_jaxpr(self._jaxpr, constants, t)
+    def __call__(self, constants: tuple[Any, ...], *given: Any) -> jax.Array:
+        """Computes the value at a step's number t, or at the arrays that are given."""
+        (out,) = _evaluated(self._jaxpr, constants, *given)
         return out
 
     def __eq__(self, other: object) -> bool:
@@ -60,21 +68,58 @@ class Changed:
         return self.change(self.function(constants, t))
 
 
-def traced(function: Callable[[Any], Any], t: Any) -> tuple[Function, tuple[Any, ...]] | None:
-    """Returns a function of a number like t, and the arrays that it closes over; None of a function with effects, or that does
-    not return one array.
+def traced(function: Callable[..., Any], *given: Any) -> tuple[Function, tuple[Any, ...]] | None:
+    """Returns a function of arrays like those given, and the arrays that it closes over; None of a function with effects, or
+    that does not return one array.
     """
-    closed, form = jax.make_jaxpr(function, return_shape=True)(t)
+    closed, form = jax.make_jaxpr(function, return_shape=True)(*given)
     jaxpr: Any = closed.jaxpr
     if jaxpr.effects or jax.tree.structure(form) != jax.tree.structure(0):
         return None
     return Function(jaxpr), tuple(closed.consts)
 
 
+SMALL = 1_024
+"""The most entries of an array in a small function, and the most products that an operation of it adds up."""
+
+
+@functools.lru_cache(maxsize=512)
+def read_by_jacobian(function: Function) -> tuple[bool, ...]:
+    """Tells of every argument but the constants whether the Jacobian with respect to the first of them reads it.
+
+    That is so where an equation does. A function whose Jacobian does not read its argument is affine in it.
+    """
+    constants, given = function.arguments
+    by_first = jax.jacfwd(lambda x, constants, rest: function(constants, x, *rest))
+    closed = jax.make_jaxpr(by_first)(given[0], constants, given[1:])
+    (found,) = _read_by(closed.jaxpr)
+    return tuple(k in found for k in (0, *range(1 + len(constants), len(constants) + len(given))))
+
+
+def _read_by(jaxpr: Any) -> list[frozenset[int]]:
+    """Returns the numbers of the arguments that every result of some equations reads."""
+    read = {x: frozenset([k]) for k, x in enumerate(jaxpr.invars)}
+
+    def of(x: Any) -> frozenset[int]:
+        return frozenset() if hasattr(x, "val") else read.get(x, frozenset())
+
+    for e in jaxpr.eqns:
+        given = [of(x) for x in e.invars]
+        if e.primitive.name in ("jit", "pjit"):
+            results = [frozenset().union(*(given[k] for k in inner)) for inner in _read_by(e.params["jaxpr"].jaxpr)]
+        else:
+            results = [frozenset().union(*given)] * len(e.outvars)
+        read |= dict(zip(e.outvars, results, strict=True))
+    return [of(x) for x in jaxpr.outvars]
+
+
 _INDEXING = {"dynamic_slice", "gather", "slice", "squeeze", "reshape", "broadcast_in_dim", "transpose"}
-_ARITHMETIC = {"add", "sub", "mul", "div", "neg", "abs", "max", "min", "sin", "cos", "convert_element_type"}
+_JOINING = {"concatenate", "stack", "unstack", "split", "pad", "rev", "iota"}
+_ARITHMETIC = {"add", "sub", "mul", "div", "neg", "abs", "max", "min", "square", "integer_pow", "sign", "convert_element_type"}
+_ELEMENTARY = {"sin", "cos", "exp", "log", "log1p", "expm1", "tanh", "logistic", "sqrt", "rsqrt", "atan2", "pow"}
+_SUMS = {"reduce_sum", "reduce_max", "reduce_min"}
 _LOGIC = {"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "select_n", "clamp"}
-_PLAIN = _INDEXING | _ARITHMETIC | _LOGIC
+_PLAIN = _INDEXING | _JOINING | _ARITHMETIC | _ELEMENTARY | _SUMS | _LOGIC
 
 
 def _plain(jaxpr: Any, most: int) -> bool:
@@ -83,9 +128,50 @@ def _plain(jaxpr: Any, most: int) -> bool:
         if e.primitive.name in ("jit", "pjit"):
             if not _plain(e.params["jaxpr"].jaxpr, most):
                 return False
-        elif e.primitive.name not in _PLAIN or any(x.aval.size > most for x in e.outvars):
+        elif not (e.primitive.name in _PLAIN or _is_small_product(e)) or any(x.aval.size > most for x in e.outvars):
             return False
     return True
+
+
+def _is_small_product(e: Any) -> bool:
+    if e.primitive.name != "dot_general":
+        return False
+    (contracted, _), _ = e.params["dimension_numbers"]
+    return math.prod((e.outvars[0].aval.size, *(e.invars[0].aval.shape[k] for k in contracted))) <= SMALL
+
+
+def _evaluated(jaxpr: Any, constants: Any, *given: Any) -> list[Any]:
+    """Evaluates equations. Small products are sums of products, entry by entry, which fit into a loop that is one function."""
+    values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*constants, *given), strict=True))
+
+    def read(x: Any) -> Any:
+        return x.val if hasattr(x, "val") else values[x]
+
+    for e in jaxpr.eqns:
+        arguments = [read(x) for x in e.invars]
+        if e.primitive.name in ("jit", "pjit"):
+            inner = e.params["jaxpr"]
+            results = _evaluated(inner.jaxpr, inner.consts, *arguments)
+        elif _is_small_product(e):
+            results = [_product(*arguments, *e.params["dimension_numbers"]).astype(e.outvars[0].aval.dtype)]
+        else:
+            read_by_it = list(dict.fromkeys(x for x in e.invars if not hasattr(x, "val")))
+            alone = jaxpr.replace(constvars=[], invars=read_by_it, outvars=e.outvars, eqns=[e])
+            results = jax.core.eval_jaxpr(alone, (), *map(read, read_by_it))
+        values |= dict(zip(e.outvars, results, strict=True))
+    return [read(x) for x in jaxpr.outvars]
+
+
+def _product(a: Any, b: Any, contracted: tuple, batch: tuple) -> jax.Array:
+    """Computes what `lax.dot_general` does."""
+    free = [[k for k in range(x.ndim) if k not in (*c, *d)] for x, c, d in zip((a, b), contracted, batch, strict=True)]
+    shapes = [[x.shape[k] for k in f] for x, f in zip((a, b), free, strict=True)]
+    lead = [a.shape[k] for k in batch[0]]
+    terms = math.prod(a.shape[k] for k in contracted[0])
+    a, b = (x.transpose(*d, *f, *c) for x, c, d, f in zip((a, b), contracted, batch, free, strict=True))
+    a = a.reshape(*lead, math.prod(shapes[0]), 1, terms)
+    b = b.reshape(*lead, 1, math.prod(shapes[1]), terms)
+    return (a * b).sum(-1).reshape(*lead, *shapes[0], *shapes[1])
 
 
 class _Itself:
