@@ -49,7 +49,7 @@ from fastscan.types import (
 
 __version__ = "0.1.0"
 
-_ON_DEMAND = ("lds", "learn", "mcmc", "slds")
+_ON_DEMAND = ("lds", "learn", "mcmc", "nonlinear", "slds")
 
 __all__ = [
     "Adoption",

@@ -23,7 +23,6 @@ class Function:
         dtype: likewise.
         arguments: shapes and dtypes of its constants, and of what it is given besides.
         plain: whether it is made of indexing and of arithmetic, with nothing larger than what it returns.
-        small: whether it is made of such, with nothing of more than `SMALL` entries.
     """
 
     def __init__(self, jaxpr: Any):
@@ -32,7 +31,7 @@ class Function:
         self.arguments = tuple(
             tuple(jax.ShapeDtypeStruct(x.aval.shape, x.aval.dtype) for x in part) for part in (jaxpr.constvars, jaxpr.invars)
         )
-        self.plain, self.small = (_plain(jaxpr, most) for most in (out.aval.size, SMALL))
+        self.plain = _plain(jaxpr, out.aval.size)
         self._jaxpr, self._equations = jaxpr, _equations(jaxpr)
         self._hash = hash(self._equations)
 
@@ -83,17 +82,27 @@ SMALL = 1_024
 """The most entries of an array in a small function, and the most products that an operation of it adds up."""
 
 
-@functools.lru_cache(maxsize=512)
 def read_by_jacobian(function: Function) -> tuple[bool, ...]:
     """Tells of every argument but the constants whether the Jacobian with respect to the first of them reads it.
 
     That is so where an equation does. A function whose Jacobian does not read its argument is affine in it.
     """
+    (found,) = _read_by(_jacobian(function))
+    constants, given = map(len, function.arguments)
+    return tuple(k in found for k in (0, *range(1 + constants, constants + given)))
+
+
+def is_small(function: Function) -> bool:
+    """Tells whether a function's Jacobian is made of indexing and arithmetic, with nothing of more than `SMALL` entries."""
+    return _plain(_jacobian(function), SMALL)
+
+
+@functools.lru_cache(maxsize=512)
+def _jacobian(function: Function) -> Any:
+    """Returns the equations of the Jacobian with respect to a function's first argument: of that, the constants, the rest."""
     constants, given = function.arguments
     by_first = jax.jacfwd(lambda x, constants, rest: function(constants, x, *rest))
-    closed = jax.make_jaxpr(by_first)(given[0], constants, given[1:])
-    (found,) = _read_by(closed.jaxpr)
-    return tuple(k in found for k in (0, *range(1 + len(constants), len(constants) + len(given))))
+    return jax.make_jaxpr(by_first)(given[0], constants, given[1:]).jaxpr
 
 
 def _read_by(jaxpr: Any) -> list[frozenset[int]]:
@@ -115,8 +124,39 @@ def _read_by(jaxpr: Any) -> list[frozenset[int]]:
 
 _INDEXING = {"dynamic_slice", "gather", "slice", "squeeze", "reshape", "broadcast_in_dim", "transpose"}
 _JOINING = {"concatenate", "stack", "unstack", "split", "pad", "rev", "iota"}
-_ARITHMETIC = {"add", "sub", "mul", "div", "neg", "abs", "max", "min", "square", "integer_pow", "sign", "convert_element_type"}
-_ELEMENTARY = {"sin", "cos", "exp", "log", "log1p", "expm1", "tanh", "logistic", "sqrt", "rsqrt", "atan2", "pow"}
+_ARITHMETIC = {
+    "add",
+    "add_any",
+    "sub",
+    "mul",
+    "div",
+    "neg",
+    "abs",
+    "max",
+    "min",
+    "square",
+    "integer_pow",
+    "sign",
+    "convert_element_type",
+}
+_ELEMENTARY = {
+    "sin",
+    "cos",
+    "exp",
+    "log",
+    "log1p",
+    "expm1",
+    "tanh",
+    "logistic",
+    "sqrt",
+    "rsqrt",
+    "atan2",
+    "pow",
+    "rem",
+    "floor",
+    "ceil",
+    "round",
+}
 _SUMS = {"reduce_sum", "reduce_max", "reduce_min"}
 _LOGIC = {"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "select_n", "clamp"}
 _PLAIN = _INDEXING | _JOINING | _ARITHMETIC | _ELEMENTARY | _SUMS | _LOGIC
@@ -125,8 +165,9 @@ _PLAIN = _INDEXING | _JOINING | _ARITHMETIC | _ELEMENTARY | _SUMS | _LOGIC
 def _plain(jaxpr: Any, most: int) -> bool:
     """Tells whether equations are of plain operations, whose results have so many entries at most."""
     for e in jaxpr.eqns:
-        if e.primitive.name in ("jit", "pjit"):
-            if not _plain(e.params["jaxpr"].jaxpr, most):
+        if e.primitive.name in ("jit", "pjit", "custom_jvp_call"):
+            inner = e.params["call_jaxpr" if e.primitive.name == "custom_jvp_call" else "jaxpr"]
+            if not _plain(inner.jaxpr, most):
                 return False
         elif not (e.primitive.name in _PLAIN or _is_small_product(e)) or any(x.aval.size > most for x in e.outvars):
             return False

@@ -35,7 +35,7 @@ LAYERS = {
         {"functions", "dispatch"},
         {"transforms", "lengths"},
         {"lgssm", "hmm", "lds", "mcmc"},
-        {"slds"},
+        {"slds", "nonlinear"},
         {"learn", "adoption"},
     ),
     "profiling": (
@@ -276,10 +276,10 @@ def test_importing_brings_no_pallas():
 
 def test_importing_brings_no_parts_until_they_are_asked_for():
     run(
-        "import sys, fastscan; parts = ('lds', 'learn', 'mcmc', 'slds'); "
+        "import sys, fastscan; parts = ('lds', 'learn', 'mcmc', 'nonlinear', 'slds'); "
         "assert not [p for p in parts if f'fastscan.{p}' in sys.modules]; assert set(parts) <= set(dir(fastscan)); "
         "assert fastscan.mcmc.rw_metropolis and fastscan.slds.slds_inference; "
-        "assert fastscan.lds.lds_sample and fastscan.learn.fit_em; "
+        "assert fastscan.lds.lds_sample and fastscan.learn.fit_em and fastscan.nonlinear.extended_kalman_filter; "
         "assert not hasattr(fastscan, 'leam')"
     )
 

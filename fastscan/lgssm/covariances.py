@@ -45,14 +45,19 @@ def check_covariances(params: Any, T: int) -> None:
     """
     initial, dynamics, R = params.initial, params.dynamics, params.emissions.cov
     P, Q = initial.cov, dynamics.cov
-    if known(type(P)) and (verdict := _of_matrix(np.asarray(P))).wrong:
-        _refuse("initial.cov", verdict.wrong)
+    check_covariance("initial.cov", P)
     if known(type(Q)):
         verdict = _of_matrix(np.asarray(Q))
         if verdict.wrong and not (verdict.negative and _within_rounding(Q, dynamics.weights, P)):
             _refuse("dynamics.cov", verdict.wrong)
     if known(type(R)):
         _check_noise(np.asarray(R), T)
+
+
+def check_covariance(name: str, x: Any) -> None:
+    """Refuses a static matrix that is no covariance beside its own variances, as far as its values are known."""
+    if known(type(x)) and (verdict := _of_matrix(np.asarray(x))).wrong:
+        _refuse(name, verdict.wrong)
 
 
 def _check_noise(R: np.ndarray, T: int) -> None:
