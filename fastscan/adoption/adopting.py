@@ -40,11 +40,19 @@ class Adoption:
         package: what was adopted.
         replaced: references that are ours now.
         kept: names of dynamax's functions for inference that stay what they were, and why.
+        notes: names of functions that are ours, where these answer otherwise than dynamax's, or call that, and how.
         elsewhere: references that other modules hold to functions that were replaced: what they import is dynamax's as before.
     """
 
-    def __init__(self, package: str, replaced: list[Reference], kept: dict[str, str], elsewhere: list[Reference]):
-        self.package, self.replaced, self.kept, self.elsewhere = package, replaced, kept, elsewhere
+    def __init__(
+        self,
+        package: str,
+        replaced: list[Reference],
+        kept: dict[str, str],
+        notes: dict[str, str],
+        elsewhere: list[Reference],
+    ):
+        self.package, self.replaced, self.kept, self.notes, self.elsewhere = package, replaced, kept, notes, elsewhere
 
     def undo(self) -> None:
         """Puts dynamax's functions back, in modules that were imported since, too; does nothing the second time."""
@@ -65,6 +73,8 @@ class Adoption:
     def __str__(self) -> str:
         lines = [f"{self.package}: {len(self.replaced)} references are fastscan's"]
         lines += [f"  {reference}" for reference in self.replaced]
+        lines += ["of these:"] if self.notes else []
+        lines += [f"  {name}: {what}" for name, what in self.notes.items()]
         lines += ["stay dynamax's:"] if self.kept else []
         lines += [f"  {name}: {why}" for name, why in self.kept.items()]
         lines += ["hold dynamax's, as they are of no adopted package:"] if self.elsewhere else []
@@ -81,7 +91,8 @@ def adopt(package: str = "dynamax") -> Adoption:
     `dynamax.linear_gaussian_ssm.models` as well, so `LinearGaussianSSM.smoother` is ours. `fit_em` compiles nothing anew when
     it is called again. What was compiled before is dropped (`jax.clear_caches`), for it may hold dynamax's functions.
 
-    Samples of a key are dynamax's, up to rounding, but for those of its parallel HMM sampler.
+    Samples of a key are dynamax's, up to rounding, but for those of its parallel HMM sampler. An extended filter with
+    ``num_iter`` above 1 conditions on every emission once, where dynamax's does so ``num_iter`` times.
 
     Args:
         package: "dynamax", or the name of an installed package whose modules call it, such as "jax_moseq".
@@ -125,7 +136,8 @@ def adopt(package: str = "dynamax") -> Adoption:
             "package, or import them afterwards.",
             stacklevel=2,
         )
-    return Adoption(package, replaced, kept, elsewhere)
+    notes = {f"{answer.owner.__name__}.{answer.name}": answer.note for answer in answers if answer.note}
+    return Adoption(package, replaced, kept, notes, elsewhere)
 
 
 _ORIGINAL = "_fastscan_original"

@@ -2,8 +2,7 @@
 
 import importlib
 import importlib.metadata
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 from fastscan import hmm as our_hmm
 from fastscan import lgssm as our_lgssm
 from fastscan.adoption import keys, learning
+from fastscan.adoption.answer import Answer, as_theirs, size
 from fastscan.hmm.fixed_lag import hmm_fixed_lag_smoother
 from fastscan.types import Regimes
 
@@ -19,14 +19,6 @@ TIMINGS = {"1.0.0": "departure", "1.0.1": "departure", "1.0.2": "departure", "1.
 
 _OURS_LACK = {
     "dynamax.linear_gaussian_ssm.info_inference": ("lgssm_info_filter", "lgssm_info_smoother"),
-    "dynamax.nonlinear_gaussian_ssm.inference_ekf": (
-        "extended_kalman_filter",
-        "extended_kalman_smoother",
-        "extended_kalman_posterior_sample",
-        "iterated_extended_kalman_filter",
-        "iterated_extended_kalman_smoother",
-    ),
-    "dynamax.nonlinear_gaussian_ssm.inference_ukf": ("unscented_kalman_filter", "unscented_kalman_smoother"),
     "dynamax.generalized_gaussian_ssm.inference": (
         "conditional_moments_gaussian_filter",
         "iterated_conditional_moments_gaussian_filter",
@@ -37,12 +29,7 @@ _OURS_LACK = {
 }
 
 
-class Answer(NamedTuple):
-    """An attribute of a module or a class that is replaced, and the function that answers in its place."""
-
-    owner: Any
-    name: str
-    function: Callable
+_OTHER_STATES = "draws other states of a key, from the same distribution"
 
 
 def answers() -> tuple[list[Answer], dict[str, str]]:
@@ -52,6 +39,8 @@ def answers() -> tuple[list[Answer], dict[str, str]]:
         ImportError: dynamax is not installed.
         ValueError: its version is not known.
     """
+    from fastscan.adoption import nonlinear  # only here, so that importing fastscan does not bring fastscan.nonlinear
+
     version = importlib.metadata.version("dynamax")
     if version not in TIMINGS:
         raise ValueError(
@@ -81,10 +70,16 @@ def answers() -> tuple[list[Answer], dict[str, str]]:
         Answer(hmm, "compute_transition_probs", our_hmm.compute_transition_probs),
         Answer(parallel_hmm, "hmm_filter", of_hmm.parallel_filter),
         Answer(parallel_hmm, "hmm_smoother", of_hmm.parallel_smoother),
-        Answer(parallel_hmm, "hmm_posterior_sample", of_hmm.parallel_posterior_sample),
+        Answer(parallel_hmm, "hmm_posterior_sample", of_hmm.parallel_posterior_sample, _OTHER_STATES),
     ]
     ssm = module("dynamax.ssm").SSM
     kept = {f"{m}.{name}": "fastscan has none" for m, names in _OURS_LACK.items() for name in names if _has(m, name)}
+    of_nonlinear = nonlinear.answers(*(module(f"dynamax.nonlinear_gaussian_ssm.inference_{name}") for name in ("ekf", "ukf")))
+    if TIMINGS[version] == "arrival":
+        found += of_nonlinear
+    else:
+        why = f"in version {version} covariance and input t act on the transition out of step t, in fastscan.nonlinear into it"
+        kept |= {f"{answer.owner.__name__}.{answer.name}": why for answer in of_nonlinear}
     if learning.fits(ssm):
         found.append(Answer(ssm, "fit_em", learning.answer_fit_em(ssm.fit_em)))
     else:
@@ -108,37 +103,31 @@ class _OfLGSSM:
 
     def filter(self, params, emissions, inputs=None):
         given = as_read(params, len(emissions)), emissions, inputs
-        return _as(self._filtered, our_lgssm.lgssm_filter(*given, timing=self._timing))
+        return as_theirs(self._filtered, our_lgssm.lgssm_filter(*given, timing=self._timing))
 
     def smoother(self, params, emissions, inputs=None):
         given = as_read(params, len(emissions)), emissions, inputs
-        return _as(self._smoothed, our_lgssm.lgssm_smoother(*given, timing=self._timing))
+        return as_theirs(self._smoothed, our_lgssm.lgssm_smoother(*given, timing=self._timing))
 
     def parallel_smoother(self, params, emissions, inputs=None):
         return self.smoother(params, emissions, inputs)._replace(smoothed_cross_covariances=None)
 
     def posterior_sample(self, key, params, emissions, inputs=None, jitter=0.0):
-        drawn = keys.of_posterior_sample(key, len(emissions), *_size(params))
+        drawn = keys.of_posterior_sample(key, len(emissions), *size(params.initial.mean))
         return self._sample(drawn, params, emissions, inputs, jitter)
 
     def parallel_posterior_sample(self, key, params, emissions, inputs=None):
-        drawn = keys.of_parallel_posterior_sample(key, len(emissions), *_size(params))
+        drawn = keys.of_parallel_posterior_sample(key, len(emissions), *size(params.initial.mean))
         return self._sample(drawn, params, emissions, inputs)
 
     def joint_sample(self, params, key, num_timesteps, inputs=None):
-        m, (D, dtype) = jnp.shape(params.emissions.cov)[-1], _size(params)
+        m, (D, dtype) = jnp.shape(params.emissions.cov)[-1], size(params.initial.mean)
         given = keys.of_joint_sample(key, num_timesteps, D, m, dtype), num_timesteps, inputs
         return our_lgssm.lgssm_joint_sample(as_read(params, num_timesteps), *given, timing=self._timing)
 
     def _sample(self, drawn: Any, params: Any, emissions: Any, *more: Any) -> jax.Array:
         given = as_read(params, len(emissions)), emissions, *more
         return our_lgssm.lgssm_posterior_sample(drawn, *given, timing=self._timing)
-
-
-def _size(params: Any) -> tuple[int, Any]:
-    """Returns the states of a model, and the dtype of what is drawn of them."""
-    mean = jnp.asarray(params.initial.mean)
-    return mean.shape[-1], jnp.result_type(mean.dtype, float) if not jnp.issubdtype(mean.dtype, jnp.floating) else mean.dtype
 
 
 _RANKS = {"weights": 2, "bias": 1, "input_weights": 2, "cov": 2}
@@ -162,21 +151,21 @@ class _OfHMM:
 
     def filter(self, initial_distribution, transition_matrix, log_likelihoods, transition_fn=None):
         given = initial_distribution, transition_matrix, log_likelihoods, transition_fn
-        return _as(self._filtered, our_hmm.hmm_filter(*given))
+        return as_theirs(self._filtered, our_hmm.hmm_filter(*given))
 
     def parallel_filter(self, initial_probs, transition_matrix, log_likelihoods):
         return self.filter(initial_probs, transition_matrix, log_likelihoods)
 
     def smoother(self, initial_distribution, transition_matrix, log_likelihoods, transition_fn=None, compute_trans_probs=True):
         given = initial_distribution, transition_matrix, log_likelihoods, transition_fn, compute_trans_probs
-        return _as(self._smoothed, our_hmm.hmm_smoother(*given))
+        return as_theirs(self._smoothed, our_hmm.hmm_smoother(*given))
 
     def parallel_smoother(self, initial_probs, transition_matrix, log_likelihoods, compute_trans_probs=True):
         return self.smoother(initial_probs, transition_matrix, log_likelihoods, None, compute_trans_probs)
 
     def fixed_lag_smoother(self, initial_distribution, transition_matrix, log_likelihoods, window_size, transition_fn=None):
         given = initial_distribution, transition_matrix, log_likelihoods, window_size, transition_fn
-        return _as(self._smoothed, hmm_fixed_lag_smoother(*given))
+        return as_theirs(self._smoothed, hmm_fixed_lag_smoother(*given))
 
     def posterior_mode(self, initial_distribution, transition_matrix, log_likelihoods, transition_fn=None):
         return _integers(our_hmm.hmm_posterior_mode(initial_distribution, transition_matrix, log_likelihoods, transition_fn))
@@ -197,8 +186,3 @@ class _OfHMM:
 def _integers(states: jax.Array) -> jax.Array:
     """Returns states in JAX's default type of integers, as dynamax has them."""
     return states.astype(jnp.result_type(int))
-
-
-def _as(kind: Any, result: Any) -> Any:
-    """Returns a result in dynamax's type, of the fields that it has."""
-    return kind(**{name: getattr(result, name) for name in kind._fields if hasattr(result, name)})
