@@ -70,6 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     adopted.add_argument("--only", default="", help="calls whose name holds this, e.g. 'fit_em'")
     adopted.set_defaults(run=_adopted)
 
+    peers = commands.add_parser("nonlinear-peers", help="extended, unscented and iterated smoothers beside dynamax's")
+    peers.add_argument("--only", default="", help="work whose name holds this, e.g. 'iterated'")
+    peers.set_defaults(run=_nonlinear_peers)
+
     predict = commands.add_parser("predict", help="predict what public calls take on an H100 and an H200, kernel by kernel")
     predict.add_argument("--only", default="", help="calls whose name holds this")
     predict.set_defaults(run=_predict)
@@ -90,11 +94,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     fit = commands.add_parser("fit-co2", help="fit the variances of the demo's CO2 model by maximum likelihood")
     fit.set_defaults(run=_fit)
 
+    nonlinear = commands.add_parser("nonlinear", help="targets by their bearings, and the rate of earthquakes; two figures")
+    nonlinear.set_defaults(run=_nonlinear)
+
     for command in (ahead, predict, first):
         command.add_argument(
             "--record", type=Path, help="folder for it (default: its own in profiling/records; with --only, out)"
         )
-    for command in (report, kernels, gpu, keep):
+    for command in (report, kernels, gpu, keep, nonlinear):
         command.add_argument("--out", type=Path, default=Path("out"), help="folder for what is written (default: out)")
     run(parser, arguments)
 
@@ -185,6 +192,13 @@ def _adopted(arguments: Namespace) -> None:
     run_adopted(Path("out") if arguments.only else RECORDS / "adopted", arguments.only)
 
 
+def _nonlinear_peers(arguments: Namespace) -> None:
+    from fastscan.profiling.measure.rows import RECORDS
+    from fastscan.profiling.peers.nonlinear import run_nonlinear_peers
+
+    run_nonlinear_peers(Path("out") if arguments.only else RECORDS / "nonlinear", arguments.only)
+
+
 def _lengths(arguments: Namespace) -> None:
     from fastscan.profiling.compiled.lengths import run_lengths
 
@@ -221,6 +235,12 @@ def _fit(_: Namespace) -> None:
     with counted(Console()) as begin:
         variances, loglik = fit_co2_variances(begin)
     print(f"{variances}\nlog-likelihood {loglik:.4f}")
+
+
+def _nonlinear(arguments: Namespace) -> None:
+    from fastscan.profiling.demos.nonlinear import run_nonlinear
+
+    run_nonlinear(arguments.out)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ def installed(tmp_path):
 def test_without_extras_commands_say_what_to_install():
     """Each in one line, and none with a traceback; explaining needs none of them."""
     needing = ["demo", "demo hmc", "demo slds", "demo metropolis", "measure", "judge", "tables", "compare a b", "report"]
+    needing.append("nonlinear")
     explained = "explain lgssm_smoother --D 4 --T 100", "explain rw_metropolis --dimension 2"
     ended = run(BARE, *needing, "kernels", *explained)
     assert re.fullmatch(f"({NEEDS_PROFILE}\n){{{len(needing) + 1}}}", ended.stderr), ended.stderr
