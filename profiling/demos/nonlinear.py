@@ -110,7 +110,7 @@ def run_nonlinear(out: Path, steps: int = 4096, targets: int = 8, draws: int = 2
     Args:
         out: a folder for ``bearings.png`` and ``earthquake_rate.png``; made if it is not there.
         steps: of every target.
-        targets: how many are tracked; one is drawn, of which the extended smoother's error is the median.
+        targets: how many are tracked; one is drawn: of the extended smoother's errors it has the upper median.
         draws: paths of importance sampling.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -236,7 +236,7 @@ def _demonstrate_bearings(path: Path, steps: int, targets: int, console: Console
     headings = "error", "covered", "log-likelihood", "iterations", "converged", "median error", "covered", "converged"
     for place, heading in enumerate(headings):
         table.add_column(f"{'drawn' if place < 5 else 'all'}:\n{heading}", justify="right", no_wrap=True)
-    drawn = int(np.argsort(tracks[EXTENDED].errors)[(targets - 1) // 2])
+    drawn = int(np.argsort(tracks[EXTENDED].errors)[targets // 2])
     for name, found in tracks.items():
         table.add_row(name, *_cells(found, drawn))
     console.print(table)

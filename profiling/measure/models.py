@@ -1,6 +1,6 @@
 """Models that are measured: a linear-Gaussian one with full matrices, the mixture that chains walk in, and a turning target.
 
-The target, its sensors and their noise are those of Yaghoobi, Corenflos, Hassan & Särkkä (2021, arXiv 2102.00514).
+The sensors stand where Yaghoobi, Corenflos, Hassan & Särkkä (2021, arXiv 2102.00514) have them, and a step is as long.
 """
 
 import jax

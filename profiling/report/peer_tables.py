@@ -1,4 +1,4 @@
-"""Tables of what users would run instead: large models and dynamax's own, from the newest records of `profiling.peers`."""
+"""Tables of what users would run instead: large models, dynamax's own and nonlinear ones, from records of `profiling.peers`."""
 
 import csv
 import json
@@ -67,6 +67,26 @@ def _adopted(path: Path) -> Iterator[tuple[str, ...]]:
         ratio = theirs / ours
         told = f"{ratio:.2g}" if ratio < 100 else f"{ratio:.0f}"
         yield row["name"], _told(theirs), _told(ours), told, _told(first_theirs), _told(first)
+
+
+def nonlinear_table(records: Path) -> str:
+    """Makes the table of nonlinear models, likewise: warm calls and first ones."""
+    path = max(records.rglob("*-nonlinear.csv"), key=lambda path: path.name, default=None)
+    if path is None:
+        return "Not measured yet."
+    about = json.loads(path.with_suffix(".json").read_text())
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    rows = csv.DictReader(path.read_text().splitlines())
+    cells = ((row["work"], row["who"], _told(float(row["seconds"])), _told(float(row["first"]))) for row in rows)
+    return "\n".join(
+        [
+            f"{about['machine']}, {versions}, dynamax {about['dynamax']}, {about['date']}, commit {about['commit']}. float32.",
+            "",
+            "| work | by | a call | the first |",
+            "|---|---|---|---|",
+            *(f"| {' | '.join(of_row)} |" for of_row in cells),
+        ]
+    )
 
 
 def _told(seconds: float) -> str:

@@ -11,7 +11,7 @@ from fastscan.profiling.report.data import kernel_rows
 from fastscan.profiling.report.demo_tables import demo_tables
 from fastscan.profiling.report.first_call_table import first_call_table
 from fastscan.profiling.report.gpu_tables import gpu_texts
-from fastscan.profiling.report.peer_tables import adopted_table, large_table
+from fastscan.profiling.report.peer_tables import adopted_table, large_table, nonlinear_table
 from fastscan.profiling.report.whole_table import whole_table
 from fastscan.profiling.verdicts.judge import chosen
 
@@ -94,6 +94,7 @@ def generated(records: Path = RECORDS) -> dict[str, str]:
         "first-calls": first_call_table(records),
         "large": large_table(records),
         "adopted": adopted_table(records),
+        "nonlinear": nonlinear_table(records),
         **demo_tables(records),
         **gpu_texts(records),
     }

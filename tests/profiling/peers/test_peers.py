@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from fastscan import hmm_posterior_mode, hmm_smoother, lgssm_smoother
-from fastscan.profiling.peers import adopted, large, loops, packages
-from fastscan.profiling.report.peer_tables import adopted_table, large_table
+from fastscan.profiling.peers import adopted, large, loops, nonlinear, packages
+from fastscan.profiling.report.peer_tables import adopted_table, large_table, nonlinear_table
 from oracles.lgssm import assert_moments, close, textbook
 
 
@@ -87,3 +87,10 @@ def test_a_record_of_adoption(tmp_path):
     (one,) = adopted.run_adopted(tmp_path, "hmm_filter, K=5, T=100")
     assert min(one[1:]) > 0
     assert f"| {one.name} | " in adopted_table(tmp_path)
+
+
+def test_a_record_of_nonlinear_models(tmp_path):
+    assert nonlinear_table(tmp_path) == "Not measured yet."
+    found = nonlinear.run_nonlinear_peers(tmp_path, "outside of jax.jit")
+    assert [x.who for x in found] == ["extended_kalman_smoother", "lgssm_smoother"]
+    assert all(f"| {x.work} | {x.who} | " in nonlinear_table(tmp_path) for x in found)
