@@ -297,7 +297,7 @@ def _draw_bearings(path: Path, states: np.ndarray, tracks: dict[str, Track], dra
     error.fill_between(time, 0, largest, color=BLUE, alpha=0.15, linewidth=0, label="longer half axis of its ellipse of 95%")
     plane.set(xlabel="x", ylabel="y", aspect="equal", adjustable="datalim")
     error.set(xlabel="time (s)", ylabel="distance from the true position", xlim=(0, max(time[-1], DT)))
-    error.set_ylim(0)
+    error.set_ylim(0, 1.25 * error.dataLim.y1)  # with room for the legend
     for axis, title in (
         (plane, "A turning target, by its bearings from two sensors"),
         (error, "How far off the smoothers are"),

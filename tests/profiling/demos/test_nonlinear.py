@@ -34,6 +34,7 @@ def test_bearings_are_near_what_was_seen():
     assert np.abs(angles - near).max() <= np.pi
 
 
+@pytest.mark.slow
 def test_simulated_targets_have_the_model_s_noise():
     params = models.turning_params()
     states, emissions = jax.jit(lambda key: models.simulate_targets(params, 50, 40, key))(jax.random.key(1))
@@ -76,7 +77,10 @@ def test_the_rate_is_stationary():
 
 
 @pytest.mark.slow
-def test_demo(tmp_path, capsys):
+def test_demo(tmp_path, capsys, monkeypatch):
+    """With two of the four smoothers, as each takes its time to compile."""
+    few = {name: nonlinear.SMOOTHERS[name] for name in (nonlinear.EXTENDED, nonlinear.ITERATED)}
+    monkeypatch.setattr(nonlinear, "SMOOTHERS", few)
     with jax.enable_x64(False):
         nonlinear.run_nonlinear(tmp_path, steps=64, targets=2, draws=2_000)
     text = capsys.readouterr().out
