@@ -246,7 +246,8 @@ def iterated_extended_kalman_smoother(
         emissions: (T, m) or (B, T, m); NaN entries are missing.
         num_iter: how often the model is linearised and smoothed, at most.
         inputs: (T, ...), or (B, T, U) of B sequences, or None.
-        start: the first path, (T, D) or (B, T, D); default the extended Kalman filter's means.
+        start: the first path, (T, D) or (B, T, D); default the extended Kalman filter's means. Of several modes the one near
+            it is found: where the filter fares badly, the unscented smoother's means may lead to a better one.
         tol: the change of the path that counts as none, in posterior standard deviations, as a root mean square over all
             states; default the root of the dtype's epsilon. 0 takes all iterations.
         damped: halve steps until the objective falls as derivatives promise, by Armijo's rule. Without, they are taken whole.
