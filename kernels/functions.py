@@ -78,8 +78,9 @@ def traced(function: Callable[..., Any], *given: Any) -> tuple[Function, tuple[A
     return Function(jaxpr), tuple(closed.consts)
 
 
-SMALL = 1_024
-"""The most entries of an array in a small function, and the most products that an operation of it adds up."""
+SMALL, FEW = 1_024, 64
+"""The most entries of an array in a small function, and the most products that a small product of matrices adds up. Of more,
+XLA:CPU's sums within one function take longer than a library's product without."""
 
 
 def read_by_jacobian(function: Function) -> tuple[bool, ...]:
@@ -178,7 +179,7 @@ def _is_small_product(e: Any) -> bool:
     if e.primitive.name != "dot_general":
         return False
     (contracted, _), _ = e.params["dimension_numbers"]
-    return math.prod((e.outvars[0].aval.size, *(e.invars[0].aval.shape[k] for k in contracted))) <= SMALL
+    return math.prod((e.outvars[0].aval.size, *(e.invars[0].aval.shape[k] for k in contracted))) <= FEW
 
 
 def _evaluated(jaxpr: Any, constants: Any, *given: Any) -> list[Any]:
