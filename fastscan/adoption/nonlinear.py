@@ -14,12 +14,12 @@ from fastscan.nonlinear.check import checked
 from fastscan.nonlinear.layout import is_linear
 
 MOST_EXTENDED = 12
-"""The most states for which ours answers within `jax.jit`, by extended filters; of more, dynamax's does. For 1,000 steps in
-float32 on a CPU's two cores, ours took 15.1 ms of 8 states and 29 ms of 16, and dynamax's 22.4 and 28 ms. Whatever the states,
-ours answers where a model is linear, and outside of `jax.jit`, where dynamax's compiles at every call: a second at least."""
+"""The most states for which ours answers within `jax.jit`, by extended filters; of more, dynamax's does. Of 16 the two take about
+as long (``python -m fastscan.profiling nonlinear-peers``). Whatever the states, ours answers where a model is linear, and outside
+of `jax.jit`, where dynamax's compiles at every call: a second at least."""
 
 MOST_UNSCENTED = 8
-"""The same of unscented ones: ours took 30.4 ms of 8 states and 113 ms of 16, and dynamax's 31.8 and 87 ms."""
+"""The same of unscented ones: of 16 states ours takes longer."""
 
 _LARGE = "within jax.jit, of a model of more than {} states that is not linear, dynamax's is called, which is faster there"
 
