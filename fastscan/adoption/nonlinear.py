@@ -14,9 +14,9 @@ from fastscan.nonlinear.check import checked
 from fastscan.nonlinear.layout import is_linear
 
 MOST_EXTENDED = 12
-"""The most states for which ours answers within `jax.jit`, by extended filters; of more, dynamax's does. Of 16 the two take about
-as long (``python -m fastscan.profiling nonlinear-peers``). Whatever the states, ours answers where a model is linear, and outside
-of `jax.jit`, where dynamax's compiles at every call: a second at least."""
+"""The most states for which ours answers within `jax.jit`, by extended filters; of more, dynamax's does. Of 16 the two take
+about as long (``python -m fastscan.profiling nonlinear-peers``). Whatever the states, ours answers where a model is linear, and
+outside of `jax.jit`, where dynamax's compiles at every call: a second at least."""
 
 MOST_UNSCENTED = 8
 """The same of unscented ones: of 16 states ours takes longer."""
