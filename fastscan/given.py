@@ -182,6 +182,19 @@ def check_missing(said: Any) -> bool | None:
     )
 
 
+def missing_entries(emissions: np.ndarray, said: bool | None) -> bool:
+    """Tells whether entries are missing; refuses the word that none are, if some are."""
+    found = False
+    if emissions.dtype.kind == "f":
+        squares = np.vdot(emissions, emissions)
+        found = bool(squares != squares)  # NaN if there is one
+    else:
+        check_kind("emissions", emissions)
+    if found and said is False:
+        raise ValueError("missing: False given, but emissions have NaN entries. Take None, or True.")
+    return found if said is None else said
+
+
 def check_dtypes(named: dict[str, Any]) -> None:
     """Refuses dtypes other than float32, float64, and those of integers.
 

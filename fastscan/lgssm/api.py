@@ -39,10 +39,10 @@ from fastscan.given import (
     array,
     check_dtypes,
     check_key,
-    check_kind,
     check_missing,
     count,
     emissions_array,
+    missing_entries,
     promoted,
     seen,
 )
@@ -278,7 +278,7 @@ def _given(
     if not seen(emissions):
         return params, emissions, inputs, missing
     check_covariances(params, T)
-    return params, emissions, inputs, _missing(np.asarray(emissions), missing)
+    return params, emissions, inputs, missing_entries(np.asarray(emissions), missing)
 
 
 def _by_length(
@@ -304,19 +304,6 @@ def _constant(params: ParamsLGSSM) -> bool:
         return False
     m = params.emissions.weights.shape[:1]
     return all(jnp.ndim(x) == axes[n] or (n == "cov" and jnp.shape(x) == m) for n, x in fields)
-
-
-def _missing(emissions: np.ndarray, said: bool | None) -> bool:
-    """Tells whether entries are missing."""
-    found = False
-    if emissions.dtype.kind == "f":
-        squares = np.vdot(emissions, emissions)
-        found = bool(squares != squares)  # NaN if there is one
-    else:
-        check_kind("emissions", emissions)
-    if found and said is False:
-        raise ValueError("missing: False given, but emissions have NaN entries. Take None, or True.")
-    return found if said is None else said
 
 
 @functools.partial(jax.jit, static_argnames=("missing", "implementation", "per_step"))

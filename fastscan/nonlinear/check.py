@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastscan.given import ShapeError, array, check_dtypes, check_missing, emissions_array, promoted, seen
+from fastscan.given import ShapeError, array, check_dtypes, check_missing, emissions_array, missing_entries, promoted, seen
 from fastscan.kernels.functions import Function, read_by_jacobian, traced
 from fastscan.lgssm.covariances import check_covariance
 
@@ -153,7 +153,8 @@ def checked(params: Any, emissions: Any, inputs: Any, missing: bool | None = Non
     else:
         functions, noise, of_log_prob = Functions(f, h, None, None), arrays["emission_covariance"].astype(dtype), ()
     mean, cov, Q = (arrays[name].astype(dtype) for name in ("initial_mean", "initial_covariance", "dynamics_covariance"))
-    missing = _missing(y, check_missing(missing))
+    missing = check_missing(missing)
+    missing = missing_entries(np.asarray(y), missing) if seen(y) else missing
     return Checked(
         functions,
         Model(mean, cov, of_f, of_h, Q, noise, of_log_prob),
@@ -250,13 +251,3 @@ def _check_rows(log_prob: Function, y: jax.Array) -> None:
                 "emission_dist: one log density for all entries of an emission given, wanted one for each, as some entries are "
                 "missing; or miss whole rows."
             )
-
-
-def _missing(y: jax.Array, said: bool | None) -> bool | None:
-    """Tells whether entries are missing, where that can be seen."""
-    if not seen(y) or y.dtype.kind != "f":
-        return said
-    found = bool(np.isnan(np.asarray(y)).any())
-    if found and said is False:
-        raise ValueError("missing: False given, but emissions have NaN entries. Take None, or True.")
-    return found if said is None else said

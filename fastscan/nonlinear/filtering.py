@@ -115,6 +115,11 @@ class Steps:
         state, density = self.observe(prior, x)
         return self.predict(state, x), Filtered(state.mean, state.cov, density)
 
+    def step_ahead(self, params: Row, prior: Gaussian, x: Row) -> tuple[Gaussian, tuple[Filtered, Gaussian]]:
+        """Does as `step`, and reports the prediction, too. After the last row it is with that row's input and covariance."""
+        after, filtered = self.step(params, prior, x)
+        return after, (filtered, after)
+
     def gain(self, state: Gaussian, x: Row) -> BackwardKernel:
         """Computes what the next state says of this one."""
         value, F, Q = self.transition(state, x)
@@ -122,26 +127,21 @@ class Steps:
         return BackwardKernel(G, subtract(state.mean, matmul(G, value)), L)
 
 
-def filter_moments(plan: Plan, functions: Functions, given: Given, rule: Rule, num_iter: int) -> Filtered:
-    """Runs the filter."""
+def filter_moments(
+    plan: Plan, functions: Functions, given: Given, rule: Rule, num_iter: int = 1, *, ahead: bool = False
+) -> Any:
+    """Runs the filter: `Filtered`; with ``ahead``, that and the moments (B, T, ...) of the states after filtered ones."""
     by = OnXLA(plan._replace(steps=given.y.shape[1]))
     rows = rows_of(plan, functions, given, rule)
     params = Row(*(None if x is None or x.shape[1] > 1 else as_lanes(x) for x in rows))
     series = Row(*(None if x is None or x.shape[1] == 1 else x for x in rows))
-    step = Steps(functions, given, rule, num_iter).step
+    steps = Steps(functions, given, rule, num_iter)
+    step = steps.step_ahead if ahead else steps.step
     none: Any = None
     recurrence = Recurrence("nonlinear_filter", identity=none, append=none, combine=none, enter=none, step=step)
     prior = Gaussian(*as_lanes((given.mean, given.cov)))
     _, out = driver.run(by.plan, recurrence, params, prior, series)
-    return Filtered(*(by.join(x) for x in out))
-
-
-def predictions(plan: Plan, functions: Functions, given: Given, rule: Rule, mean: jax.Array, cov: jax.Array) -> Gaussian:
-    """Computes moments (B, T, ...) of the states after filtered ones. The last of these is that after the data, with the last
-    step's input and covariance.
-    """
-    steps = Steps(functions, given, rule)
-    return _each(plan, steps.predict, mean, cov, Row(_next(given.Q), _next(given.u)))
+    return jax.tree.map(lambda x: by.join(x), out)
 
 
 def backward_kernels(
@@ -150,7 +150,9 @@ def backward_kernels(
     """Computes what the next state says of every state but the last (B, T - 1, ...), from the filtered moments."""
     steps = Steps(functions, given, rule)
     row = Row(*(x if x is None or x.shape[1] == 1 else x[:, 1:] for x in (given.Q, given.u)))
-    return _each(plan, steps.gain, mean[:, :-1], cov[:, :-1], row)
+    by = OnXLA(plan.in_lanes)
+    state = Gaussian(*by.matrices(as_lanes((mean[:, :-1], cov[:, :-1]))))
+    return as_rows(by.arrays(steps.gain(state, by.matrices(as_lanes(row)))))
 
 
 def smooth_moments(plan: Plan, mean: jax.Array, cov: jax.Array, kernels: BackwardKernel) -> tuple[jax.Array, ...]:
@@ -193,13 +195,6 @@ def rows_of(plan: Plan, functions: Functions, given: Given, rule: Rule) -> Row:
 
     changes, noise = by.each_row("decorrelate", change, (masked,))
     return Row(*transitions, None, changes, noise, given.y, weight, given.u)
-
-
-def _each(plan: Plan, function: Any, mean: jax.Array, cov: jax.Array, row: Row) -> Any:
-    """Applies a function of a state and its row to every step."""
-    by = OnXLA(plan.in_lanes)
-    out = function(Gaussian(*by.matrices(as_lanes((mean, cov)))), by.matrices(as_lanes(row)))
-    return as_rows(by.arrays(out))
 
 
 def _next(x: Any) -> Any:

@@ -35,9 +35,7 @@ def filter_states(
     """Computes the log-likelihood (B,), or its steps (B, T), filtered and predicted moments."""
 
     def run(plan: Any, given: Given, points: Points) -> Any:
-        rule = _rule(points, given)
-        filtered = filtering.filter_moments(plan, functions, given, rule, num_iter)
-        return filtered, filtering.predictions(plan, functions, given, rule, filtered.mean, filtered.cov)
+        return filtering.filter_moments(plan, functions, given, _rule(points, given), num_iter, ahead=True)
 
     filtered, predicted = _run(functions, arrange(functions, model, data, missing), points, run)
     loglik = filtered.log_density[..., 0, 0]
@@ -67,7 +65,7 @@ def _smoothed(functions: Functions, given: Given, points: Points, filtered: Filt
     def run(plan: Any, given: Given, points: Points, filtered: Filtered | None) -> Any:
         rule = _rule(points, given)
         if filtered is None:
-            found = filtering.filter_moments(plan, functions, given, rule, 1)
+            found: Filtered = filtering.filter_moments(plan, functions, given, rule)
             filtered = found._replace(log_density=found.log_density.sum((1, 2, 3)))
         kernels = filtering.backward_kernels(plan, functions, given, rule, filtered.mean, filtered.cov)
         return filtered, filtering.smooth_moments(plan, filtered.mean, filtered.cov, kernels)
@@ -82,7 +80,7 @@ def sample_states(functions: Functions, model: Model, data: Data, missing: bool 
 
     def run(plan: Any, given: Given, points: Points, noise: jax.Array) -> jax.Array:
         rule = _rule(points, given)
-        filtered = filtering.filter_moments(plan, functions, given, rule, 1)
+        filtered = filtering.filter_moments(plan, functions, given, rule)
         kernels = filtering.backward_kernels(plan, functions, given, rule, filtered.mean, filtered.cov)
         return filtering.draw(plan, filtered.mean, filtered.cov, kernels, noise)
 
@@ -119,7 +117,7 @@ def _iterated(functions: Functions, settings: Settings, given: Given, points: Po
     if start is None:
 
         def run(plan: Any, given: Given, points: Points) -> Any:
-            return filtering.filter_moments(plan, functions, given, _rule(points, given), 1)
+            return filtering.filter_moments(plan, functions, given, _rule(points, given))
 
         filtered = _run(functions, given, points, run)
         start, cov = filtered.mean[0, ..., 0], filtered.cov[0]

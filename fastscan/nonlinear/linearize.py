@@ -63,7 +63,7 @@ class SigmaPoints(NamedTuple):
     def linearize(self, g: OfColumns, around: Gaussian) -> Affine:
         """Linearises a function around a Gaussian."""
         scale, bend = map(type(around.mean).from_array, self)
-        _, d, inverse, values = self._values(g, around)
+        d, inverse, values = self._values(g, around)
         slopes, curves = _slopes(values, scale), _curves(values)
         shift = _mean_bend(curves, scale)
         A = matmul(hadamard(slopes, _inverse_root(d).T), inverse)
@@ -75,12 +75,14 @@ class SigmaPoints(NamedTuple):
         *_, values = self._values(g, around)
         return add(values.columns(0, 1), _mean_bend(_curves(values), type(values).from_array(self.scale)))
 
-    def _values(self, g: OfColumns, around: Gaussian) -> tuple[Any, Any, Any, Any]:
-        """Factorises the covariance as `algebra.eliminate` does, and computes a function at all points (n, 2 D + 1)."""
+    def _values(self, g: OfColumns, around: Gaussian) -> tuple[Any, Any, Any]:
+        """Computes a function at all points (n, 2 D + 1), and the pivots and the inverse factor of the covariance that they are
+        spread by (see `algebra.eliminate`).
+        """
         mean, cov = around
         factor, d, inverse = eliminate(cov, eye(cov, cov.shape[0]), checked=True)
         points = _points(mean, factor, _root(d), type(mean).from_array(self.scale))
-        return factor, d, inverse, type(mean)(g(points.array))
+        return d, inverse, type(mean)(g(points.array))
 
 
 Rule = Taylor | SigmaPoints

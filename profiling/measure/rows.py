@@ -110,6 +110,20 @@ def write_record(path: Path, about: dict[str, Any], fields: Iterable[str], rows:
         writer.writerows([f"{x:.4g}" if isinstance(x, float) else x for x in row] for row in rows)
 
 
+def newest_record(folder: Path, kind: str) -> Path | None:
+    """Finds the newest table of a kind that `write_record` wrote to a folder, or below it; names begin with their time."""
+    return max(folder.rglob(f"*-{kind}.csv"), key=lambda path: path.name, default=None)
+
+
+def read_record(path: Path) -> tuple[dict[str, Any], str, list[dict[str, str]]]:
+    """Reads what `write_record` wrote: what a table was measured on, that in words, and its rows by the names of columns."""
+    about = json.loads(path.with_suffix(".json").read_text())
+    versions = about["versions"] | {name: about[name] for name in ("dynamax",) if name in about}
+    told = ", ".join(f"{name} {version}" for name, version in versions.items())
+    told = f"{about['machine']}, {told}, {about['date']}, commit {about['commit']}"
+    return about, told, list(csv.DictReader(path.read_text().splitlines()))
+
+
 def read(path: Path) -> list[Row]:
     """Reads the rows of a file; none if there is no such file."""
     return read_text(path.read_text(), str(path)) if path.exists() else []

@@ -80,6 +80,13 @@ def median_seconds(function: Callable, *args: Any) -> float:
     return float(np.median(clock({0: call}, repeats=9)[0].waited))
 
 
+def first_and_warm(call: Callable[[], Any], repeats: int) -> tuple[float, float]:
+    """Measures the seconds of a first call, nothing being compiled before, and the median of those after it."""
+    jax.clear_caches()
+    seconds = [_sample(call, 1, wait=True) for _ in range(1 + repeats)]
+    return seconds[0], float(np.median(seconds[1:]))
+
+
 def last_line(code: str, timeout: float) -> str | None:
     """Runs a Python program, and returns the last line that it prints; None if it takes longer than ``timeout`` seconds.
 

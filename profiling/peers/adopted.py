@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 import fastscan
 from fastscan.profiling.measure.machine import describe, version
 from fastscan.profiling.measure.rows import write_record
+from fastscan.profiling.measure.timing import first_and_warm
 
 REPEATS = 5
 
@@ -105,9 +105,9 @@ def run_adopted(folder: Path, only: str = "") -> list[Timed]:
     found = []
     for call in calls():
         if only in call.name:
-            theirs = _timed(call)
+            theirs = first_and_warm(call.make(), REPEATS)
             with fastscan.adopt("dynamax"):
-                ours = _timed(call)
+                ours = first_and_warm(call.make(), REPEATS)
             found.append(Timed(call.name, theirs[0], ours[0], theirs[1], ours[1]))
     path = folder / time.strftime("%Y-%m-%d-%H%M-adopted.csv")
     about = describe("python -m fastscan.profiling adopted") | {"dynamax": version("dynamax"), "repeats": REPEATS}
@@ -118,15 +118,3 @@ def run_adopted(folder: Path, only: str = "") -> list[Timed]:
     Console().print(table)
     print(f"record: {path}")
     return found
-
-
-def _timed(call: Call) -> tuple[float, float]:
-    """Returns seconds of a first call, nothing being compiled before, and the median of those after it."""
-    run = call.make()
-    jax.clear_caches()
-    seconds = []
-    for _ in range(1 + REPEATS):
-        start = time.perf_counter()
-        jax.block_until_ready(run())
-        seconds.append(time.perf_counter() - start)
-    return seconds[0], float(np.median(seconds[1:]))

@@ -21,6 +21,7 @@ from fastscan.nonlinear import (
 from fastscan.profiling.measure.machine import describe, version
 from fastscan.profiling.measure.models import random_params, simulate_targets, turning_params
 from fastscan.profiling.measure.rows import write_record
+from fastscan.profiling.measure.timing import first_and_warm
 
 REPEATS = 15
 STEPS, ITERATIONS = 4_096, 10
@@ -73,14 +74,7 @@ def run_nonlinear_peers(folder: Path, only: str = "") -> list[Timed]:
     found = []
     for work, who, make in calls():
         if only in work:
-            call = make()
-            jax.clear_caches()
-            seconds = []
-            for _ in range(1 + REPEATS):
-                start = time.perf_counter()
-                jax.block_until_ready(call())
-                seconds.append(time.perf_counter() - start)
-            found.append(Timed(work, who, seconds[0], float(np.median(seconds[1:]))))
+            found.append(Timed(work, who, *first_and_warm(make(), REPEATS)))
     path = folder / time.strftime("%Y-%m-%d-%H%M-nonlinear.csv")
     about = describe("python -m fastscan.profiling nonlinear-peers") | {"dynamax": version("dynamax"), "repeats": REPEATS}
     write_record(path, about, Timed._fields, found)

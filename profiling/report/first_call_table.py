@@ -1,10 +1,9 @@
 """The table of first calls, ours and dynamax's, from the newest record of `compiled.first_calls`, and from the first one."""
 
-import csv
-import json
 from pathlib import Path
 
 from fastscan.profiling.compiled.first_calls import CALLED, DYNAMAX, JITTED
+from fastscan.profiling.measure.rows import read_record
 
 _NONE = "Not measured yet."
 
@@ -17,12 +16,10 @@ def first_call_table(records: Path) -> str:
     paths = sorted(records.rglob("*-first-calls.csv"), key=lambda path: path.name)
     if not paths:
         return _NONE
-    first, newest = (_totals(path) for path in (paths[0], paths[-1]))
-    about = json.loads(paths[-1].with_suffix(".json").read_text())
-    before = json.loads(paths[0].with_suffix(".json").read_text())
-    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    (before, _, then_rows), (about, measured_on, rows) = (read_record(path) for path in (paths[0], paths[-1]))
+    first, newest = _totals(then_rows), _totals(rows)
     lines = [
-        f"{about['machine']}, {versions}, {about['date']}, commit {about['commit']}; median of {about['repeats']} processes.",
+        f"{measured_on}; median of {about['repeats']} processes.",
         "",
         f"| first call of | dynamax, in `jit` | called | in `jit` | called, at commit {before['commit']} |",
         "|---|---|---|---|---|",
@@ -35,8 +32,8 @@ def first_call_table(records: Path) -> str:
     return "\n".join(lines)
 
 
-def _totals(path: Path) -> dict[tuple[str, str], float]:
-    return {(row["case"], row["way"]): float(row["total"]) for row in csv.DictReader(path.read_text().splitlines())}
+def _totals(rows: list[dict[str, str]]) -> dict[tuple[str, str], float]:
+    return {(row["case"], row["way"]): float(row["total"]) for row in rows}
 
 
 def _ratio(ours: float | None, theirs: float | None) -> str:

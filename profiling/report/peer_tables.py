@@ -1,26 +1,26 @@
 """Tables of what users would run instead: large models, dynamax's own and nonlinear ones, from records of `profiling.peers`."""
 
-import csv
-import json
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+from fastscan.profiling.measure.rows import newest_record, read_record
 from fastscan.profiling.peers.large import OURS, PLAIN
+
+NONE = "Not measured yet."
 
 
 def large_table(records: Path) -> str:
     """Makes the table, of the records in a folder and those below it: milliseconds, and the best of the others over ours."""
-    paths = sorted(records.rglob("*-large.csv"), key=lambda path: path.name)
-    if not paths:
-        return "Not measured yet."
+    path = newest_record(records, "large")
+    if path is None:
+        return NONE
+    about, measured_on, rows = read_record(path)
     works: dict[str, dict[str, float]] = defaultdict(dict)
-    for row in csv.DictReader(paths[-1].read_text().splitlines()):
+    for row in rows:
         works[row["work"]][row["who"]] = float(row["seconds"])
-    about = json.loads(paths[-1].with_suffix(".json").read_text())
-    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     lines = [
-        f"{about['machine']}, {versions}, {about['date']}, commit {about['commit']}. Medians of {about['repeats']}, in ms.",
+        f"{measured_on}. Medians of {about['repeats']}, in ms.",
         "",
         "| work | fastscan | others | the best of them over ours |",
         "|---|---|---|---|",
@@ -41,28 +41,23 @@ def _ms(seconds: float) -> str:
 
 def adopted_table(records: Path) -> str:
     """Makes the table of calls under adoption, likewise."""
-    path = _newest_adopted(records)
+    path = newest_record(records, "adopted")
     if path is None:
-        return "Not measured yet."
-    about = json.loads(path.with_suffix(".json").read_text())
-    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+        return NONE
+    _, measured_on, rows = read_record(path)
     return "\n".join(
         [
-            f"{about['machine']}, {versions}, dynamax {about['dynamax']}, {about['date']}, commit {about['commit']}.",
+            f"{measured_on}.",
             "",
             "| call | dynamax | adopted | speed-up | first call: dynamax | adopted |",
             "|---|---|---|---|---|---|",
-            *(f"| {' | '.join(cells)} |" for cells in _adopted(path)),
+            *(f"| {' | '.join(cells)} |" for cells in _adopted(rows)),
         ]
     )
 
 
-def _newest_adopted(records: Path) -> Path | None:
-    return max(records.rglob("*-adopted.csv"), key=lambda path: path.name, default=None)
-
-
-def _adopted(path: Path) -> Iterator[tuple[str, ...]]:
-    for row in csv.DictReader(path.read_text().splitlines()):
+def _adopted(rows: list[dict[str, str]]) -> Iterator[tuple[str, ...]]:
+    for row in rows:
         theirs, ours, first_theirs, first = (float(row[k]) for k in ("dynamax", "ours", "dynamax_first", "first"))
         ratio = theirs / ours
         told = f"{ratio:.2g}" if ratio < 100 else f"{ratio:.0f}"
@@ -71,16 +66,14 @@ def _adopted(path: Path) -> Iterator[tuple[str, ...]]:
 
 def nonlinear_table(records: Path) -> str:
     """Makes the table of nonlinear models, likewise: warm calls and first ones."""
-    path = max(records.rglob("*-nonlinear.csv"), key=lambda path: path.name, default=None)
+    path = newest_record(records, "nonlinear")
     if path is None:
-        return "Not measured yet."
-    about = json.loads(path.with_suffix(".json").read_text())
-    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    rows = csv.DictReader(path.read_text().splitlines())
+        return NONE
+    _, measured_on, rows = read_record(path)
     cells = ((row["work"], row["who"], _told(float(row["seconds"])), _told(float(row["first"]))) for row in rows)
     return "\n".join(
         [
-            f"{about['machine']}, {versions}, dynamax {about['dynamax']}, {about['date']}, commit {about['commit']}. float32.",
+            f"{measured_on}. float32.",
             "",
             "| work | by | a call | the first |",
             "|---|---|---|---|",
