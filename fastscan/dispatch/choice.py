@@ -151,11 +151,13 @@ def choose(
     found = crossovers.expected(slices, D=D, T=T, B=B) if slices else {}
     reason = "named"
     if name is None:
-        fits = launches.in_threads(family, D, m, dtype)
-        why_not = _hindrance(device) if fits and device.startswith(_KERNELS_ON) else ""
+        fits, whole = launches.in_threads(family, D, m, dtype), launches.taken_whole(family, T, B, D, m, dtype)
+        why_not = _hindrance(device) if (fits or whole) and device.startswith(_KERNELS_ON) else ""
         able = {n: x for n, x in found.items() if n != "pallas" or (fits and not why_not)}
         if rule := large.rule(device, family, T, B, D, shared=shared):
             name, reason = "sequential", rule
+        elif whole and _has_kernels(device):
+            name, reason = "pallas", launches.WHOLE_RULE
         else:
             name, reason = _fastest(able, dtype, T, B, kernels=fits and _has_kernels(device))
             reason += f"; no kernels: {why_not}" if why_not else ""

@@ -1,8 +1,4 @@
-"""The models that GPU kernels take, and how kernels are launched: a model in a thread's registers, or in a whole program's.
-
-Kernels of the second kind ran on a GPU once, and were right, but no record of their times is kept. So they run where they are
-asked for, and are not what None takes.
-"""
+"""The models that GPU kernels take, and how kernels are launched: a model in a thread's registers, or in a whole program's."""
 
 from typing import Any
 
@@ -39,6 +35,12 @@ MOST_STATES = {**dict.fromkeys(large.LGSSMS, 64), **dict.fromkeys(large.HMMS, 12
 MOST_STATES_IN_CHUNKS = 64
 """The largest K of an HMM whose time is cut into chunks there: a chunk's summary is a product of K x K matrices a row."""
 
+MOST_ROWS_IN_TURN = 10_000
+"""The most rows of one sequence that None has a program go through in turn, where time is not cut: XLA cuts it. With so many
+sequences more, so many more."""
+
+WHOLE_RULE = "a rule for large models on NVIDIA GPUs: kernels whose programs hold one"
+
 _WARPS = {False: {16: 1, 32: 2, 64: 4}, True: {16: 1, 32: 1, 64: 4, 128: 8}}
 """The warps of a program, of an HMM or not, by the side of its matrices: the fewest whose registers hold them, or nearly so."""
 
@@ -62,6 +64,12 @@ def in_programs(family: str, D: int, m: int, dtype: str, *, interpreted: bool = 
     """Tells whether a program holds a model that no thread does."""
     fits = max(D, m) <= MOST_STATES.get(family, 0) and (dtype == "float32" or interpreted)
     return fits and not in_threads(family, D, m, dtype, interpreted=interpreted)
+
+
+def taken_whole(family: str, T: int, B: int, D: int, m: int, dtype: str) -> bool:
+    """Tells whether None takes a program's kernels for a model on a GPU that can run them."""
+    in_time = not _in_turn(family, D) or T <= MOST_ROWS_IN_TURN * B
+    return in_time and in_programs(family, D, m, dtype)
 
 
 def check_size(implementation: str, family: str, D: int, m: int, dtype: str) -> None:
@@ -116,10 +124,14 @@ def chunks(launch: Launch, family: str, D: int, rows: int, B: int) -> int:
     """Counts the chunks of a sequence: enough to fill a GPU, but one where sequences are many or short, or where a path of a
     program's many states is chosen.
     """
-    states_in_turn = launch.whole and family in large.HMMS and (family != "hmm" or D > MOST_STATES_IN_CHUNKS)
-    if states_in_turn or rows < 4 * launch.rows:
+    if (launch.whole and _in_turn(family, D)) or rows < 4 * launch.rows:
         return 1
     return min(launch.fill // B, rows // launch.rows)
+
+
+def _in_turn(family: str, D: int) -> bool:
+    """Tells whether a program goes through a sequence's rows in turn."""
+    return family in large.HMMS and (family != "hmm" or D > MOST_STATES_IN_CHUNKS)
 
 
 def _sizes(family: str, dtype: str, interpreted: bool) -> dict[int, int]:

@@ -6,6 +6,7 @@ emission at t. They may close over arrays. Arrays of different dtypes are promot
 All functions can be transformed by `jit`, `vmap` and `grad`.
 
 A filter linearises every step where the last one led, so it runs step by step: ``implementation`` may be None or "sequential".
+The way back of a smoother or a sample is linear: None has the fastest implementation run it.
 A model that is linear, of which the functions' Jacobians do not read the state, is run by `fastscan.lgssm_smoother` and its
 kin, for which ``implementation`` may be any of theirs. So it may for smoothers that iterate.
 
@@ -210,13 +211,12 @@ def extended_kalman_posterior_sample(
     """
     check_key(key, " The order is (key, params, emissions).")
     given = checked(params, emissions, inputs, missing)
+    how: dict[str, Any] = {"implementation": implementation, "missing": given.missing}
     if is_linear(given.functions):
-        return lgssm_posterior_sample(
-            key, linear_params(given), given.data.y, implementation=implementation, missing=given.missing
-        )
+        return lgssm_posterior_sample(key, linear_params(given), given.data.y, **how)
     _check_sequential("extended_kalman_posterior_sample", implementation)
     noise = draws.normal(key, (given.B or 1, given.T, given.D), given.data.y.dtype)
-    states = inference.sample_states(given.functions, given.model, given.data, given.missing, noise)
+    states = inference.sample_states(given.functions, given.model, given.data, given.missing, noise, implementation)
     check_found("extended_kalman_posterior_sample", given, states[:, -1, 0], None)
     return states if given.B else states[0]
 
@@ -345,9 +345,9 @@ def _smooth(name: str, given: Checked, hyperparams: Any, filtered: Any, implemen
     if is_linear(given.functions):
         return lgssm_smoother(linear_params(given), given.data.y, implementation=implementation, missing=given.missing)
     _check_sequential(name, implementation)
-    if filtered is not None:
-        filtered = inference.filtered_again(given, filtered)
-    out = inference.smooth_states(given.functions, given.model, given.data, given.missing, _of(hyperparams, given), filtered)
+    filtered = None if filtered is None else inference.filtered_again(given, filtered)
+    model = given.functions, given.model, given.data, given.missing
+    out = inference.smooth_states(*model, _of(hyperparams, given), filtered, implementation)
     posterior = PosteriorGSSMSmoothed(*(out if given.B else (x[0] for x in out)))
     check_found(name, given, posterior.marginal_loglik, posterior.filtered_means)
     return posterior

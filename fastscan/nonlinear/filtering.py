@@ -13,7 +13,7 @@ from fastscan.kernels.algebra import eye, zeros
 from fastscan.kernels.algebra.stages import add, hadamard, matmul, matmul_add, subtract
 from fastscan.kernels.arrays import as_lanes, as_rows
 from fastscan.kernels.lgssm.gaussian import Gaussian, condition, decorrelate, log_density, moved, smoothing_gain, square_root
-from fastscan.kernels.lgssm.smoothing import AFFINE_MAPS, BACKWARD_KERNELS, AffineMap, BackwardKernel
+from fastscan.kernels.lgssm.smoothing import AFFINE_MAPS, BACKWARD_KERNELS, AffineMap, BackwardKernel, Smoothed
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.scan import driver
 from fastscan.kernels.scan.recurrence import Recurrence, merge
@@ -157,16 +157,17 @@ def backward_kernels(
 
 def smooth_moments(plan: Plan, mean: jax.Array, cov: jax.Array, kernels: BackwardKernel) -> tuple[jax.Array, ...]:
     """Computes smoothed means (B, T, D, 1), covariances, and second moments of neighbours (B, T - 1, D, D)."""
-    by, end = OnXLA(plan), (mean[:, -1:], cov[:, -1:])
+    by, end = driver.phases(plan), (mean[:, -1:], cov[:, -1:])
     if mean.shape[1] == 1:
         return mean, cov, cov[:, :0]
-    _, out = driver.run(plan, BACKWARD_KERNELS, (), Gaussian(*as_lanes(end)), kernels, reverse=True)
+    room = Smoothed(True, True, False)
+    _, out = driver.run(plan, BACKWARD_KERNELS, (), Gaussian(*as_lanes(end)), kernels, reverse=True, room=room)
     return *(by.join(x, as_lanes(e)) for x, e in zip(out[:2], end, strict=True)), by.join(out.cross)
 
 
 def draw(plan: Plan, mean: jax.Array, cov: jax.Array, kernels: BackwardKernel, noise: jax.Array) -> jax.Array:
     """Draws states (B, T, D, 1) from filtered moments, the kernels back, and standard normal noise (B, T, D, 1)."""
-    by, lanes = OnXLA(plan), OnXLA(plan.in_lanes)
+    by, lanes = driver.phases(plan), OnXLA(plan.in_lanes)
 
     def shift(g: Any, L: Any, noise: Any) -> Any:
         return matmul_add(square_root(L), noise, g)
@@ -175,7 +176,8 @@ def draw(plan: Plan, mean: jax.Array, cov: jax.Array, kernels: BackwardKernel, n
     if mean.shape[1] == 1:
         return last
     shifts = as_rows(lanes.arrays(shift(*lanes.matrices(as_lanes((kernels.g, kernels.L, noise[:, :-1]))))))
-    _, states = driver.run(plan, AFFINE_MAPS, AffineMap(), as_lanes(last), AffineMap(kernels.G, shifts), reverse=True)
+    maps = AffineMap(kernels.G, shifts)
+    _, states = driver.run(plan, AFFINE_MAPS, AffineMap(), as_lanes(last), maps, reverse=True, room=True)
     return by.join(states, as_lanes(last))
 
 

@@ -43,9 +43,15 @@ def filter_states(
     return loglik if per_step else loglik.sum(-1), *moments
 
 
-@functools.partial(jax.jit, static_argnames=("functions", "missing"))
+@functools.partial(jax.jit, static_argnames=("functions", "missing", "implementation"))
 def smooth_states(
-    functions: Functions, model: Model, data: Data, missing: bool | None, points: Points, filtered: Filtered | None
+    functions: Functions,
+    model: Model,
+    data: Data,
+    missing: bool | None,
+    points: Points,
+    filtered: Filtered | None,
+    implementation: str | None,
 ) -> tuple[jax.Array, ...]:
     """Computes the log-likelihood (B,), filtered and smoothed moments, and second moments of neighbours.
 
@@ -56,35 +62,39 @@ def smooth_states(
         missing: whether entries are missing, or None if nobody knows.
         points: parameters of sigma points, or None for derivatives.
         filtered: moments that are filtered already, their log density the log-likelihood (B,); or None.
+        implementation: of the way back, which is linear.
     """
+
+    def forward(plan: Any, given: Given, points: Points) -> Filtered:
+        found: Filtered = filtering.filter_moments(plan, functions, given, _rule(points, given))
+        return found._replace(log_density=found.log_density.sum((1, 2, 3)))
+
+    def back(plan: Any, given: Given, points: Points, mean: jax.Array, cov: jax.Array) -> Any:
+        kernels = filtering.backward_kernels(plan, functions, given, _rule(points, given), mean, cov)
+        return filtering.smooth_moments(plan, mean, cov, kernels)
+
     given = arrange(functions, model, data, missing)
-    return _smoothed(functions, given, points, filtered)
-
-
-def _smoothed(functions: Functions, given: Given, points: Points, filtered: Filtered | None) -> tuple[jax.Array, ...]:
-    def run(plan: Any, given: Given, points: Points, filtered: Filtered | None) -> Any:
-        rule = _rule(points, given)
-        if filtered is None:
-            found: Filtered = filtering.filter_moments(plan, functions, given, rule)
-            filtered = found._replace(log_density=found.log_density.sum((1, 2, 3)))
-        kernels = filtering.backward_kernels(plan, functions, given, rule, filtered.mean, filtered.cov)
-        return filtered, filtering.smooth_moments(plan, filtered.mean, filtered.cov, kernels)
-
-    found, (mean, cov, cross) = _run(functions, given, points, run, filtered)
+    found: Filtered = _run(functions, given, points, forward) if filtered is None else filtered
+    mean, cov, cross = _run(functions, given, points, back, found.mean, found.cov, implementation=implementation)
     return found.log_density, found.mean[..., 0], found.cov, mean[..., 0], cov, cross
 
 
-@functools.partial(jax.jit, static_argnames=("functions", "missing"))
-def sample_states(functions: Functions, model: Model, data: Data, missing: bool | None, noise: jax.Array) -> jax.Array:
-    """Draws states (B, T, D) from standard normal noise, by an extended filter."""
+@functools.partial(jax.jit, static_argnames=("functions", "missing", "implementation"))
+def sample_states(
+    functions: Functions, model: Model, data: Data, missing: bool | None, noise: jax.Array, implementation: str | None
+) -> jax.Array:
+    """Draws states (B, T, D) from standard normal noise, by an extended filter; the implementation is that of the way back."""
 
-    def run(plan: Any, given: Given, points: Points, noise: jax.Array) -> jax.Array:
-        rule = _rule(points, given)
-        filtered = filtering.filter_moments(plan, functions, given, rule)
-        kernels = filtering.backward_kernels(plan, functions, given, rule, filtered.mean, filtered.cov)
-        return filtering.draw(plan, filtered.mean, filtered.cov, kernels, noise)
+    def forward(plan: Any, given: Given, points: Points) -> Filtered:
+        return filtering.filter_moments(plan, functions, given, _rule(points, given))
 
-    return _run(functions, arrange(functions, model, data, missing), None, run, noise[..., None])[..., 0]
+    def back(plan: Any, given: Given, points: Points, mean: jax.Array, cov: jax.Array, noise: jax.Array) -> jax.Array:
+        kernels = filtering.backward_kernels(plan, functions, given, _rule(points, given), mean, cov)
+        return filtering.draw(plan, mean, cov, kernels, noise)
+
+    given = arrange(functions, model, data, missing)
+    found: Filtered = _run(functions, given, None, forward)
+    return _run(functions, given, None, back, found.mean, found.cov, noise[..., None], implementation=implementation)[..., 0]
 
 
 @functools.partial(jax.jit, static_argnames=("functions", "settings", "own_inputs"))
@@ -205,9 +215,11 @@ def checked_start(given: Checked, start: Any) -> jax.Array | None:
     return start
 
 
-def _run(functions: Functions, given: Given, points: Points, run: Callable, *more: Any) -> Any:
-    """Calls ``run(plan, given, points, *more)``, step by step, and returns arrays (B, ...)."""
-    how = how_to_run(functions, given, "sequential")
+def _run(
+    functions: Functions, given: Given, points: Points, run: Callable, *more: Any, implementation: str | None = "sequential"
+) -> Any:
+    """Calls ``run(plan, given, points, *more)``, and returns arrays (B, ...)."""
+    how = how_to_run(functions, given, implementation)
     points = None if points is None else tuple(x[None] for x in points)
 
     def whole(plan: Any, given: Given, *more: Any) -> Any:

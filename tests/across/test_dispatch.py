@@ -84,7 +84,7 @@ H200 = functools.partial(choose, m=2, dtype=np.float32, device="NVIDIA H200")
 def test_kernels_are_chosen_on_a_gpu_where_they_fit():
     assert H200(None, T=1_000, B=1, D=4).implementation == "pallas"
     assert H200(None, T=1_000, B=1, D=6).plan.launch == Launch()
-    assert H200(None, T=1_000, B=1, D=7).implementation == "chunked"
+    assert H200(None, T=1_000, B=1, D=65).implementation == "chunked"
     assert H200(None, T=1_000, B=1, D=5, dtype=np.float64).implementation == "chunked"
     with pytest.raises(ValueError, match=r"'pallas' given for D = 5, m = 2, float64; .* 4 for D = 4. Take 'chunked'"):
         H200("pallas", T=1_000, B=1, D=5, dtype=np.float64)
@@ -107,7 +107,7 @@ def test_a_jax_without_the_triton_backend():
     choice = H200(None, T=1_000, B=1, D=4)
     assert choice.implementation == "chunked"
     assert "no kernels: Kernels want jax.experimental.pallas.triton, which jax" in choice.reason
-    assert "no kernels" not in H200(None, T=1_000, B=1, D=7).reason  # there never were any
+    assert "no kernels" not in H200(None, T=1_000, B=1, D=65).reason  # there never were any
     assert "no kernels" not in choose(None, T=1_000, B=1, D=4, m=2, dtype=np.float32, device="cpu").reason
     assert dispatch.compiled_implementations("NVIDIA H200") == dispatch.XLA_IMPLEMENTATIONS
     with pytest.raises(RuntimeError, match=r"'pallas' given. Kernels want .*triton, which jax .* lacks. Take"):

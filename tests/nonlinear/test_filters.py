@@ -11,10 +11,12 @@ from fastscan.nonlinear import (
     extended_kalman_filter,
     extended_kalman_posterior_sample,
     extended_kalman_smoother,
+    inference,
     iterated_extended_kalman_filter,
     unscented_kalman_filter,
     unscented_kalman_smoother,
 )
+from fastscan.nonlinear.check import checked
 from oracles import nonlinear as oracle
 from oracles.nonlinear_model import close, f, h, problem
 
@@ -45,6 +47,19 @@ def test_unscented(T, varying, inputs):
             close(x, wanted)
         filtered = unscented_kalman_filter(params, ys, hyper, us)
         for x, wanted in zip(filtered[:3], oracle.unscented_filter(twin, ys, us, *hyper), strict=True):
+            close(x, wanted)
+
+
+@pytest.mark.parametrize(
+    ("implementation", "T"), [("chunked:3", 40), ("associative", 2), *(("pallas_interpret", T) for T in (1, 40))]
+)
+def test_the_way_back_by_every_implementation(implementation, T):
+    """As None may choose it; in public only None and "sequential" are names."""
+    params, ys, us, _ = problem(T, varying=True, inputs=True)
+    given = checked(params, jnp.stack([ys, ys + 1]), us, None)
+    model, noise = (given.functions, given.model, given.data, None), np.random.default_rng(0).normal(size=(2, T, 2))
+    for run, more in ((inference.smooth_states, (None, None)), (inference.sample_states, (jnp.asarray(noise),))):
+        for x, wanted in zip(run(*model, *more, implementation), run(*model, *more, "sequential"), strict=True):
             close(x, wanted)
 
 

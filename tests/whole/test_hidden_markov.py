@@ -69,3 +69,19 @@ def test_models_that_no_kernel_holds():
         choose("pallas", T=10, B=1, D=129, dtype="float32", family="hmm", device="NVIDIA H200")
     with pytest.raises(ValueError, match="K up to 4"):
         choose("pallas", T=10, B=1, D=9, dtype="float64", family="hmm", device="NVIDIA H200")
+
+
+@pytest.mark.parametrize(
+    ("family", "K", "T", "B", "taken"),
+    [
+        ("hmm", 64, 100_000, 1, True),
+        ("hmm", 65, 10_001, 1, False),
+        ("hmm", 65, 20_000, 2, True),
+        ("hmm_sample", 16, 10_000, 1, True),
+        ("hmm_sample", 16, 10_001, 1, False),
+        ("hmm_mode", 16, 10_001, 1, False),
+    ],
+)
+def test_kernels_are_chosen_but_for_long_series_in_turn(family, K, T, B, taken):
+    choice = choose(None, T=T, B=B, D=K, dtype="float32", family=family, device="NVIDIA H200")
+    assert (choice.implementation == "pallas") == taken

@@ -134,7 +134,14 @@ def test_models_that_no_kernel_holds():
     for D, m, dtype in ((65, 1, "float32"), (7, 65, "float32"), (7, 1, "float64")):
         with pytest.raises(ValueError, match="kernels hold"):
             choose("pallas", T=10, B=1, D=D, m=m, dtype=dtype, device="NVIDIA H200")
-    assert choose(None, T=1_000, B=1, D=12, m=1, dtype="float32", device="NVIDIA H200").implementation != "pallas"
+        assert choose(None, T=10, B=1, D=D, m=m, dtype=dtype, device="NVIDIA H200").implementation != "pallas"
+
+
+def test_kernels_are_chosen_on_a_gpu():
+    choice = choose(None, T=1_000, B=1, D=12, m=1, dtype="float32", device="NVIDIA H200")
+    assert choice.implementation == "pallas"
+    assert choice.plan.launch.whole
+    assert choice.reason == "a rule for large models on NVIDIA GPUs: kernels whose programs hold one"
 
 
 def test_lowered_programs():
