@@ -23,10 +23,14 @@ def gpu_texts(records: Path) -> dict[str, str]:
             "gpu-measured": f"{_NONE}.",
             "gpu-limits": f"- {_NONE}.",
         }
-    named = ", ".join(found)
+    named = " and ".join(found)
     return {
         "gpu-state": "\n".join(
-            [f"The kernels were measured on {named}: see [GPU kernels](profiling/README.md#gpu-kernels).", "", *_short(found)]
+            [
+                f"The kernels were measured on {named}: see [GPU kernels](profiling/README.md#gpu-kernels).",
+                "",
+                *_short(*max(found.items(), key=lambda item: max(row.date for row in item[1]))),
+            ]
         ),
         "gpu-measured": "\n\n".join(_measured(rows, ceilings(records, device)) for device, rows in found.items()),
         "gpu-limits": f"- Of GPUs, only {named} {'was' if len(found) == 1 else 'were'} measured.",
@@ -51,16 +55,15 @@ def _newest(records: Path) -> dict[str, list[Row]]:
     return {device: rows for device, (_, rows) in sorted(newest.items())}
 
 
-def _short(found: dict[str, list[Row]]) -> list[str]:
-    """Makes a table of the longest series that the kernels of each smoother were timed on, for every GPU."""
+def _short(device: str, rows: Sequence[Row]) -> list[str]:
+    """Makes a table of the longest series that the kernels of each smoother were timed on, by a GPU."""
     lines = ["| GPU | work | kernels | the same under XLA | dynamax parallel |", "|---|---|---|---|---|"]
-    for device, rows in found.items():
-        for operation in _SMOOTHERS:
-            timed = {case: by_name for case, by_name in by_case(rows).items() if case.operation == operation}
-            timed = {case: cells for case, by_name in timed.items() if (cells := _cells(case, by_name))}
-            if timed:
-                name, kernels, _, xla, _, theirs, _ = timed[max(timed, key=lambda case: case.T)]
-                lines.append(f"| {device} | {name} | {kernels} | {xla} | {theirs} |")
+    for operation in _SMOOTHERS:
+        timed = {case: by_name for case, by_name in by_case(rows).items() if case.operation == operation}
+        timed = {case: cells for case, by_name in timed.items() if (cells := _cells(case, by_name))}
+        if timed:
+            name, kernels, _, xla, _, theirs, _ = timed[max(timed, key=lambda case: case.T)]
+            lines.append(f"| {device} | {name} | {kernels} | {xla} | {theirs} |")
     return lines
 
 
