@@ -103,11 +103,11 @@ class _OfLGSSM:
 
     def filter(self, params, emissions, inputs=None):
         given = as_read(params, len(emissions)), emissions, inputs
-        return as_theirs(self._filtered, our_lgssm.lgssm_filter(*given, timing=self._timing))
+        return as_theirs(self._filtered, our_lgssm.lgssm_filter(*given, **self._how(emissions)))
 
     def smoother(self, params, emissions, inputs=None):
         given = as_read(params, len(emissions)), emissions, inputs
-        return as_theirs(self._smoothed, our_lgssm.lgssm_smoother(*given, timing=self._timing))
+        return as_theirs(self._smoothed, our_lgssm.lgssm_smoother(*given, **self._how(emissions)))
 
     def parallel_smoother(self, params, emissions, inputs=None):
         return self.smoother(params, emissions, inputs)._replace(smoothed_cross_covariances=None)
@@ -127,7 +127,13 @@ class _OfLGSSM:
 
     def _sample(self, drawn: Any, params: Any, emissions: Any, *more: Any) -> jax.Array:
         given = as_read(params, len(emissions)), emissions, *more
-        return our_lgssm.lgssm_posterior_sample(drawn, *given, timing=self._timing)
+        return our_lgssm.lgssm_posterior_sample(drawn, *given, **self._how(emissions))
+
+    def _how(self, emissions: Any) -> dict[str, Any]:
+        """Names the timing; and within `jit`, where a gap can't be seen, that there is none: dynamax knows none, and programs
+        that do are twice as long.
+        """
+        return {"timing": self._timing, "missing": False if isinstance(emissions, jax.core.Tracer) else None}
 
 
 _RANKS = {"weights": 2, "bias": 1, "input_weights": 2, "cov": 2}

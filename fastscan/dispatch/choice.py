@@ -51,9 +51,6 @@ RELAY_ROWS, RELAY_CHUNKS, RELAY_STEPS = 60, 16, 600
 """The fewest rows of a chunk in a relay, which a model that forgets must forget in, and the most chunks, for longer series than
 so many steps. The bundled table's chunks were measured with summaries, of which more and shorter ones paid."""
 
-VECTOR_STATES = 512
-"""The most states of an HMM whose loop over one sequence is one function, in which an operation may not be larger."""
-
 MOST_CHUNKS = 256
 """The most chunks of "chunked" on a CPU where nothing was measured."""
 
@@ -171,7 +168,7 @@ def choose(
     hmm = family in large.HMMS
     if hmm and D == 1:  # all results for one state are known beforehand: nothing would read a function's arguments
         lanes = 0
-    if hmm and UNROLLED_TERMS < D <= VECTOR_STATES and name == "sequential" and large.hinted(device):
+    if hmm and large.vectors_in_one_function(D) and name == "sequential" and large.hinted(device):
         lanes = 1
     if chunks is None and "chunked" in found:
         chunks = found["chunked"].chunks or 2

@@ -9,6 +9,13 @@ SETTLING_SIZE, SETTLING_ROWS, VECTORS = 8, 64, 128
 """Larger models that do not vary in time, of so many rows or more, are looked at whether their covariances settle; then so many
 means, of chunks and of sequences, move by one product of matrices. Smaller models gain less, and compile for longer."""
 
+VECTOR_STATES = 512
+"""The most states of an HMM whose loop over one sequence is one function, in which an operation may not be larger."""
+
+MOST_IN_TURN = {"hmm": 8, "hmm_sample": 4}
+"""The most sequences of such an HMM that run one after the other, each by one function; more fill a loop's vectors. Most likely
+paths, whose products have no library, always do."""
+
 
 def hinted(device: str) -> bool:
     """Tells whether programs for a device carry hints to XLA."""
@@ -33,6 +40,16 @@ def settles(name: str, device: str, family: str, T: int, B: int, D: int, *, shar
 
 
 def in_turn(name: str, device: str, family: str, B: int, D: int, *, shared: bool) -> bool:
-    """Tells whether sequences run one after the other: each has matrices of its own, as large as a library wants them."""
-    own = family in LGSSMS and B > 1 and not shared
-    return name == "sequential" and own and D > UNROLLED_TERMS and hinted(device)
+    """Tells whether sequences run one after the other: each has matrices of its own, as large as a library wants them, or the
+    vectors of an HMM, of which loops over one sequence are one function.
+    """
+    if not (name == "sequential" and B > 1 and D > UNROLLED_TERMS and hinted(device)):
+        return False
+    if family in HMMS:
+        return vectors_in_one_function(D) and MOST_IN_TURN.get(family, B) >= B
+    return family in LGSSMS and not shared
+
+
+def vectors_in_one_function(K: int) -> bool:
+    """Tells whether an HMM's loop over one sequence is one function, in which vectors are multiplied."""
+    return UNROLLED_TERMS < K <= VECTOR_STATES

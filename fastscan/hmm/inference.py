@@ -23,7 +23,7 @@ from fastscan.kernels.hmm.probability import quotient
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.tables import is_table
 from fastscan.regimes import as_series, over_rows
-from fastscan.transforms import batch_size, scored, transformable
+from fastscan.transforms import batch_size, in_turn, scored, transformable
 from fastscan.types import HMMPosterior, HMMPosteriorFiltered
 
 
@@ -34,8 +34,8 @@ def _run(how: How, run: Callable[..., Any], series: HMMSeries, *noise: jax.Array
 
     def infer(plan: Plan, series: HMMSeries, *noise: jax.Array) -> Any:
         B, ll = batch_size((series, noise)), series.log_likelihood
-        series = written_for(plan, series)
-        return run(plan, series._replace(log_likelihood=jnp.broadcast_to(ll, (B, *ll.shape[1:]))), *noise)
+        series = series._replace(log_likelihood=jnp.broadcast_to(ll, (B, *ll.shape[1:])))
+        return in_turn(plan, lambda series, *noise: run(plan, written_for(plan, series), *noise), series, *noise)
 
     return transformable(how, infer, count)(series, *noise)
 

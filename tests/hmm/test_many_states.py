@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fastscan import hmm_backward_filter, hmm_marginal_loglik, hmm_posterior_mode, hmm_posterior_sample, hmm_smoother
+from fastscan import Regimes, hmm_backward_filter, hmm_marginal_loglik, hmm_posterior_mode, hmm_posterior_sample, hmm_smoother
 from fastscan.dispatch.choice import choose
 from oracles.hmm import random_model, textbook, viterbi
 from oracles.lgssm import close
@@ -97,3 +97,35 @@ def test_transformations():
     close(gradients, [g for _, g in one_by_one], 1e-5)
     close(hmm_marginal_loglik(initial, A, several), values, 1e-6)
     close(one_by_one[0][1] * A, textbook(initial, A, ll).pairs.sum(0), 1e-5)
+
+
+IN_TURN = {
+    "smoother": lambda A, ll, **how: hmm_smoother(jnp.ones(K_IN_TURN) / K_IN_TURN, A, ll, **how),
+    "mode": lambda A, ll, **how: hmm_posterior_mode(jnp.ones(K_IN_TURN) / K_IN_TURN, A, ll, **how),
+    "sampler": lambda A, ll, **how: hmm_posterior_sample(KEY, jnp.ones(K_IN_TURN) / K_IN_TURN, A, ll, **how),
+    "gradient": lambda A, ll, **how: jax.grad(lambda A: hmm_marginal_loglik(jnp.ones(K_IN_TURN) / K_IN_TURN, A, ll, **how))(A),
+}
+K_IN_TURN = 18
+
+
+@pytest.mark.parametrize("name", IN_TURN)
+@pytest.mark.parametrize("tables", [False, True])
+def test_sequences_run_in_turn(name, tables):
+    """With weights of their own, or from a table that they share: results are those of each alone."""
+    with jax.enable_x64(True):
+        models = [random_model(seed, 12, K_IN_TURN, zeros=0.1) for seed in range(3)]
+        A, ll = (jnp.stack([model[part] for model in models]) for part in (1, 2))
+        index = jnp.asarray(np.random.default_rng(0).integers(0, 3, (3, 11)))
+        family = {"mode": "hmm_mode", "sampler": "hmm_sample"}.get(name, "hmm")
+        assert choose(None, T=12, B=3, D=K_IN_TURN, dtype="float64", family=family, device="cpu").plan.in_turn
+
+        def run(own, ll, **how):
+            return IN_TURN[name](Regimes(A, own) if tables and name != "gradient" else A[0] if tables else own, ll, **how)
+
+        together = jax.jit(jax.vmap(run))(index if tables else A, ll)
+        for k in range(3):
+            alone = run(index[k] if tables else A[k], ll[k], implementation="associative")
+            jax.tree.map(lambda a, b, k=k: close(a[k], b, 1e-9), together, alone)
+        if name == "smoother":  # of one batch, and of one that is longer than sequences that run in turn
+            batch = IN_TURN[name](A[0], jnp.concatenate([ll] * 4))
+            jax.tree.map(lambda a, b: close(a[7], b, 1e-9), batch, IN_TURN[name](A[0], ll[1]))
