@@ -40,14 +40,14 @@ def settles(name: str, device: str, family: str, T: int, B: int, D: int, *, shar
 
 
 def in_turn(name: str, device: str, family: str, B: int, D: int, *, shared: bool) -> bool:
-    """Tells whether sequences run one after the other: each has matrices of its own, as large as a library wants them, or the
-    vectors of an HMM, of which loops over one sequence are one function.
+    """Tells whether sequences run one after the other: each has matrices of its own, whose rows fill whole vectors or which a
+    library wants, or the vectors of an HMM, of which loops over one sequence are one function.
     """
-    if not (name == "sequential" and B > 1 and D > UNROLLED_TERMS and hinted(device)):
+    if not (name == "sequential" and B > 1 and hinted(device)):
         return False
     if family in HMMS:
         return vectors_in_one_function(D) and MOST_IN_TURN.get(family, B) >= B
-    return family in LGSSMS and not shared
+    return family in LGSSMS and not shared and (D > UNROLLED_TERMS or D == xla_hints.VECTOR)
 
 
 def vectors_in_one_function(K: int) -> bool:

@@ -203,10 +203,21 @@ def _multiply(a, b):
     return a * b
 
 
-@stage
 def _across(first, below, last):
-    """Computes what stands beside the inverses of a transposed factor's halves."""
-    return (first @ (below.T @ last)) * -1.0
+    """Computes what stands beside the inverses of a transposed factor's halves. In one stage XLA would compute the inner
+    product anew for every term of the outer one.
+    """
+    return _negated_product(first, _transposed_times(below, last))
+
+
+@stage
+def _transposed_times(a, b):
+    return a.T @ b
+
+
+@stage
+def _negated_product(a, b):
+    return (a @ b) * -1.0
 
 
 @stage

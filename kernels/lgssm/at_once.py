@@ -83,6 +83,12 @@ def smoothing_gain(cov, F, Q, *, otherwise: Callable) -> tuple[Any, Any]:
     return lax.cond(sound(root, S), lambda: (G, _less_square(mirrored(cov), W)), otherwise)
 
 
+def square_root(cov, *, otherwise: Callable) -> Any:
+    """Computes a lower triangular S with S S' = cov, as `gaussian.square_root`."""
+    L, root = factor(cov)
+    return lax.cond(sound(root, cov), lambda: L, otherwise)
+
+
 def update(cov, innovations: list, H, weight, noise) -> Update:
     """Computes what observations do: ``innovations`` are of several means, each (n, columns)."""
     h = hadamard(H, weight)

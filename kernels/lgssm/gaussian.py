@@ -235,6 +235,12 @@ def log_density(innovations: Innovations, weight, size):
 
 def square_root(cov):
     """Computes a lower triangular S with S S' = cov; cov may be singular."""
+    if blocked(cov):
+        return at_once.square_root(cov, otherwise=functools.partial(_root_by_rows, cov))
+    return _root_by_rows(cov)
+
+
+def _root_by_rows(cov):
     L, d, _ = eliminate(cov, zeros(cov, cov.shape[0], 1))
     return L * type(d).elementwise(lambda x: select(x > 0, x * lax.rsqrt(select(x > 0, x, 1)), 0), d).T
 

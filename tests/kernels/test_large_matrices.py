@@ -13,6 +13,7 @@ from fastscan.dispatch.choice import choose
 from fastscan.kernels.algebra import Stacked, UnrolledStacked, solve
 from fastscan.kernels.algebra.systems import blocked, definite, inverse_of_transpose
 from fastscan.kernels.lgssm import at_once, passes
+from fastscan.kernels.lgssm.gaussian import square_root
 from fastscan.kernels.plan import Plan
 from fastscan.lgssm.check import check_model
 from fastscan.lgssm.layout import series
@@ -222,3 +223,16 @@ def test_what_is_not_sound_is_done_otherwise():
             close(found.array, wanted.array, 1e-10)
         assert definite(whole)
         assert not definite(Stacked(matrix.array - jnp.eye(20)[..., None, None]))
+
+
+@pytest.mark.parametrize("rank", [D, D - 1, 1, 0])
+def test_square_roots(rank):
+    """A library's factor, and where a covariance is singular one row after another."""
+    with jax.enable_x64(True):
+        columns = np.random.default_rng(rank).normal(size=(D, rank))
+        cov = columns @ columns.T
+        S = np.asarray(jax.jit(lambda cov: square_root(Stacked(cov[..., None, None])).array[..., 0, 0])(cov))
+    np.testing.assert_array_equal(S, np.tril(S))
+    close(S @ S.T, cov, 1e-12)
+    if rank == D:
+        close(S, np.linalg.cholesky(cov), 1e-9)
