@@ -12,11 +12,13 @@ import numpy as np
 from fastscan.kernels.algebra import ALGEBRAS, eliminate, eye
 from fastscan.kernels.algebra.stages import add, hadamard, matmul, subtract
 from fastscan.kernels.arrays import as_lanes, as_rows
-from fastscan.kernels.lgssm.gaussian import Gaussian
-from fastscan.lgssm import lgssm_smoother
+from fastscan.kernels.lgssm.gaussian import Gaussian, smoothing_gain
+from fastscan.lgssm import lgssm_filter, lgssm_smoother
 from fastscan.nonlinear.check import Functions, reads_input, reads_state
+from fastscan.nonlinear.filtering import follow_back
 from fastscan.nonlinear.layout import Given, how_to_run
 from fastscan.nonlinear.linearize import Affine, OfColumns, Rule, Rules, of_columns, square
+from fastscan.transforms import transformable
 from fastscan.types import (
     ParamsLGSSM,
     ParamsLGSSMDynamics,
@@ -107,6 +109,23 @@ class Deviations:
 
     def smoothed(self, model: Linearised) -> PosteriorGSSMSmoothed:
         """Smooths deviations from a path."""
+        return lgssm_smoother(*self._linear(model), implementation=self._implementation, missing=self._missing, central=True)
+
+    def smoothed_path(self, model: Linearised) -> Path:
+        """Smooths deviations from a path, and returns what iterations read: means, alone where no covariances are wanted."""
+        if not self.rules.exact:
+            posterior = self.smoothed(model)
+            return Path(posterior.smoothed_means, posterior.smoothed_covariances)
+        found = lgssm_filter(*self._linear(model), implementation=self._implementation, missing=self._missing)
+        means, covs = found.filtered_means[None, ..., None], found.filtered_covariances[None]
+        (value, F, Q), mean = model.dynamics, self._matrix(means[:, :-1])
+        G, _ = smoothing_gain(self._matrix(covs[:, :-1]), F, Q)
+        g = subtract(mean, matmul(G, add(value, matmul(F, mean))))
+        run = transformable(how_to_run(self._functions, self._given, self._implementation), follow_back)
+        return Path(run(means[:, -1:], as_rows(G.array), as_rows(g.array))[0, ..., 0], None)
+
+    def _linear(self, model: Linearised) -> tuple[ParamsLGSSM, jax.Array]:
+        """Returns the parameters of a linear model, and its emissions."""
         f, F, Q = (_with_a_first_row(as_rows(x.array)[0]) for x in model.dynamics)
         e, H, R = (as_rows(x.array)[0] for x in model.emissions)
         H, R = (x[0] if len(x) == 1 else x for x in (H, R))
@@ -117,7 +136,7 @@ class Deviations:
             ParamsLGSSMDynamics(F, f[..., 0], None, Q),
             ParamsLGSSMEmissions(H, None, None, R),
         )
-        return lgssm_smoother(params, e[..., 0], implementation=self._implementation, missing=self._missing, central=True)
+        return params, e[..., 0]
 
     def weights(self, model: Linearised) -> Weights:
         """Returns the inverses of a linear model's covariances."""

@@ -167,18 +167,22 @@ def smooth_moments(plan: Plan, mean: jax.Array, cov: jax.Array, kernels: Backwar
 
 def draw(plan: Plan, mean: jax.Array, cov: jax.Array, kernels: BackwardKernel, noise: jax.Array) -> jax.Array:
     """Draws states (B, T, D, 1) from filtered moments, the kernels back, and standard normal noise (B, T, D, 1)."""
-    by, lanes = driver.phases(plan), OnXLA(plan.in_lanes)
+    lanes = OnXLA(plan.in_lanes)
 
     def shift(g: Any, L: Any, noise: Any) -> Any:
         return matmul_add(square_root(L), noise, g)
 
     last = as_rows(lanes.arrays(shift(*lanes.matrices(as_lanes((mean[:, -1:], cov[:, -1:], noise[:, -1:]))))))
-    if mean.shape[1] == 1:
-        return last
     shifts = as_rows(lanes.arrays(shift(*lanes.matrices(as_lanes((kernels.g, kernels.L, noise[:, :-1]))))))
-    maps = AffineMap(kernels.G, shifts)
-    _, states = driver.run(plan, AFFINE_MAPS, AffineMap(), as_lanes(last), maps, reverse=True, room=True)
-    return by.join(states, as_lanes(last))
+    return follow_back(plan, last, kernels.G, shifts)
+
+
+def follow_back(plan: Plan, last: jax.Array, G: jax.Array, g: jax.Array) -> jax.Array:
+    """Computes states (B, T, D, 1), of which each is ``G z + g`` of the one after it, from the last one (B or 1, 1, D, 1)."""
+    if not g.shape[1]:
+        return last
+    _, states = driver.run(plan, AFFINE_MAPS, AffineMap(), as_lanes(last), AffineMap(G, g), reverse=True, room=True)
+    return driver.phases(plan).join(states, as_lanes(last))
 
 
 def rows_of(plan: Plan, functions: Functions, given: Given, rule: Rule) -> Row:

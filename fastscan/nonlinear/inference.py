@@ -135,7 +135,8 @@ def _iterated(functions: Functions, settings: Settings, given: Given, points: Po
         extended = _model(functions, settings, given, None)
         cov = extended.smoothed(extended.linearised(Path(start, None))).smoothed_covariances
     found = iterate_on(model, Path(start, None if model.rules.exact else cov), settings)
-    moments = model.moments(found.path, model.linearised(found.path), found.posterior)
+    linear = model.linearised(found.path)
+    moments = model.moments(found.path, linear, model.smoothed(linear))
     posterior = PosteriorIterated(*moments, objective=found.objectives, iterations=found.count, converged=found.settled)
     return posterior, found.path
 

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from fastscan.nonlinear.deviations import Deviations, Path, Weights
-from fastscan.types import PosteriorGSSMSmoothed
 
 HALVINGS = 20
 """How often a step is halved before none is taken."""
@@ -47,7 +46,7 @@ class Iteration(NamedTuple):
 
     Attributes:
         path: around which the model was linearised last.
-        posterior: of deviations from it.
+        smoothed: means of deviations from it, and covariances.
         decrement: square of the step to come, in posterior standard deviations, summed over all directions.
         part: the part of it that is tried first.
         count: how often the model was linearised.
@@ -57,7 +56,7 @@ class Iteration(NamedTuple):
     """
 
     path: Path
-    posterior: PosteriorGSSMSmoothed
+    smoothed: Path
     decrement: jax.Array
     part: jax.Array
     count: jax.Array
@@ -69,8 +68,7 @@ class Iteration(NamedTuple):
 def iterate(model: Deviations, start: Path, settings: Settings) -> Iteration:
     """Linearises, smooths and moves a path until it converges."""
     n, dtype = settings.num_iter, start.mean.dtype
-    form = jax.eval_shape(lambda x: model.smoothed(model.linearised(x)), start)
-    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), form)
+    nothing = jax.tree.map(jnp.zeros_like, start)
     no = jnp.bool_(False)
     first = Iteration(start, nothing, jnp.zeros((), dtype), jnp.ones((), dtype), jnp.int32(0), jnp.zeros(n, dtype), no, no)
     fixed = model.weights(model.linearised(start)) if model.rules.exact else None
@@ -83,31 +81,30 @@ def iterate(model: Deviations, start: Path, settings: Settings) -> Iteration:
 
 def step(model: Deviations, path: Path) -> Path:
     """Computes by what a path moves, and covariances around it."""
-    posterior = model.smoothed(model.linearised(path))
-    cov = None if path.cov is None else posterior.smoothed_covariances - path.cov
-    return Path(posterior.smoothed_means, cov)
+    mean, cov = model.smoothed_path(model.linearised(path))
+    return Path(mean, None if cov is None else cov - path.cov)
 
 
 def _advance(model: Deviations, settings: Settings, fixed: Weights | None, state: Iteration) -> Iteration:
-    """Takes the step that the last posterior says, and linearises and smooths where it leads."""
+    """Takes the step that the last smoother says, and linearises and smooths where it leads."""
     path, objective, stuck = _moved(model, settings, fixed, state)
     linear = model.linearised(path)
-    posterior = model.smoothed(linear)
-    decrement = model.decrement(linear, model.weights(linear) if fixed is None else fixed, posterior.smoothed_means)
+    smoothed = model.smoothed_path(linear)
+    decrement = model.decrement(linear, model.weights(linear) if fixed is None else fixed, smoothed.mean)
     settled = decrement <= settings.tol**2 * model.T * model.D
     if path.cov is not None:
-        settled &= _change(path.cov, posterior.smoothed_covariances) <= settings.tol**2 * path.cov.size
+        settled &= _change(path.cov, smoothed.cov) <= settings.tol**2 * path.cov.size
     objectives = jnp.where(jnp.arange(settings.num_iter) >= state.count, objective, state.objectives)
     part = state.part
     if settings.damped and fixed is None:
         slow = (state.count > 0) & (decrement > SLOW**2 * state.decrement)
         part = jnp.where(slow, jnp.maximum(part / 2, SMALLEST), jnp.minimum(part * 5 / 4, 1))
-    return Iteration(path, posterior, decrement, part, state.count + 1, objectives, settled & (settings.tol > 0), stuck)
+    return Iteration(path, smoothed, decrement, part, state.count + 1, objectives, settled & (settings.tol > 0), stuck)
 
 
 def _moved(model: Deviations, settings: Settings, fixed: Weights | None, state: Iteration) -> tuple[Path, jax.Array, jax.Array]:
     """Returns the path after a step, what the objective is there, and whether none was found. The first step is none."""
-    path, decrement, whole = state.path, state.decrement, state.posterior.smoothed_means
+    path, decrement, whole = state.path, state.decrement, state.smoothed.mean
     weights = model.weights(model.linearised(path)) if fixed is None else fixed
 
     def along(part: jax.Array) -> jax.Array:
@@ -145,7 +142,7 @@ def _moved(model: Deviations, settings: Settings, fixed: Weights | None, state: 
     part = jnp.where(stuck | (state.count == 0), 0, part)
     cov = path.cov
     if cov is not None:
-        cov += part * (state.posterior.smoothed_covariances - cov)
+        cov += part * (state.smoothed.cov - cov)
     return Path(path.mean + part * whole, cov), jnp.where(stuck & (state.count > 0), before, objective), stuck
 
 
