@@ -70,6 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     adopted.add_argument("--only", default="", help="calls whose name holds this, e.g. 'fit_em'")
     adopted.set_defaults(run=_adopted)
 
+    moseq = commands.add_parser("moseq", help="jax-moseq's steps of Gibbs sampling, by dynamax and under fastscan.adopt")
+    moseq.add_argument("--only", default="", help="work whose name holds this, e.g. 'discrete'")
+    moseq.set_defaults(run=_moseq)
+
     peers = commands.add_parser("nonlinear-peers", help="extended, unscented and iterated smoothers beside dynamax's")
     peers.add_argument("--only", default="", help="work whose name holds this, e.g. 'iterated'")
     peers.set_defaults(run=_nonlinear_peers)
@@ -190,6 +194,13 @@ def _adopted(arguments: Namespace) -> None:
     from fastscan.profiling.peers.adopted import run_adopted
 
     run_adopted(Path("out") if arguments.only else RECORDS / "adopted", arguments.only)
+
+
+def _moseq(arguments: Namespace) -> None:
+    from fastscan.profiling.measure.rows import RECORDS
+    from fastscan.profiling.peers.moseq import run_moseq
+
+    run_moseq(Path("out") if arguments.only else RECORDS / "moseq", arguments.only)
 
 
 def _nonlinear_peers(arguments: Namespace) -> None:
