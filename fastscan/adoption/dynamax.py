@@ -11,7 +11,9 @@ from fastscan import hmm as our_hmm
 from fastscan import lgssm as our_lgssm
 from fastscan.adoption import keys, learning
 from fastscan.adoption.answer import Answer, as_theirs, size
+from fastscan.dispatch.choice import device_kind
 from fastscan.hmm.fixed_lag import hmm_fixed_lag_smoother
+from fastscan.kernels import xla_hints
 from fastscan.types import Regimes
 
 TIMINGS = {"1.0.0": "departure", "1.0.1": "departure", "1.0.2": "departure", "1.0.3": "arrival"}
@@ -29,7 +31,16 @@ _OURS_LACK = {
 }
 
 
+MOST_VARYING = 8
+"""The most states for which ours samples within `jax.jit` on a CPU, where dynamics vary; of more, dynamax's does, but of those
+that fill a vector: ours takes up to half as long again, with less memory (``python -m fastscan.profiling moseq``)."""
+
 _OTHER_STATES = "draws other states of a key, from the same distribution"
+_VARYING = (
+    f"within jax.jit on a CPU, of more than {MOST_VARYING} states (but 16) whose dynamics vary, dynamax's is called, which is "
+    "faster there"
+)
+_SHORT = "of a hundred steps or so, a call outside of jax.jit takes up to {} times as long as dynamax's"
 
 
 def answers() -> tuple[list[Answer], dict[str, str]]:
@@ -55,17 +66,17 @@ def answers() -> tuple[list[Answer], dict[str, str]]:
     found = [
         Answer(lgssm, "lgssm_filter", of_lgssm.filter),
         Answer(lgssm, "lgssm_smoother", of_lgssm.smoother),
-        Answer(lgssm, "lgssm_posterior_sample", of_lgssm.posterior_sample),
+        Answer(lgssm, "lgssm_posterior_sample", of_lgssm.posterior_sample, _VARYING),
         Answer(lgssm, "lgssm_joint_sample", of_lgssm.joint_sample),
         Answer(parallel_lgssm, "lgssm_filter", of_lgssm.filter),
         Answer(parallel_lgssm, "lgssm_smoother", of_lgssm.parallel_smoother),
         Answer(parallel_lgssm, "lgssm_posterior_sample", of_lgssm.parallel_posterior_sample),
-        Answer(hmm, "hmm_filter", of_hmm.filter),
+        Answer(hmm, "hmm_filter", of_hmm.filter, _SHORT.format("1.5")),
         Answer(hmm, "hmm_backward_filter", our_hmm.hmm_backward_filter),
         Answer(hmm, "hmm_two_filter_smoother", of_hmm.smoother),
         Answer(hmm, "hmm_smoother", of_hmm.smoother),
         Answer(hmm, "hmm_fixed_lag_smoother", of_hmm.fixed_lag_smoother),
-        Answer(hmm, "hmm_posterior_mode", of_hmm.posterior_mode),
+        Answer(hmm, "hmm_posterior_mode", of_hmm.posterior_mode, _SHORT.format("4")),
         Answer(hmm, "hmm_posterior_sample", of_hmm.posterior_sample),
         Answer(hmm, "compute_transition_probs", our_hmm.compute_transition_probs),
         Answer(parallel_hmm, "hmm_filter", of_hmm.parallel_filter),
@@ -99,7 +110,7 @@ class _OfLGSSM:
 
     def __init__(self, module: Any, timing: str):
         self._filtered, self._smoothed = module.PosteriorGSSMFiltered, module.PosteriorGSSMSmoothed
-        self._timing = timing
+        self._posterior_sample, self._timing = module.lgssm_posterior_sample, timing
 
     def filter(self, params, emissions, inputs=None):
         given = as_read(params, len(emissions)), emissions, inputs
@@ -113,6 +124,8 @@ class _OfLGSSM:
         return self.smoother(params, emissions, inputs)._replace(smoothed_cross_covariances=None)
 
     def posterior_sample(self, key, params, emissions, inputs=None, jitter=0.0):
+        if _theirs_is_faster(params, emissions):
+            return self._posterior_sample(key, params, emissions, inputs, jitter)
         drawn = keys.of_posterior_sample(key, len(emissions), *size(params.initial.mean))
         return self._sample(drawn, params, emissions, inputs, jitter)
 
@@ -134,6 +147,15 @@ class _OfLGSSM:
         that do are twice as long.
         """
         return {"timing": self._timing, "missing": False if isinstance(emissions, jax.core.Tracer) else None}
+
+
+def _theirs_is_faster(params: Any, emissions: Any) -> bool:
+    """Tells whether dynamax's own sampler is the faster one: see `MOST_VARYING`."""
+    F, Q = params.dynamics.weights, params.dynamics.cov
+    varying = any(callable(x) or jnp.ndim(x) > 2 for x in (F, Q))
+    D = jnp.shape(params.initial.mean)[-1]
+    large = D > MOST_VARYING and D != xla_hints.VECTOR
+    return varying and large and isinstance(emissions, jax.core.Tracer) and device_kind() == "cpu"
 
 
 _RANKS = {"weights": 2, "bias": 1, "input_weights": 2, "cov": 2}

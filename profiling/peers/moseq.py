@@ -1,6 +1,7 @@
 """jax-moseq's steps of Gibbs sampling as they are, by dynamax, and under `fastscan.adopt`: times and memory, in one process.
 
-dynamax's parallel sampler is left out on a CPU, where it did not end in ten minutes. jax-moseq asks for dynamax before 1.0.3, so it is not among what this project installs. Into a folder of its own:
+dynamax's parallel sampler is left out on a CPU, where it did not end in ten minutes. jax-moseq asks for dynamax before 1.0.3,
+so it is not among what this project installs. Into a folder of its own:
 ``pip install --target DIR --no-deps jax-moseq "dynamax<1.0.3" optree tqdm numba llvmlite``, and ``PYTHONPATH=DIR``.
 """
 

@@ -28,7 +28,6 @@ def gpu_texts(records: Path) -> dict[str, str]:
         "gpu-state": "\n".join(
             [
                 f"The kernels were measured on {named}: see [GPU kernels](profiling/README.md#gpu-kernels).",
-                "",
                 *_short(*max(found.items(), key=lambda item: max(row.date for row in item[1]))),
             ]
         ),
@@ -56,15 +55,16 @@ def _newest(records: Path) -> dict[str, list[Row]]:
 
 
 def _short(device: str, rows: Sequence[Row]) -> list[str]:
-    """Makes a table of the longest series that the kernels of each smoother were timed on, by a GPU."""
-    lines = ["| GPU | work | kernels | the same under XLA | dynamax parallel |", "|---|---|---|---|---|"]
+    """Says what the longest series that the kernels of each smoother were timed on took on a GPU."""
+    told = []
     for operation in _SMOOTHERS:
         timed = {case: by_name for case, by_name in by_case(rows).items() if case.operation == operation}
         timed = {case: cells for case, by_name in timed.items() if (cells := _cells(case, by_name))}
         if timed:
             name, kernels, _, xla, _, theirs, _ = timed[max(timed, key=lambda case: case.T)]
-            lines.append(f"| {device} | {name} | {kernels} | {xla} | {theirs} |")
-    return lines
+            theirs = "" if theirs == "-" else f", dynamax's parallel code {theirs}"
+            told.append(f"{name} takes {kernels} on {device}, under XLA {xla}{theirs}.")
+    return told
 
 
 def _measured(rows: Sequence[Row], known: dict[str, Any]) -> str:

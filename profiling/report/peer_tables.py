@@ -56,6 +56,43 @@ def adopted_table(records: Path) -> str:
     )
 
 
+ADOPTED_FIRST = {
+    "LinearGaussianSSM.fit_em": "`LinearGaussianSSM.fit_em` adopted, 4 states, 10,000 steps",
+    "GaussianHMM.fit_em": "`GaussianHMM.fit_em` adopted, 5 states, 10 series of 10,000 steps",
+    "LinearAutoregressiveHMM.smoother": "`LinearAutoregressiveHMM.smoother` adopted, 25 states, 10,000 steps",
+}
+"""Calls under adoption that a newcomer sees first, by how their names begin."""
+
+
+def adopted_first(records: Path) -> list[str]:
+    """Makes rows of such calls for the table that a newcomer sees first."""
+    path = newest_record(records, "adopted")
+    rows = [] if path is None else list(_adopted(read_record(path)[2]))
+    told = {name: cells for name in ADOPTED_FIRST for cells in rows if cells[0].startswith(name)}
+    return [f"| {ADOPTED_FIRST[name]} | {ours} | {theirs} | {ratio} |" for name, (_, theirs, ours, ratio, *_) in told.items()]
+
+
+def moseq_table(records: Path) -> str:
+    """Makes the table of jax-moseq's steps, likewise."""
+    path = newest_record(records, "moseq")
+    if path is None:
+        return NONE
+    _, measured_on, rows = read_record(path)
+    cells = (
+        (x["work"], x["who"], _told(float(x["seconds"])), _told(float(x["compiled"])), f"{1e-6 * float(x['temporary']):.3g} MB")
+        for x in rows
+    )
+    return "\n".join(
+        [
+            f"{measured_on}. float32.",
+            "",
+            "| work | by | a call | compiled in | temporary memory |",
+            "|---|---|---|---|---|",
+            *(f"| {' | '.join(of_row)} |" for of_row in cells),
+        ]
+    )
+
+
 def _adopted(rows: list[dict[str, str]]) -> Iterator[tuple[str, ...]]:
     for row in rows:
         theirs, ours, first_theirs, first = (float(row[k]) for k in ("dynamax", "ours", "dynamax_first", "first"))

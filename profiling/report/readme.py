@@ -11,7 +11,13 @@ from fastscan.profiling.report.data import kernel_rows
 from fastscan.profiling.report.demo_tables import demo_tables
 from fastscan.profiling.report.first_call_table import first_call_table
 from fastscan.profiling.report.gpu_tables import gpu_texts
-from fastscan.profiling.report.peer_tables import adopted_table, large_table, nonlinear_table
+from fastscan.profiling.report.peer_tables import (
+    adopted_first,
+    adopted_table,
+    large_table,
+    moseq_table,
+    nonlinear_table,
+)
 from fastscan.profiling.report.whole_table import whole_table
 from fastscan.profiling.verdicts.judge import chosen
 
@@ -82,7 +88,7 @@ def generated(records: Path = RECORDS) -> dict[str, str]:
     measured = by_case(rows)
     return {
         "machine": _machine(rows),
-        "first": _first(measured),
+        "first": "\n".join([_first(measured), *adopted_first(records)]),
         "lgssm": _speed(measured, _LGSSM),
         "hmm": _speed(measured, _HMM),
         "learning": _speed(measured, _LEARNING),
@@ -94,6 +100,7 @@ def generated(records: Path = RECORDS) -> dict[str, str]:
         "first-calls": first_call_table(records),
         "large": large_table(records),
         "adopted": adopted_table(records),
+        "moseq": moseq_table(records),
         "nonlinear": nonlinear_table(records),
         **demo_tables(records),
         **gpu_texts(records),

@@ -290,3 +290,36 @@ def test_progress_is_shown_as_before(adopted, capsys):
     with pytest.raises(ValueError, match="print_every must be a positive integer"):
         model.fit_em(given, props, emissions, print_every=0)
     del adopted, capsys
+
+
+@pytest.mark.parametrize(
+    ("states", "varying", "jitted"), [(9, True, True), (9, True, False), (9, False, True), (8, True, True), (16, True, True)]
+)
+def test_dynamax_samples_where_it_is_faster(states, varying, jitted):
+    """The same states of a key, whoever draws them; by a function of ours in the text it is told who did."""
+    p = random_params(0, states, 1)
+    F = jnp.asarray(p.dynamics.weights)
+    given = p.initial.mean, p.initial.cov, F, p.dynamics.cov, p.emissions.weights, p.emissions.cov
+    model = lgssm.make_lgssm_params(*map(jnp.asarray, given))
+    if varying:
+        model = model._replace(dynamics=model.dynamics._replace(weights=lambda t: F * (1 - 0.01 * t)))
+    y = jnp.asarray(simulate(p, 6, 0))
+
+    def sample(y):
+        return lgssm.lgssm_posterior_sample(KEY, model, y)
+
+    with adopt() as adoption:
+        assert "lgssm_posterior_sample: within jax.jit on a CPU, of more than 8" in str(adoption)
+        text = str(jax.make_jaxpr(lambda y: sample(y))(y))
+        found = jax.jit(lambda y: sample(y))(y) if jitted else sample(y)
+    assert ("name=_sample" in text) != (varying and states == 9)
+    same(found, sample(y), 1e-6)
+
+
+def test_gaps_within_jit_are_those_of_dynamax():
+    """Outside of it entries are missing; within, they make NaN, as without adoption."""
+    y = Y.at[3].set(jnp.nan)
+    with adopt():
+        assert jnp.isfinite(lgssm.lgssm_smoother(params(), y).smoothed_means).all()
+        assert jnp.isnan(jax.jit(lambda y: lgssm.lgssm_smoother(params(), y).smoothed_means)(y)).any()
+    assert jnp.isnan(lgssm.lgssm_smoother(params(), y).smoothed_means).any()

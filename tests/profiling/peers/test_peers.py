@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from fastscan import hmm_posterior_mode, hmm_smoother, lgssm_smoother
-from fastscan.profiling.peers import adopted, large, loops, nonlinear, packages
-from fastscan.profiling.report.peer_tables import adopted_table, large_table, nonlinear_table
+from fastscan.profiling.measure.machine import describe
+from fastscan.profiling.measure.rows import write_record
+from fastscan.profiling.peers import adopted, large, loops, moseq, nonlinear, packages
+from fastscan.profiling.report.peer_tables import adopted_first, adopted_table, large_table, moseq_table, nonlinear_table
 from oracles.lgssm import assert_moments, close, textbook
 
 
@@ -87,6 +89,30 @@ def test_a_record_of_adoption(tmp_path):
     (one,) = adopted.run_adopted(tmp_path, "hmm_filter, K=5, T=100")
     assert min(one[1:]) > 0
     assert f"| {one.name} | " in adopted_table(tmp_path)
+
+
+def test_a_record_of_jax_moseq_s_steps(tmp_path, monkeypatch):
+    """By a function in the place of jax-moseq's, which is not installed."""
+    assert moseq_table(tmp_path) == "Not measured yet."
+    own, shared = moseq.recordings(3, 2, 4, 2, 6)
+    assert all(len(x) == 2 for x in own.values())
+    assert own["zs"].shape == (2, 5)
+    assert shared["A"].shape == (4, 3, 3)
+    A, log_likelihoods, mask = moseq.states_of(4, 2, 6)
+    np.testing.assert_allclose(A.sum(1), 1, rtol=1e-6)
+    call = "some work", moseq.SERIAL, lambda: (lambda A, ll: ll @ A, (A, log_likelihoods * mask[..., None]))
+    monkeypatch.setattr(moseq, "calls", lambda: [call, ("other work", moseq.SERIAL, None)])
+    (one,) = moseq.run_moseq(tmp_path, "some")
+    assert min(one.compiled, one.seconds) > 0
+    assert f"| some work | {moseq.SERIAL} | " in moseq_table(tmp_path)
+
+
+def test_calls_that_a_newcomer_sees_first(tmp_path):
+    assert adopted_first(tmp_path) == []
+    row = adopted.Timed("GaussianHMM.fit_em, K=5", 3.0, 2.0, 1.0, 0.25)
+    write_record(tmp_path / "2001-adopted.csv", describe("some command"), adopted.Timed._fields, [row])
+    (line,) = adopted_first(tmp_path)
+    assert line.endswith(" | 250 ms | 1 s | 4 |")
 
 
 def test_a_record_of_nonlinear_models(tmp_path):
