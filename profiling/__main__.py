@@ -101,11 +101,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     nonlinear = commands.add_parser("nonlinear", help="targets by their bearings, and the rate of earthquakes; two figures")
     nonlinear.set_defaults(run=_nonlinear)
 
+    sticky = commands.add_parser("sticky", help="states that hardly ever change: ours and dynamax's beside exact; a figure")
+    sticky.set_defaults(run=_sticky)
+
     for command in (ahead, predict, first):
         command.add_argument(
             "--record", type=Path, help="folder for it (default: its own in profiling/records; with --only, out)"
         )
-    for command in (report, kernels, gpu, keep, nonlinear):
+    for command in (report, kernels, gpu, keep, nonlinear, sticky):
         command.add_argument("--out", type=Path, default=Path("out"), help="folder for what is written (default: out)")
     run(parser, arguments)
 
@@ -246,6 +249,12 @@ def _fit(_: Namespace) -> None:
     with counted(Console()) as begin:
         variances, loglik = fit_co2_variances(begin)
     print(f"{variances}\nlog-likelihood {loglik:.4f}")
+
+
+def _sticky(arguments: Namespace) -> None:
+    from fastscan.profiling.demos.sticky import run_sticky
+
+    run_sticky(arguments.out)
 
 
 def _nonlinear(arguments: Namespace) -> None:
