@@ -5,6 +5,7 @@ import importlib.metadata
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 
 from fastscan import hmm as our_hmm

@@ -116,7 +116,7 @@ class Deviations:
         if not self.rules.exact:
             posterior = self.smoothed(model)
             return Path(posterior.smoothed_means, posterior.smoothed_covariances)
-        found = lgssm_filter(*self._linear(model), implementation=self._implementation, missing=self._missing)
+        found: Any = lgssm_filter(*self._linear(model), implementation=self._implementation, missing=self._missing)
         means, covs = found.filtered_means[None, ..., None], found.filtered_covariances[None]
         (value, F, Q), mean = model.dynamics, self._matrix(means[:, :-1])
         G, _ = smoothing_gain(self._matrix(covs[:, :-1]), F, Q)

@@ -207,11 +207,12 @@ def _across(first, below, last):
     """Computes what stands beside the inverses of a transposed factor's halves. In one stage XLA would compute the inner
     product anew for every term of the outer one.
     """
-    return _negated_product(first, _transposed_times(below, last))
+    return _negated_product(first, transposed_times(below, last))
 
 
 @stage
-def _transposed_times(a, b):
+def transposed_times(a, b):
+    """Computes ``a' b``."""
     return a.T @ b
 
 

@@ -16,7 +16,7 @@ from jax import lax
 
 from fastscan.kernels.algebra import eye, mirrored, multiply_add, select, stage, symmetric
 from fastscan.kernels.algebra.stages import hadamard, matmul, matmul_add, symmetrized
-from fastscan.kernels.algebra.systems import blocked, factor, inverse_of_transpose, sound
+from fastscan.kernels.algebra.systems import blocked, factor, inverse_of_transpose, sound, transposed_times
 from fastscan.kernels.lgssm.joseph import repaired
 
 SOUND = 64
@@ -96,7 +96,7 @@ def update(cov, innovations: list, H, weight, noise) -> Update:
     variances = _innovation_variances(h, PH, weight, noise)
     L, root = factor(variances)
     inverse = inverse_of_transpose(L)
-    W, whitened = matmul(PH, inverse), [_transposed_times(inverse, x) for x in innovations]
+    W, whitened = matmul(PH, inverse), [transposed_times(inverse, x) for x in innovations]
     reduced = _less_square_symmetric(mirrored(cov), W)
 
     def repair() -> Any:
@@ -139,11 +139,6 @@ def _less_square_symmetric(cov, W):
 @stage
 def _times_transposed(a, b):
     return a @ b.T
-
-
-@stage
-def _transposed_times(a, b):
-    return a.T @ b
 
 
 @stage

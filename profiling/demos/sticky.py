@@ -64,7 +64,8 @@ def exact(model: Model) -> Exact:
         forward.append(logsumexp(forward[-1][:, None] + logs, axis=0) + ll[t])
         backward.append(logsumexp(logs + ll[-t] + backward[-1], axis=1))
     both = np.array(forward) + np.array(backward[::-1])
-    return Exact(*(np.exp(x - logsumexp(x, axis=1, keepdims=True)) for x in (np.array(forward), both)), np.array(forward))
+    filtered, smoothed = (np.exp(x - logsumexp(x, axis=1, keepdims=True)) for x in (np.array(forward), both))
+    return Exact(filtered, smoothed, np.array(forward))
 
 
 def exact_draws(model: Model, known: Exact, draws: int, seed: int = 1) -> np.ndarray:
