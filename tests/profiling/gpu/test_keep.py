@@ -133,7 +133,7 @@ def test_the_newest_run_of_every_gpu_is_told(tmp_path):
     (tmp_path / "gpu").mkdir()
     (tmp_path / "gpu" / "gpu-a.json").write_text(json.dumps(FACTS))
     told = gpu_texts(tmp_path)
-    assert "NVIDIA made-up A100, NVIDIA made-up H100 were measured" in told["gpu-limits"]
+    assert "NVIDIA made-up A100 and NVIDIA made-up H100 were measured" in told["gpu-limits"]
     assert "commit bbbbbbbbbbbb" in told["gpu-measured"]
     assert told["gpu-measured"].count("copies 2.50 TB/s") == 1
     assert card(ceilings(tmp_path)).bandwidth == 2.5e12
