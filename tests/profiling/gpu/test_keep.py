@@ -63,6 +63,7 @@ def test_a_run_becomes_records_crossovers_and_the_readmes(place):
     _, kept, table, readmes = place
     assert together(readmes).count("No GPU has been measured yet") == 3
     cpu = crossovers.read_table(table)["devices"]["cpu"]
+    (on_a_cpu,) = (line for line in together(readmes).splitlines() if line.startswith("| smoother, D=4, m=2, T=10,000 |"))
     page = readmes[0].with_name("page")
     lines = keep(*place, page)
     assert any(line.startswith(f"{DEVICE} lgssm float32 D=4 B=1: chunked wins") for line in lines)
@@ -76,7 +77,7 @@ def test_a_run_becomes_records_crossovers_and_the_readmes(place):
     assert f"- Of GPUs, only {DEVICE} was measured." in text
     assert "copies 2.50 TB/s and starts a kernel in 2.0 us." in text
     assert "| lgssm_smoother D=4 m=2 T=100,000 | 120 us | 60 us | 12 ms | 100 | 48 ms | 2e-06 |" in text
-    assert "| smoother, D=4, m=2, T=10,000 | 2.61 ms |" in text  # a CPU's, as before
+    assert on_a_cpu in text  # as before
     found = crossovers.read_table(table)["devices"]
     assert found["cpu"] == cpu
     (only,) = found[DEVICE]["families"]["lgssm"]
