@@ -142,7 +142,8 @@ def test_an_hmm_of_one_chunk_is_staged_where_that_pays():
         return choose("sequential", T=100, B=B, D=K, dtype="float32", family="hmm_mode", device="cpu").plan.algebra
 
     assert [algebra(16, B) for B in (4, 5, 31, 32)] == ["staged", "stacked", "stacked", "staged"]
-    assert algebra(17, 32) == "stacked"
+    assert algebra(17, 32) == "staged vectors"  # one sequence after the other
+    assert algebra(513, 32) == "stacked"
 
 
 def test_where_loops_are_one_function():
@@ -151,8 +152,9 @@ def test_where_loops_are_one_function():
     def is_one(name, device="cpu", **more):
         return choose(name, **sizes, **more, device=device).plan.one_function
 
-    assert is_one("sequential", D=16, m=1, B=4)
-    assert not is_one("sequential", D=16, m=1, B=5)
+    assert is_one("sequential", D=15, m=1, B=4)
+    assert not is_one("sequential", D=15, m=1, B=5)
+    assert is_one("sequential", D=16, m=1, B=5)  # one sequence after the other
     assert is_one("sequential", D=16, m=1, B=64, shared=True)
     assert not is_one("chunked:4", D=16, m=1, B=64, shared=True)
     assert not is_one("sequential", D=17, m=1, B=1)
