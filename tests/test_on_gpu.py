@@ -39,8 +39,9 @@ def series(params, T, B=1, gaps=False):
 def assert_same(given, wanted, tolerance):
     for name in given._fields:
         a, b = (np.asarray(getattr(p, name), np.float64) for p in (given, wanted))
+        assert a.shape == b.shape, name
         assert np.all(np.isfinite(a)), name
-        assert np.max(np.abs(a - b)) <= tolerance * max(np.max(np.abs(b)), 1e-30), name
+        assert np.max(np.abs(a - b), initial=0) <= tolerance * np.max(np.abs(b), initial=1e-30), name
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

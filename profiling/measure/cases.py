@@ -151,14 +151,16 @@ def large() -> list[Case]:
 
 
 def long_or_many() -> list[Case]:
-    """Lists large models with one long sequence, which is cut into chunks or not, or with many short ones."""
+    """Lists large models with one long sequence, which is cut into chunks or not, or with many short ones; those that may take
+    all memory of a GPU last.
+    """
     return [
-        Case("hmm_smoother", 100, 0, 100_000),
         Case("hmm_posterior_sample", 32, 0, 100_000),
         Case("hmm_smoother", 32, 0, 100_000),
-        Case("lgssm_smoother", 20, 4, 100_000),
-        Case("lgssm_smoother", 12, 6, 100, 4_096),
         Case("hmm_posterior_mode", 32, 0, 100_000),
+        Case("lgssm_smoother", 12, 6, 100, 4_096),
+        Case("lgssm_smoother", 20, 4, 100_000),
+        Case("hmm_smoother", 100, 0, 100_000),
     ]
 
 
@@ -172,7 +174,6 @@ def on_a_gpu() -> list[Case]:
         Case("hmm_posterior_sample", 5, 0, 1_000_000),
         Case("lgssm_smoother", 4, 2, 1_000, 1_024),
         *large(),
-        *long_or_many(),
         Case("lgssm_smoother", 4, 2, 10_000),
         Case("hmm_posterior_mode", 5, 0, 1_000_000),
         Case("metropolis_positions", 1, 0, 200, 1_000),
@@ -198,6 +199,7 @@ def on_a_gpu() -> list[Case]:
         Case("lgssm_smoother_with_gaps", 6, 2, 1_000),
         Case("lgssm_smoother", 4, 2, 99_991, dtype="float64"),
         Case("hmm_smoother", 4, 0, 99_991, dtype="float64"),
+        *long_or_many(),
     ]
 
 
