@@ -177,40 +177,42 @@ def _ahead_of_time(arguments: Namespace) -> None:
     run_ahead_of_time(folder, arguments.only, arguments.devices, arguments.hlo)
 
 
-def _first_calls(arguments: Namespace) -> None:
-    from fastscan.profiling.compiled.first_calls import run_first_calls
+def _folder(arguments: Namespace, kind: str) -> Path:
+    """Returns the folder for a record: that of its kind, or, of some of the work alone, out."""
     from fastscan.profiling.measure.rows import RECORDS
 
-    folder = arguments.record or (Path("out") if arguments.only else RECORDS / "first-calls")
+    return Path("out") if arguments.only else RECORDS / kind
+
+
+def _first_calls(arguments: Namespace) -> None:
+    from fastscan.profiling.compiled.first_calls import run_first_calls
+
+    folder = arguments.record or _folder(arguments, "first-calls")
     run_first_calls(folder, arguments.only, arguments.repeats)
 
 
 def _large(arguments: Namespace) -> None:
-    from fastscan.profiling.measure.rows import RECORDS
     from fastscan.profiling.peers.large import run_large
 
-    run_large(Path("out") if arguments.only else RECORDS / "large", arguments.only)
+    run_large(_folder(arguments, "large"), arguments.only)
 
 
 def _adopted(arguments: Namespace) -> None:
-    from fastscan.profiling.measure.rows import RECORDS
     from fastscan.profiling.peers.adopted import run_adopted
 
-    run_adopted(Path("out") if arguments.only else RECORDS / "adopted", arguments.only)
+    run_adopted(_folder(arguments, "adopted"), arguments.only)
 
 
 def _moseq(arguments: Namespace) -> None:
-    from fastscan.profiling.measure.rows import RECORDS
     from fastscan.profiling.peers.moseq import run_moseq
 
-    run_moseq(Path("out") if arguments.only else RECORDS / "moseq", arguments.only)
+    run_moseq(_folder(arguments, "moseq"), arguments.only)
 
 
 def _nonlinear_peers(arguments: Namespace) -> None:
-    from fastscan.profiling.measure.rows import RECORDS
     from fastscan.profiling.peers.nonlinear import run_nonlinear_peers
 
-    run_nonlinear_peers(Path("out") if arguments.only else RECORDS / "nonlinear", arguments.only)
+    run_nonlinear_peers(_folder(arguments, "nonlinear"), arguments.only)
 
 
 def _lengths(arguments: Namespace) -> None:

@@ -65,18 +65,16 @@ def smooth_states(
         implementation: of the way back, which is linear.
     """
 
-    def forward(plan: Any, given: Given, points: Points) -> Filtered:
-        found: Filtered = filtering.filter_moments(plan, functions, given, _rule(points, given))
-        return found._replace(log_density=found.log_density.sum((1, 2, 3)))
-
     def back(plan: Any, given: Given, points: Points, mean: jax.Array, cov: jax.Array) -> Any:
         kernels = filtering.backward_kernels(plan, functions, given, _rule(points, given), mean, cov)
         return filtering.smooth_moments(plan, mean, cov, kernels)
 
     given = arrange(functions, model, data, missing)
-    found: Filtered = _run(functions, given, points, forward) if filtered is None else filtered
-    mean, cov, cross = _run(functions, given, points, back, found.mean, found.cov, implementation=implementation)
-    return found.log_density, found.mean[..., 0], found.cov, mean[..., 0], cov, cross
+    if filtered is None:
+        filtered = _filtered(functions, given, points)
+        filtered = filtered._replace(log_density=filtered.log_density.sum((1, 2, 3)))
+    mean, cov, cross = _run(functions, given, points, back, filtered.mean, filtered.cov, implementation=implementation)
+    return filtered.log_density, filtered.mean[..., 0], filtered.cov, mean[..., 0], cov, cross
 
 
 @functools.partial(jax.jit, static_argnames=("functions", "missing", "implementation"))
@@ -85,15 +83,12 @@ def sample_states(
 ) -> jax.Array:
     """Draws states (B, T, D) from standard normal noise, by an extended filter; the implementation is that of the way back."""
 
-    def forward(plan: Any, given: Given, points: Points) -> Filtered:
-        return filtering.filter_moments(plan, functions, given, _rule(points, given))
-
     def back(plan: Any, given: Given, points: Points, mean: jax.Array, cov: jax.Array, noise: jax.Array) -> jax.Array:
         kernels = filtering.backward_kernels(plan, functions, given, _rule(points, given), mean, cov)
         return filtering.draw(plan, mean, cov, kernels, noise)
 
     given = arrange(functions, model, data, missing)
-    found: Filtered = _run(functions, given, None, forward)
+    found = _filtered(functions, given, None)
     return _run(functions, given, None, back, found.mean, found.cov, noise[..., None], implementation=implementation)[..., 0]
 
 
@@ -125,11 +120,7 @@ def _iterated(functions: Functions, settings: Settings, given: Given, points: Po
     """Returns the posterior, and the path that the model was linearised around last."""
     model, cov = _model(functions, settings, given, points), None
     if start is None:
-
-        def run(plan: Any, given: Given, points: Points) -> Any:
-            return filtering.filter_moments(plan, functions, given, _rule(points, given))
-
-        filtered = _run(functions, given, points, run)
+        filtered = _filtered(functions, given, points)
         start, cov = filtered.mean[0, ..., 0], filtered.cov[0]
     elif not model.rules.exact:  # around a path that was given, as derivatives have it
         extended = _model(functions, settings, given, None)
@@ -214,6 +205,13 @@ def checked_start(given: Checked, start: Any) -> jax.Array | None:
     if start.shape not in wanted:
         raise ShapeError(f"start: shape {start.shape} given, wanted {' or '.join(map(str, wanted))}.")
     return start
+
+
+def _filtered(functions: Functions, given: Given, points: Points) -> Filtered:
+    def run(plan: Any, given: Given, points: Points) -> Filtered:
+        return filtering.filter_moments(plan, functions, given, _rule(points, given))
+
+    return _run(functions, given, points, run)
 
 
 def _run(

@@ -11,7 +11,7 @@ import importlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from unittest import mock
 
 import jax
@@ -24,8 +24,8 @@ import fastscan
 from fastscan.adoption import dynamax
 from fastscan.profiling.measure.machine import describe, version
 from fastscan.profiling.measure.rows import write_record
+from fastscan.profiling.measure.timing import median_seconds
 
-REPEATS = 5
 CONTINUOUS = ((12, 16, 25, 4, 5_000), (30, 16, 100, 2, 2_000))
 """D, m, K, recordings, T: a published analysis, and jax-moseq's default sizes."""
 
@@ -92,8 +92,7 @@ def run_moseq(folder: Path, only: str = "") -> list[Timed]:
             with _adopted() if who == OURS else contextlib.nullcontext():
                 found.append(Timed(work, who, *_timed(*make())))
     path = folder / time.strftime("%Y-%m-%d-%H%M-moseq.csv")
-    about = describe("python -m fastscan.profiling moseq") | {"repeats": REPEATS}
-    about |= {name: version(name) for name in ("dynamax", "jax_moseq")}
+    about = describe("python -m fastscan.profiling moseq") | {name: version(name) for name in ("dynamax", "jax_moseq")}
     write_record(path, about, Timed._fields, found)
     table = Table("work", "who", "compiled, s", "ms", "temporary, MB", title="jax-moseq's steps")
     for x in found:
@@ -114,15 +113,10 @@ def _timed(function: Callable, arguments: tuple) -> tuple[float, float, float]:
     jax.clear_caches()
     start = time.perf_counter()
     compiled = jax.jit(function).lower(*arguments).compile()
-    took, seconds = time.perf_counter() - start, []
-    for _ in range(1 + REPEATS):
-        start = time.perf_counter()
-        out = jax.block_until_ready(compiled(*arguments))
-        seconds.append(time.perf_counter() - start)
-    if not all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(out)):
+    took, memory = time.perf_counter() - start, cast(Any, compiled.memory_analysis())
+    if not all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(compiled(*arguments))):
         print("results are not finite", flush=True)
-    memory: Any = compiled.memory_analysis()
-    return took, float(np.median(seconds[1:])), float(memory.temp_size_in_bytes)
+    return took, median_seconds(compiled, *arguments), float(memory.temp_size_in_bytes)
 
 
 def _continuous(sizes: tuple[int, ...], *, parallel: bool) -> tuple[Callable, tuple]:

@@ -1,13 +1,17 @@
 """Tables of what users would run instead: large models, dynamax's own and nonlinear ones, from records of `profiling.peers`."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fastscan.profiling.measure.rows import newest_record, read_record
 from fastscan.profiling.peers.large import OURS, PLAIN
 
 NONE = "Not measured yet."
+Record = list[dict[str, str]]
+"""A record's rows, by the names of columns."""
+Cells = Iterator[tuple[str, ...]]
+"""The cells of a table's rows."""
 
 
 def large_table(records: Path) -> str:
@@ -41,19 +45,28 @@ def _ms(seconds: float) -> str:
 
 def adopted_table(records: Path) -> str:
     """Makes the table of calls under adoption, likewise."""
-    path = newest_record(records, "adopted")
+    columns = "call", "dynamax", "adopted", "speed-up", "first call: dynamax", "adopted"
+    return _table(records, "adopted", columns, _adopted)
+
+
+def nonlinear_table(records: Path) -> str:
+    """Makes the table of nonlinear models, likewise: warm calls and first ones, of float32."""
+    return _table(records, "nonlinear", ("work", "by", "a call", "the first"), _nonlinear, " float32.")
+
+
+def moseq_table(records: Path) -> str:
+    """Makes the table of jax-moseq's steps, likewise: of float32."""
+    return _table(records, "moseq", ("work", "by", "a call", "compiled in", "temporary memory"), _moseq, " float32.")
+
+
+def _table(records: Path, kind: str, columns: tuple[str, ...], cells: Callable[[Record], Cells], told: str = "") -> str:
+    """Makes a table of the newest record of a kind, from the cells of its rows, below what it was measured on."""
+    path = newest_record(records, kind)
     if path is None:
         return NONE
     _, measured_on, rows = read_record(path)
-    return "\n".join(
-        [
-            f"{measured_on}.",
-            "",
-            "| call | dynamax | adopted | speed-up | first call: dynamax | adopted |",
-            "|---|---|---|---|---|---|",
-            *(f"| {' | '.join(cells)} |" for cells in _adopted(rows)),
-        ]
-    )
+    head, *lines = (f"| {' | '.join(line)} |" for line in (columns, *cells(rows)))
+    return "\n".join([f"{measured_on}.{told}", "", head, "|" + "---|" * len(columns), *lines])
 
 
 ADOPTED_FIRST = {
@@ -72,28 +85,7 @@ def adopted_first(records: Path) -> list[str]:
     return [f"| {ADOPTED_FIRST[name]} | {ours} | {theirs} | {ratio} |" for name, (_, theirs, ours, ratio, *_) in told.items()]
 
 
-def moseq_table(records: Path) -> str:
-    """Makes the table of jax-moseq's steps, likewise."""
-    path = newest_record(records, "moseq")
-    if path is None:
-        return NONE
-    _, measured_on, rows = read_record(path)
-    cells = (
-        (x["work"], x["who"], _told(float(x["seconds"])), _told(float(x["compiled"])), f"{1e-6 * float(x['temporary']):.3g} MB")
-        for x in rows
-    )
-    return "\n".join(
-        [
-            f"{measured_on}. float32.",
-            "",
-            "| work | by | a call | compiled in | temporary memory |",
-            "|---|---|---|---|---|",
-            *(f"| {' | '.join(of_row)} |" for of_row in cells),
-        ]
-    )
-
-
-def _adopted(rows: list[dict[str, str]]) -> Iterator[tuple[str, ...]]:
+def _adopted(rows: Record) -> Cells:
     for row in rows:
         theirs, ours, first_theirs, first = (float(row[k]) for k in ("dynamax", "ours", "dynamax_first", "first"))
         ratio = theirs / ours
@@ -101,22 +93,15 @@ def _adopted(rows: list[dict[str, str]]) -> Iterator[tuple[str, ...]]:
         yield row["name"], _told(theirs), _told(ours), told, _told(first_theirs), _told(first)
 
 
-def nonlinear_table(records: Path) -> str:
-    """Makes the table of nonlinear models, likewise: warm calls and first ones."""
-    path = newest_record(records, "nonlinear")
-    if path is None:
-        return NONE
-    _, measured_on, rows = read_record(path)
-    cells = ((row["work"], row["who"], _told(float(row["seconds"])), _told(float(row["first"]))) for row in rows)
-    return "\n".join(
-        [
-            f"{measured_on}. float32.",
-            "",
-            "| work | by | a call | the first |",
-            "|---|---|---|---|",
-            *(f"| {' | '.join(of_row)} |" for of_row in cells),
-        ]
-    )
+def _nonlinear(rows: Record) -> Cells:
+    for row in rows:
+        yield row["work"], row["who"], _told(float(row["seconds"])), _told(float(row["first"]))
+
+
+def _moseq(rows: Record) -> Cells:
+    for row in rows:
+        seconds, compiled, temporary = (float(row[k]) for k in ("seconds", "compiled", "temporary"))
+        yield row["work"], row["who"], _told(seconds), _told(compiled), f"{1e-6 * temporary:.3g} MB"
 
 
 def _told(seconds: float) -> str:

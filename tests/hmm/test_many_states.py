@@ -99,13 +99,13 @@ def test_transformations():
     close(one_by_one[0][1] * A, textbook(initial, A, ll).pairs.sum(0), 1e-5)
 
 
+UNIFORM = np.full(18, 1 / 18)
 IN_TURN = {
-    "smoother": lambda A, ll, **how: hmm_smoother(jnp.ones(K_IN_TURN) / K_IN_TURN, A, ll, **how),
-    "mode": lambda A, ll, **how: hmm_posterior_mode(jnp.ones(K_IN_TURN) / K_IN_TURN, A, ll, **how),
-    "sampler": lambda A, ll, **how: hmm_posterior_sample(KEY, jnp.ones(K_IN_TURN) / K_IN_TURN, A, ll, **how),
-    "gradient": lambda A, ll, **how: jax.grad(lambda A: hmm_marginal_loglik(jnp.ones(K_IN_TURN) / K_IN_TURN, A, ll, **how))(A),
+    "smoother": lambda A, ll, **how: hmm_smoother(UNIFORM, A, ll, **how),
+    "mode": lambda A, ll, **how: hmm_posterior_mode(UNIFORM, A, ll, **how),
+    "sampler": lambda A, ll, **how: hmm_posterior_sample(KEY, UNIFORM, A, ll, **how),
+    "gradient": lambda A, ll, **how: jax.grad(lambda A: hmm_marginal_loglik(UNIFORM, A, ll, **how))(A),
 }
-K_IN_TURN = 18
 
 
 @pytest.mark.parametrize("name", IN_TURN)
@@ -113,14 +113,16 @@ K_IN_TURN = 18
 def test_sequences_run_in_turn(name, tables):
     """With weights of their own, or from a table that they share: results are those of each alone."""
     with jax.enable_x64(True):
-        models = [random_model(seed, 12, K_IN_TURN, zeros=0.1) for seed in range(3)]
+        models = [random_model(seed, 12, len(UNIFORM), zeros=0.1) for seed in range(3)]
         A, ll = (jnp.stack([model[part] for model in models]) for part in (1, 2))
         index = jnp.asarray(np.random.default_rng(0).integers(0, 3, (3, 11)))
         family = {"mode": "hmm_mode", "sampler": "hmm_sample"}.get(name, "hmm")
-        assert choose(None, T=12, B=3, D=K_IN_TURN, dtype="float64", family=family, device="cpu").plan.in_turn
+        assert choose(None, T=12, B=3, D=len(UNIFORM), dtype="float64", family=family, device="cpu").plan.in_turn
 
         def run(own, ll, **how):
-            return IN_TURN[name](Regimes(A, own) if tables and name != "gradient" else A[0] if tables else own, ll, **how)
+            if tables:
+                own = A[0] if name == "gradient" else Regimes(A, own)
+            return IN_TURN[name](own, ll, **how)
 
         together = jax.jit(jax.vmap(run))(index if tables else A, ll)
         for k in range(3):
