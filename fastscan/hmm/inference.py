@@ -15,6 +15,7 @@ from fastscan.functions import written_for
 from fastscan.hmm.check import CheckedHMM
 from fastscan.hmm.layout import Scales, log_series, relative_matrices, scaled_series, unscaled_loglik
 from fastscan.kernels.algebra import UNROLLED_TERMS
+from fastscan.kernels.arrays import matmul
 from fastscan.kernels.hmm import counts
 from fastscan.kernels.hmm import passes as hmm_passes
 from fastscan.kernels.hmm.filtering import FilteredStates
@@ -133,7 +134,7 @@ def _moved(A: Any, probs: jax.Array) -> jax.Array:
     """Multiplies weights (B, T, K) by transition weights."""
     if is_table(A):
         return over_rows(lambda M, p: (M * p).sum(0, keepdims=True), A, probs[..., None])[..., 0, :]
-    return (probs[:, :, None] @ A)[..., 0, :]
+    return matmul(probs[:, :, None], A)[..., 0, :]
 
 
 def _rows(how: How, count: jax.Array | None) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.flatten_util import ravel_pytree
 
 from fastscan.lds import InitialPotential, NodePotential, PairPotential, lds_inference
 
@@ -54,12 +55,13 @@ def fixed_point_change(move: Callable[[Any], Any], point: Any, brought: Any) -> 
         point: where it is zero.
         brought: the change of the move.
     """
-    leaf, *_ = jax.tree.leaves(point)
-    tol = float(jnp.finfo(leaf.dtype).eps) ** (2 / 3)
-    _, own = jax.linearize(move, point)
+    start, tree_of = ravel_pytree(point)  # one vector: `custom_linear_solve` has no transpose where a leaf's change is constant
+    value, _ = ravel_pytree(jax.tree.map(jnp.negative, brought))
+    tol = float(jnp.finfo(start.dtype).eps) ** (2 / 3)
+    _, own = jax.linearize(lambda x: ravel_pytree(move(tree_of(x)))[0], start)
 
     def by_gmres(function: Callable, value: Any) -> Any:
         gmres = jax.scipy.sparse.linalg.gmres
         return gmres(function, value, tol=tol, restart=20, maxiter=5, solve_method="incremental")[0]
 
-    return lax.custom_linear_solve(own, jax.tree.map(jnp.negative, brought), by_gmres, by_gmres)
+    return tree_of(lax.custom_linear_solve(own, value, by_gmres, by_gmres))

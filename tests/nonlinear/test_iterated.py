@@ -182,6 +182,23 @@ def test_implicit_gradients(unscented):
         close(jax.jit(jax.vmap(jax.grad(total)))(jnp.stack([a, 0.9 * a]))[0], gradient, 1e-8)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("function", [iterated_extended_kalman_smoother, iterated_unscented_kalman_smoother])
+def test_gradients_of_emissions_alone(function):
+    """Which move no covariance of a linearised model: beside central differences, and under `vmap`."""
+    params, ys, _, _ = problem(5)
+    weights = np.random.default_rng(1).normal(size=ys.shape)
+
+    def total(ys):
+        out = function(params, ys, num_iter=200, tol=1e-12)
+        return out.marginal_loglik + (weights * out.smoothed_means).sum() + out.smoothed_covariances.sum()
+
+    value = jax.jit(total)
+    numeric = [(value(ys + e) - value(ys - e)) / 2e-5 for e in 1e-5 * np.eye(ys.size).reshape(-1, *ys.shape)]
+    gradients = jax.jit(jax.vmap(jax.grad(total)))(jnp.stack([ys, 0.9 * ys]))
+    close(gradients[0].ravel(), numeric, 1e-6)
+
+
 def test_damping():
     """Whole steps go back and forth between the sides of a mode; damped ones reach it, from far away."""
     params, ys, us, twin = problem(11, varying=True, seed=7)
