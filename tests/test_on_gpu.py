@@ -86,12 +86,15 @@ def test_samples_and_likelihoods():
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("T", "B"), [(1, 1), (2, 3), (31, 1), (99_991, 1), (1_000, 1_024)])
 def test_values_and_gradients(T, B, dtype):
-    """Of a log-likelihood, with respect to all parameters and the data; sums over time of terms of either sign."""
-    params = tracking_params()
+    """Of a log-likelihood, with respect to all parameters and the data; sums over time of terms of either sign.
+
+    The model is stable: a walk leaves float32 behind, whose rounding of emissions of 1e6 is as large as their noise.
+    """
+    params = random_params(4, 4, 2)
     y = series(params, T, B, gaps=T > 20)
     wanted = value_and_gradient(params, y, "chunked")
     given = value_and_gradient(cast(params, dtype), y.astype(dtype), "pallas")
-    tolerance = {"float32": 1e-2, "float64": 1e-7}[dtype]
+    tolerance = {"float32": 1e-3, "float64": 1e-7}[dtype]
     for g, w in zip(jax.tree.leaves(given), jax.tree.leaves(wanted), strict=True):
         g, w = np.asarray(g, np.float64), np.asarray(w)
         assert np.all(np.isfinite(g))
