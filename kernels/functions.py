@@ -51,7 +51,7 @@ class Function:
 
 @dataclasses.dataclass(frozen=True)
 class Changed:
-    """A function of whose values another function of arrays, which keeps their shape, makes its own."""
+    """A function of whose values another function of arrays makes its own."""
 
     function: "Function | Changed"
     change: Callable[[Any], Any]
@@ -60,7 +60,16 @@ class Changed:
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of what it returns."""
-        return self.function.shape
+        return self._form.shape
+
+    @property
+    def dtype(self) -> Any:
+        """The type of its entries."""
+        return self._form.dtype
+
+    @property
+    def _form(self) -> Any:
+        return jax.eval_shape(self.change, jax.ShapeDtypeStruct(self.function.shape, self.function.dtype))
 
     def __call__(self, constants: tuple[Any, ...], t: Any) -> jax.Array:
         """Computes the value at t."""
@@ -76,6 +85,31 @@ def traced(function: Callable[..., Any], *given: Any) -> tuple[Function, tuple[A
     if jaxpr.effects or jax.tree.structure(form) != jax.tree.structure(0):
         return None
     return Function(jaxpr), tuple(closed.consts)
+
+
+def looked_up(function: Function) -> tuple[int, Function] | None:
+    """Returns which constant a function reads one entry of, on the first axis, and the function of that entry's number, which
+    `lax.dynamic_slice` clamps; None of a function that does anything else.
+    """
+    jaxpr = function._jaxpr
+    made = {x: e for e in jaxpr.eqns for x in e.outvars}
+    (out,) = jaxpr.outvars
+    while (e := _maker(made, out)) and e.primitive.name in ("squeeze", "reshape"):
+        out = e.invars[0]
+    if e is None or e.primitive.name != "dynamic_slice":
+        return None
+    table, number, *_ = e.invars
+    shape = table.aval.shape[1:]
+    whole = e.params["slice_sizes"] == (1, *shape) and shape == function.shape
+    if not whole or hasattr(number, "val") or table not in jaxpr.constvars:
+        return None
+    before = jaxpr.eqns[: jaxpr.eqns.index(e)]
+    return jaxpr.constvars.index(table), Function(jaxpr.replace(eqns=before, outvars=[number]))
+
+
+def _maker(made: dict[Any, Any], x: Any) -> Any:
+    """Returns the equation that makes a variable; None of what is given."""
+    return None if hasattr(x, "val") else made.get(x)
 
 
 SMALL, FEW = 1_024, 64

@@ -96,7 +96,9 @@ def check_transitions(matrix: Any, called: bool, B: int | None, T: int, K: int, 
         if matrix.function.shape != (K, K):
             raise ShapeError(f"transition_fn: shape {matrix.function.shape} returned, wanted {(K, K)}.")
         return matrix.replaced(dtype=dtype)
-    if called:
+    if called and isinstance(matrix, Regimes) and matrix.values.shape[1:] != (K, K):
+        raise ShapeError(f"transition_fn: shape {matrix.values.shape[1:]} returned, wanted {(K, K)}.")
+    if called and not isinstance(matrix, Regimes):
         return _checked("transition_fn", matrix, dtype, [(T - 1, K, K)])[None]
     if matrix is None:
         raise ValueError("transition_matrix: None given and no transition_fn; wanted one of the two.")

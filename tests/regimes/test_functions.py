@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fastscan import (
+    Regimes,
     functions,
     lgssm_filter,
     lgssm_forecast,
@@ -19,6 +20,7 @@ from fastscan import (
     lgssm_smoother,
 )
 from fastscan.kernels.functions import traced
+from fastscan.kernels.lgssm import in_blocks
 from fastscan.kernels.tables import Computed
 from fastscan.lgssm import api
 from fastscan.lgssm.timing import plain_params
@@ -35,12 +37,17 @@ def however_short(monkeypatch):
     monkeypatch.setattr(functions, "SMALLER", 0)
 
 
+def weight(values, k):
+    return 1 - 0.1 * (k % 2).astype(values.dtype)
+
+
 def of_time(values, z):
-    return lambda t: values[z[t]]
+    """No mere look-up, which would become `Regimes`."""
+    return lambda t: values[z[t]] * weight(values, z[t])
 
 
 def arrays(values, z):
-    return values[z]
+    return values[z] * weight(values, z)[:, None, None]
 
 
 @functools.cache
@@ -174,7 +181,7 @@ def test_vmap_and_jit(mapped):
 @pytest.mark.parametrize("length", [17, pytest.param(16, marks=pytest.mark.slow)])
 def test_departure_moves_rows(length):
     (values, rest), (z, y) = model(9, 2), data(17, 2)
-    F, Q, H = (x[z] for x in values)
+    F, Q, H = (arrays(x, z) for x in values)
     moved = rest._replace(
         dynamics=rest.dynamics._replace(weights=F[:length], cov=Q[:length]), emissions=rest.emissions._replace(weights=H)
     )
@@ -213,6 +220,8 @@ LONG = 1000
 @pytest.mark.parametrize("function", [lgssm_marginal_loglik, samples, joint, "gradient"])
 def test_nothing_with_a_matrix_a_step(function, D, monkeypatch):
     monkeypatch.undo()  # as it is for those who call
+    monkeypatch.setattr(in_blocks, "KEPT_BYTES", 0)
+    jax.clear_caches()
     (values, rest), (z, y) = model(D, 4), data(LONG, 4)
     options = {} if function is joint else {"missing": False}
 
@@ -315,3 +324,36 @@ def test_what_stays_a_table(monkeypatch):
     ragged = rest._replace(dynamics=rest.dynamics._replace(cov=of_time(jnp.ones((R, 9, 10)), zs)))
     with pytest.raises(ValueError, match=r"dynamics.cov: shape \(1000, 9, 10\) given, wanted \(9, 9\) or \(1000, 9, 9\)"):
         lgssm_filter(ragged, jnp.ones((LONG, 2)))
+
+
+@pytest.mark.parametrize("shift", [0, -3, 2])
+def test_a_look_up_becomes_regimes(shift):
+    """Numbers are those that indexing reads: from the end if they are negative, and no further than a table's ends."""
+    (values, rest), (z, y) = model(9, 2), data(17, 2)
+    given = [lambda t, x=x: x[z[t] + shift] for x in values[:2]]
+    made = rest._replace(dynamics=rest.dynamics._replace(weights=given[0], cov=given[1]))
+    for name in ("weights", "cov"):
+        assert isinstance(getattr(plain_params(made, 17).dynamics, name), Regimes)
+    numbers = np.clip(np.where(z + shift < 0, z + shift + R, z + shift), 0, R - 1)
+    wanted = made._replace(dynamics=made.dynamics._replace(weights=values[0][numbers], cov=values[1][numbers]))
+    same(lgssm_filter(made, y), lgssm_filter(wanted, y))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda values, z: lambda t: values[0][z[t]].T,
+        lambda values, z: lambda t: values[0][z[t]] + values[1][z[t]],
+        lambda values, z: lambda t: jnp.concatenate([values[0], values[0]], 1)[z[t], :9],
+        lambda values, z: lambda t: jnp.concatenate([values[0], values[0]], 1)[z[t], 9:],
+        lambda values, z: lambda t: jnp.where(t < 5, values[0][z[t]], values[0][0]),
+    ],
+)
+def test_other_functions_of_a_table_are_no_look_up(function):
+    (values, rest), (z, y) = model(9, 2), data(17, 2)
+    of = function(tuple(0.5 * x for x in values), z)
+    made, wanted = (
+        rest._replace(dynamics=rest.dynamics._replace(weights=x, cov=values[1][0])) for x in (of, jax.vmap(of)(jnp.arange(17)))
+    )
+    assert isinstance(plain_params(made, 17).dynamics.weights, Computed)
+    same(lgssm_filter(made, y), lgssm_filter(wanted, y))
