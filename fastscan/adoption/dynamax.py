@@ -14,7 +14,6 @@ from fastscan.adoption import keys, learning
 from fastscan.adoption.answer import Answer, as_theirs, size
 from fastscan.dispatch.choice import device_kind
 from fastscan.hmm.fixed_lag import hmm_fixed_lag_smoother
-from fastscan.kernels import xla_hints
 from fastscan.types import Regimes
 
 TIMINGS = {"1.0.0": "departure", "1.0.1": "departure", "1.0.2": "departure", "1.0.3": "arrival"}
@@ -32,15 +31,12 @@ _OURS_LACK = {
 }
 
 
-MOST_VARYING = 8
-"""The most states for which ours samples within `jax.jit` on a CPU, where dynamics vary; of more, dynamax's does, but of those
-that fill a vector: ours takes up to half as long again, with less memory (``python -m fastscan.profiling moseq``)."""
+MOST_VARYING = 16
+"""The most states for which ours samples within `jax.jit` on a CPU, where dynamics vary; of more, dynamax's does: ours may take
+up to 1.8 times as long, with less memory."""
 
 _OTHER_STATES = "draws other states of a key, from the same distribution"
-_VARYING = (
-    f"within jax.jit on a CPU, of more than {MOST_VARYING} states (but 16) whose dynamics vary, dynamax's is called, which is "
-    "faster there"
-)
+_VARYING = f"within jax.jit on a CPU, of more than {MOST_VARYING} states whose dynamics vary, dynamax's is called: it is faster"
 _SHORT = "of a hundred steps or so, a call outside of jax.jit takes up to {} times as long as dynamax's"
 
 
@@ -155,8 +151,7 @@ def _theirs_is_faster(params: Any, emissions: Any) -> bool:
     F, Q = params.dynamics.weights, params.dynamics.cov
     varying = any(callable(x) or jnp.ndim(x) > 2 for x in (F, Q))
     D = jnp.shape(params.initial.mean)[-1]
-    large = D > MOST_VARYING and D != xla_hints.VECTOR
-    return varying and large and isinstance(emissions, jax.core.Tracer) and device_kind() == "cpu"
+    return varying and D > MOST_VARYING and isinstance(emissions, jax.core.Tracer) and device_kind() == "cpu"
 
 
 _RANKS = {"weights": 2, "bias": 1, "input_weights": 2, "cov": 2}

@@ -104,6 +104,10 @@ class How(NamedTuple):
     problem: Problem | None = None
     missing: bool | None = None
 
+    def of_states(self, D: int) -> "How":
+        """Returns the same for so many states."""
+        return self if self.problem is None else self._replace(problem=self.problem._replace(D=D))
+
     def of_batch(self, B: int) -> "How":
         """Returns the same for B sequences, whose matrices may differ."""
         return self if self.problem is None else self._replace(plan=self.problem._replace(shared=False).plan(B))

@@ -50,6 +50,14 @@ def in_turn(name: str, device: str, family: str, B: int, D: int, *, shared: bool
     return family in LGSSMS and not shared and (D > UNROLLED_TERMS or D == xla_hints.VECTOR)
 
 
+def width(name: str | None, device: str, family: str, D: int) -> int:
+    """Returns of how many states matrices are made where every step computes its own covariances: for the recursion on a CPU,
+    of as many as fill whole vectors.
+    """
+    narrow = family == "lgssm_varying" and xla_hints.VECTOR // 2 < D < xla_hints.VECTOR
+    return xla_hints.VECTOR if narrow and name in (None, "sequential") and hinted(device) else D
+
+
 def vectors_in_one_function(K: int) -> bool:
     """Tells whether an HMM's loop over one sequence is one function, in which vectors are multiplied."""
     return UNROLLED_TERMS < K <= VECTOR_STATES

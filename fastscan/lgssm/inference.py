@@ -27,6 +27,7 @@ from fastscan.kernels.scan.xla import OnXLA
 from fastscan.kernels.tables import is_computed, is_table, values_alone
 from fastscan.lgssm.check import Model
 from fastscan.lgssm.layout import known_terms, noise_of, rows_of, series
+from fastscan.lgssm.wide import narrowed, widened, widened_noise
 from fastscan.regimes import over_blocks, products
 from fastscan.transforms import any_missing, batch_size, in_turn, scored, transformable, under_xla
 
@@ -50,7 +51,13 @@ def _either(
 
         return _with_gaps_or_without(how, plan, model, emissions, branch)
 
-    return transformable(how, infer, count)(model, emissions, *noise)
+    out = transformable(how, infer, count)(widened(model, _states(how, model)), emissions, *noise)
+    return narrowed(out, model.F.shape[-1])
+
+
+def _states(how: How, model: Model) -> int:
+    """Returns how many states a model is run with."""
+    return model.F.shape[-1] if how.problem is None else how.problem.D
 
 
 def _plan_without_gaps(how: How, plan: Plan, model: Model, B: int) -> Plan:
@@ -125,7 +132,8 @@ def _reported(
             how, plan, *given, lambda missing: in_turn(plan, functools.partial(score, score_plan, missing), *given)
         )
 
-    return scored(transformable(how.of_batch(len(densities)), of_given), densities.sum(-1), (model, emissions))
+    as_wide = how.of_states(model.F.shape[-1]).of_batch(len(densities))  # as the model is: wider matrices are no gain there
+    return scored(transformable(as_wide, of_given), densities.sum(-1), (model, emissions))
 
 
 def _score_plan(plan: Plan, model: Model, emissions: jax.Array) -> Plan:
@@ -163,7 +171,8 @@ def score(plan: Plan, missing: bool, model: Model, emissions: jax.Array) -> tupl
 @functools.partial(jax.jit, static_argnames="how")
 def sample_states(model: Model, emissions: jax.Array, noise: jax.Array, jitter: jax.Array, how: How) -> jax.Array:
     """Draws states (B, T, D, 1) given the emissions, from standard normal noise (B, T, D)."""
-    return _either(how, model, emissions, passes.sample, noise[..., None], jitter.reshape(1, 1, 1, 1))
+    noise = widened_noise(noise[..., None], _states(how, model))
+    return _either(how, model, emissions, passes.sample, noise, jitter.reshape(1, 1, 1, 1))
 
 
 @functools.partial(jax.jit, static_argnames="how")

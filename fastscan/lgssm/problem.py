@@ -3,7 +3,8 @@
 import jax
 
 from fastscan import lengths
-from fastscan.dispatch.choice import How, Problem
+from fastscan.dispatch import large
+from fastscan.dispatch.choice import How, Problem, device_kind
 from fastscan.kernels.tables import Computed
 from fastscan.lgssm.check import Model, Sizes, check_emission_dim, check_emissions, check_model
 from fastscan.types import ParamsLGSSM
@@ -17,7 +18,7 @@ def prepare(
     implementation: str | None,
     count: jax.Array | None = None,
 ) -> tuple[Model, jax.Array, Sizes, How]:
-    """Returns the checked model, the emissions as (B, T, m), the sizes, and how to run them."""
+    """Returns the checked model, the emissions as (B, T, m), the sizes, and how to run them, which may be in wider matrices."""
     check_emissions(emissions)
     batch = emissions.shape[0] if emissions.ndim == 3 else None
     model, sizes = check_model(params, emissions.shape[-2], batch, emissions.dtype, inputs)
@@ -30,7 +31,7 @@ def prepare(
     problem = Problem(
         implementation,
         sizes.T,
-        sizes.D,
+        large.width(implementation, device_kind(), family, sizes.D),
         sizes.m,
         str(emissions.dtype),
         family,

@@ -24,10 +24,18 @@ from fastscan.kernels.scan.recurrence import Recurrence
 from fastscan.kernels.scan.xla import OnXLA, where
 from fastscan.kernels.tables import Computed, Table, add_to, has_tables, is_computed, look_up, scanned
 
+KEPT_BYTES = 8 << 20
+"""The most memory that a matrix a row may take in a sampler."""
+
 
 def applies(plan: Plan, rows: FilterInputs) -> bool:
     """Tells whether a plan has one chunk, under XLA, and rows take matrices from tables."""
     return plan.launch is None and plan.chunks == 1 and plan.steps > 0 and has_tables(rows)
+
+
+def fits(plan: Plan, state: Gaussian) -> bool:
+    """Tells whether a matrix a row takes so little memory that it is kept, and no row is filtered twice."""
+    return plan.steps * state.cov.size * state.cov.dtype.itemsize <= KEPT_BYTES
 
 
 class Blocks(NamedTuple):

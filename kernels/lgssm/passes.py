@@ -141,7 +141,7 @@ def sample(plan: Plan, series: Series, noise: jax.Array, jitter: jax.Array) -> j
     def draw(last: Gaussian) -> jax.Array:
         return as_lanes(by.each_row("draw", color, (as_rows(last.cov), noise[:, -1:])))
 
-    if in_blocks.applies(plan, series.rows):
+    if in_blocks.applies(plan, series.rows) and not in_blocks.fits(plan, initial):
         return in_blocks.sample(plan, initial, params, rows, draw)
     room = SamplerMap(deviation=False, mean=True)
     last, (maps, means) = driver.run(plan, FILTER_FOR_SAMPLING, params, initial, rows, room=room)

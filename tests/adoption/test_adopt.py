@@ -293,7 +293,7 @@ def test_progress_is_shown_as_before(adopted, capsys):
 
 
 @pytest.mark.parametrize(
-    ("states", "varying", "jitted"), [(9, True, True), (9, True, False), (9, False, True), (8, True, True), (16, True, True)]
+    ("states", "varying", "jitted"), [(17, True, True), (17, True, False), (17, False, True), (16, True, True)]
 )
 def test_dynamax_samples_where_it_is_faster(states, varying, jitted):
     """The same states of a key, whoever draws them; by a function of ours in the text it is told who did."""
@@ -309,10 +309,10 @@ def test_dynamax_samples_where_it_is_faster(states, varying, jitted):
         return lgssm.lgssm_posterior_sample(KEY, model, y)
 
     with adopt() as adoption:
-        assert "lgssm_posterior_sample: within jax.jit on a CPU, of more than 8" in str(adoption)
+        assert "lgssm_posterior_sample: within jax.jit on a CPU, of more than 16" in str(adoption)
         text = str(jax.make_jaxpr(lambda y: sample(y))(y))
         found = jax.jit(lambda y: sample(y))(y) if jitted else sample(y)
-    assert ("name=_sample" in text) != (varying and states == 9)
+    assert ("name=_sample" in text) != (varying and states == 17)
     same(found, sample(y), 1e-6)
 
 

@@ -18,6 +18,7 @@ from fastscan import (
     lgssm_posterior_sample,
     lgssm_smoother,
 )
+from fastscan.kernels.lgssm import in_blocks
 from programs.arrays_made import large_arrays
 
 T, R, D, M, U, B = 400, 3, 5, 4, 4, 2
@@ -68,6 +69,16 @@ def joint(values, index, _, **options):
     return lgssm_joint_sample(model(values, index), KEY, T, INPUTS, **options)
 
 
+@pytest.fixture
+def nothing_kept(monkeypatch):
+    """Samplers keep no matrix a row, however few bytes it takes."""
+    monkeypatch.setattr(in_blocks, "KEPT_BYTES", 0)
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+@pytest.mark.usefixtures("nothing_kept")
 @pytest.mark.parametrize("values", [VALUES, FULL], ids=["diagonal", "full"])
 @pytest.mark.parametrize("function", [loglik, sample, gradient, joint])
 def test_nothing_with_a_matrix_a_step(function, values):
@@ -108,3 +119,20 @@ def test_such_arrays_are_found():
 
     assert large(written_out, Y)
     assert large(written_out, Y, looked_up=True)
+
+
+@pytest.mark.parametrize("steps", [2, 17])
+def test_samples_are_those_of_kept_matrices(request, steps):
+    """Rows that are filtered again give the same states as rows whose maps were kept."""
+
+    index, y = STEPS[:steps], np.random.default_rng(0).normal(size=(steps, M))
+
+    def states():
+        one, batch = model(VALUES, index), model(VALUES, np.stack([index, index[::-1]]))
+        given = (one, y), (batch, np.stack([y, -y]))
+        return [lgssm_posterior_sample(KEY, *x, INPUTS[:steps]) for x in given]
+
+    kept = states()
+    request.getfixturevalue("nothing_kept")
+    for x, wanted in zip(states(), kept, strict=True):
+        np.testing.assert_allclose(x, wanted, rtol=1e-9, atol=1e-9)
