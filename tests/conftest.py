@@ -10,8 +10,9 @@ from fastscan.dispatch import crossovers
 jax.config.update("jax_enable_x64", True)
 
 SLOW = frozenset(Path(__file__).with_name("slow.txt").read_text().splitlines())
-"""Tests that took five seconds or more, by ``pytest --durations``, of a suite that has to be over in minutes. They are marked
-slow here, as most are only some of a test's parameters; others say it themselves."""
+"""Tests that took three seconds or more, by ``pytest --durations`` beside other work, of a suite that has to be over in ten
+minutes; but of every function one set of parameters stays that takes less than eight. They are marked slow here, as most are
+only some of a test's parameters; others say it themselves."""
 MAPPINGS = Path("/proc/self/maps")
 ENOUGH = 20_000  # of the 65,530 that Linux gives a process; every compiled program takes a few
 

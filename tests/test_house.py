@@ -336,3 +336,10 @@ def test_a_source_distribution_holds_what_its_tests_need(monkeypatch):
     assert wanted | {"README.md", "CHANGELOG.md", "tests/slow.txt", ".ci/gpu"} <= set(held)
     assert {f"{folder}/README.md" for folder in ("fastscan", "kernels", "profiling")} <= set(held)
     assert not [name for name in held if "__pycache__" in name]
+
+
+def test_slow_tests_exist():
+    """Names of tests that were renamed would slow a suite down unnoticed."""
+    for line in (ROOT / "tests/slow.txt").read_text().splitlines():
+        path, name = line.split("::")
+        assert f"def {name.partition('[')[0]}(" in (ROOT / "tests" / path).read_text(), line
