@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from fastscan import hmm as our_hmm
 from fastscan import lgssm as our_lgssm
+from fastscan.adoption import emissions as their_emissions
 from fastscan.adoption import keys, learning
 from fastscan.adoption.answer import Answer, as_theirs, size
 from fastscan.dispatch.choice import device_kind
@@ -80,6 +81,9 @@ def answers() -> tuple[list[Answer], dict[str, str]]:
         Answer(parallel_hmm, "hmm_smoother", of_hmm.parallel_smoother),
         Answer(parallel_hmm, "hmm_posterior_sample", of_hmm.parallel_posterior_sample, _OTHER_STATES),
     ]
+    of_emissions = their_emissions.owner()
+    logliks = their_emissions.answer_logliks(of_emissions._compute_conditional_logliks)
+    found.append(Answer(of_emissions, "_compute_conditional_logliks", logliks))
     ssm = module("dynamax.ssm").SSM
     kept = {f"{m}.{name}": "fastscan has none" for m, names in _OURS_LACK.items() for name in names if _has(m, name)}
     of_nonlinear = nonlinear.answers(*(module(f"dynamax.nonlinear_gaussian_ssm.inference_{name}") for name in ("ekf", "ukf")))

@@ -17,15 +17,13 @@ from fastscan.lgssm.check import Model
 
 @dataclasses.dataclass(frozen=True)
 class _Widen:
-    """Adds rows and columns of zeros to matrices (..., n, p); to covariances variances of 1."""
+    """Adds rows and columns of zeros to matrices (..., n, p), and to covariances variances of 1."""
 
     rows: int = 0
     columns: int = 0
     covariance: bool = False
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        if not (self.rows or self.columns):
-            return x
         n = x.shape[-1]
         x = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, self.rows), (0, self.columns)])
         return x + jnp.asarray(np.diag(np.arange(n + self.columns) >= n), x.dtype) if self.covariance else x
@@ -34,6 +32,8 @@ class _Widen:
 def widened(model: Model, D: int) -> Model:
     """Returns the model with so many states, in all."""
     more = D - model.F.shape[-1]
+    if not more:
+        return model
     vector, covariance = _Widen(more), _Widen(more, more, covariance=True)
     changes = {
         "initial_mean": vector,

@@ -1,0 +1,56 @@
+"""Log-likelihoods of dynamax's Gaussian emissions: every state's covariance is factored once, not solved with at every step."""
+
+import importlib
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fastscan.kernels.arrays import matmul
+
+_MODELS = "dynamax.hidden_markov_model.models"
+
+
+def owner() -> Any:
+    """Returns dynamax's class whose `_compute_conditional_logliks` all emissions inherit."""
+    return importlib.import_module(f"{_MODELS}.abstractions").HMMEmissions
+
+
+def answer_logliks(original: Callable) -> Callable:
+    """Makes a method from dynamax's, which it calls for emissions that are not Gaussian with full covariances."""
+    gaussian = importlib.import_module(f"{_MODELS}.gaussian_hmm").GaussianHMMEmissions.distribution
+    regression = importlib.import_module(f"{_MODELS}.linreg_hmm").LinearRegressionHMMEmissions.distribution
+
+    def compute_conditional_logliks(self: Any, params: Any, emissions: Any, inputs: Any = None) -> Any:
+        distribution = type(self).distribution  # that of a user's own class is the user's
+        if distribution is gaussian:
+            return _logliks(emissions, params.means, params.covs)
+        if distribution is regression and inputs is not None:
+            return _logliks(emissions, params.biases, params.covs, params.weights, inputs)
+        return original(self, params, emissions, inputs)
+
+    return compute_conditional_logliks
+
+
+@jax.jit
+def _logliks(emissions: Any, means: Any, covs: Any, weights: Any = None, inputs: Any = None) -> jax.Array:
+    """Computes the log densities (T, K) of emissions (T, m) under K Gaussians, whose means may move with inputs (T, p).
+
+    Args:
+        emissions: (T, m).
+        means: (K, m), without inputs.
+        covs: (K, m, m).
+        weights: (K, m, p) of the inputs, or None.
+        inputs: (T, p), or None.
+    """
+    root = jnp.linalg.cholesky(covs)
+    m = root.shape[-1]
+    whiten = jax.scipy.linalg.solve_triangular(root, jnp.broadcast_to(jnp.eye(m, dtype=root.dtype), root.shape), lower=True)
+    apart = emissions.T - means[..., None]  # (K, m, T)
+    if weights is not None:
+        apart = apart - matmul(weights, inputs.T)
+    squares = (matmul(whiten, apart) ** 2).sum(1)
+    log_scale = jnp.log(jnp.diagonal(root, axis1=1, axis2=2)).sum(1) + 0.5 * m * math.log(2 * math.pi)
+    return (-0.5 * squares - log_scale[:, None]).T
