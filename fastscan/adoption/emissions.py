@@ -45,12 +45,10 @@ def _logliks(emissions: Any, means: Any, covs: Any, weights: Any = None, inputs:
         weights: (K, m, p) of the inputs, or None.
         inputs: (T, p), or None.
     """
-    root = jnp.linalg.cholesky(covs)
-    m = root.shape[-1]
-    whiten = jax.scipy.linalg.solve_triangular(root, jnp.broadcast_to(jnp.eye(m, dtype=root.dtype), root.shape), lower=True)
+    root = jax.lax.linalg.cholesky(covs, symmetrize_input=False)
     apart = emissions.T - means[..., None]  # (K, m, T)
     if weights is not None:
         apart = apart - matmul(weights, inputs.T)
-    squares = (matmul(whiten, apart) ** 2).sum(1)
-    log_scale = jnp.log(jnp.diagonal(root, axis1=1, axis2=2)).sum(1) + 0.5 * m * math.log(2 * math.pi)
+    squares = (jax.scipy.linalg.solve_triangular(root, apart, lower=True) ** 2).sum(1)
+    log_scale = jnp.log(jnp.diagonal(root, axis1=1, axis2=2)).sum(1) + 0.5 * root.shape[-1] * math.log(2 * math.pi)
     return (-0.5 * squares - log_scale[:, None]).T
