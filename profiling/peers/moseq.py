@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, cast
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +19,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-import fastscan
-from fastscan.adoption import dynamax
 from fastscan.profiling.measure.machine import describe, version
 from fastscan.profiling.measure.rows import write_record
 from fastscan.profiling.measure.timing import median_seconds
+from fastscan.profiling.peers.adopted import all_ours
 
 CONTINUOUS = ((12, 16, 25, 4, 5_000), (30, 16, 100, 2, 2_000))
 """D, m, K, recordings, T: a published analysis, and jax-moseq's default sizes."""
@@ -89,7 +87,7 @@ def run_moseq(folder: Path, only: str = "") -> list[Timed]:
     found = []
     for work, who, make in calls():
         if only in work:
-            with _adopted() if who == OURS else contextlib.nullcontext():
+            with all_ours("jax_moseq") if who == OURS else contextlib.nullcontext():
                 found.append(Timed(work, who, *_timed(*make())))
     path = folder / time.strftime("%Y-%m-%d-%H%M-moseq.csv")
     about = describe("python -m fastscan.profiling moseq") | {name: version(name) for name in ("dynamax", "jax_moseq")}
@@ -100,13 +98,6 @@ def run_moseq(folder: Path, only: str = "") -> list[Timed]:
     Console(width=130).print(table)
     print(f"record: {path}")
     return found
-
-
-@contextlib.contextmanager
-def _adopted() -> Iterator[None]:
-    """Has ours draw all samples, also those that dynamax draws faster, which adoption leaves to it."""
-    with mock.patch.object(dynamax, "MOST_VARYING", np.inf), fastscan.adopt("jax_moseq"):
-        yield
 
 
 def _timed(function: Callable, arguments: tuple) -> tuple[float, float, float]:
