@@ -10,9 +10,9 @@ import jax.numpy as jnp
 
 from fastscan import hmm as our_hmm
 from fastscan import lgssm as our_lgssm
-from fastscan.adoption import emissions as their_emissions
 from fastscan.adoption import keys, learning
 from fastscan.adoption.answer import Answer, as_theirs, size
+from fastscan.adoption.emissions import answer_logliks
 from fastscan.dispatch.choice import device_kind
 from fastscan.hmm.fixed_lag import hmm_fixed_lag_smoother
 from fastscan.types import Regimes
@@ -33,8 +33,8 @@ _OURS_LACK = {
 
 
 MOST_VARYING = 16
-"""The most states for which ours samples within `jax.jit` on a CPU, where dynamics vary; of more, dynamax's does: ours may take
-up to 1.8 times as long, with less memory."""
+"""The most states for which ours samples within `jax.jit` on a CPU, where dynamics vary; of more, dynamax's does, which
+takes less time (``python -m fastscan.profiling adopted``) and more memory."""
 
 _OTHER_STATES = "draws other states of a key, from the same distribution"
 _VARYING = f"within jax.jit on a CPU, of more than {MOST_VARYING} states whose dynamics vary, dynamax's is called: it is faster"
@@ -81,8 +81,9 @@ def answers() -> tuple[list[Answer], dict[str, str]]:
         Answer(parallel_hmm, "hmm_smoother", of_hmm.parallel_smoother),
         Answer(parallel_hmm, "hmm_posterior_sample", of_hmm.parallel_posterior_sample, _OTHER_STATES),
     ]
-    of_emissions = their_emissions.owner()
-    logliks = their_emissions.answer_logliks(of_emissions._compute_conditional_logliks)
+    models = module("dynamax.hidden_markov_model.models")
+    of_emissions = models.abstractions.HMMEmissions
+    logliks = answer_logliks(models, of_emissions._compute_conditional_logliks)
     found.append(Answer(of_emissions, "_compute_conditional_logliks", logliks))
     ssm = module("dynamax.ssm").SSM
     kept = {f"{m}.{name}": "fastscan has none" for m, names in _OURS_LACK.items() for name in names if _has(m, name)}

@@ -1,6 +1,5 @@
 """Log-likelihoods of dynamax's Gaussian emissions: every state's covariance is factored once, not solved with at every step."""
 
-import importlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,18 +9,16 @@ import jax.numpy as jnp
 
 from fastscan.kernels.arrays import matmul
 
-_MODELS = "dynamax.hidden_markov_model.models"
 
+def answer_logliks(models: Any, original: Callable) -> Callable:
+    """Makes a method from dynamax's, which it calls for emissions that are not Gaussian with full covariances.
 
-def owner() -> Any:
-    """Returns dynamax's class whose `_compute_conditional_logliks` all emissions inherit."""
-    return importlib.import_module(f"{_MODELS}.abstractions").HMMEmissions
-
-
-def answer_logliks(original: Callable) -> Callable:
-    """Makes a method from dynamax's, which it calls for emissions that are not Gaussian with full covariances."""
-    gaussian = importlib.import_module(f"{_MODELS}.gaussian_hmm").GaussianHMMEmissions.distribution
-    regression = importlib.import_module(f"{_MODELS}.linreg_hmm").LinearRegressionHMMEmissions.distribution
+    Args:
+        models: the package of dynamax's models.
+        original: the method `HMMEmissions._compute_conditional_logliks`.
+    """
+    gaussian = models.gaussian_hmm.GaussianHMMEmissions.distribution
+    regression = models.linreg_hmm.LinearRegressionHMMEmissions.distribution
 
     def compute_conditional_logliks(self: Any, params: Any, emissions: Any, inputs: Any = None) -> Any:
         distribution = type(self).distribution  # that of a user's own class is the user's

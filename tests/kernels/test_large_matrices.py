@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.extend.core import jaxprs_in_params
 
 import fastscan
 from fastscan.dispatch.choice import choose
@@ -18,6 +17,7 @@ from fastscan.kernels.plan import Plan
 from fastscan.lgssm.check import check_model
 from fastscan.lgssm.layout import series
 from oracles.lgssm import close, random_params, simulate, textbook
+from programs.arrays_made import equations
 
 D, M, T = 18, 4, 40
 ONES = np.ones((M, 1))
@@ -198,14 +198,6 @@ def test_a_library_gets_one_matrix_a_call():
     products = [e for e in found if e.primitive.name == "dot_general" and e.outvars[0].aval.dtype == np.float32]
     assert products
     assert all(e.params["precision"] is not None for e in products), "a GPU would round factors to ten bits"
-
-
-def equations(jaxpr):
-    """All equations of a program, those of its loops and branches too."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for inner in jaxprs_in_params(equation.params):
-            yield from equations(inner)
 
 
 def test_what_is_not_sound_is_done_otherwise():
