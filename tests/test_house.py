@@ -25,6 +25,7 @@ LAYERS = {
         {"algebra"},  # small matrices, a matrix per lane
         {"gpu"},  # what launches kernels
         {"scan"},  # what runs a recurrence, which it knows by its five functions
+        {"affine"},  # what moves by matrices, of vectors alone
         {"lgssm", "hmm", "mcmc"},  # families, which know nothing of one another
         {"lds", "converged"},  # whose states are Gaussian, too
     ),

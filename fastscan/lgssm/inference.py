@@ -15,13 +15,14 @@ from fastscan.arrays import deviation
 from fastscan.dispatch import launches
 from fastscan.dispatch.choice import How
 from fastscan.functions import written_for
+from fastscan.kernels.affine.maps import AffineMap
 from fastscan.kernels.algebra import Stacked
 from fastscan.kernels.arrays import matmul, numbers, with_numbers
 from fastscan.kernels.converged import passes
 from fastscan.kernels.lgssm.gaussian import square_root
 from fastscan.kernels.lgssm.kalman import Filtered
 from fastscan.kernels.lgssm.passes import Series, affine_states, color
-from fastscan.kernels.lgssm.smoothing import AffineMap, Smoothed, SmootherSums
+from fastscan.kernels.lgssm.smoothing import Smoothed, SmootherSums
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.scan.xla import OnXLA
 from fastscan.kernels.tables import is_computed, is_table, values_alone

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fastscan.kernels.affine.maps import AFFINE_MAPS, AffineMap
 from fastscan.kernels.algebra import eye, zeros
 from fastscan.kernels.algebra.stages import add, hadamard, matmul, matmul_add, subtract
 from fastscan.kernels.arrays import as_lanes, as_rows
 from fastscan.kernels.lgssm.gaussian import Gaussian, condition, decorrelate, log_density, moved, smoothing_gain, square_root
-from fastscan.kernels.lgssm.smoothing import AFFINE_MAPS, BACKWARD_KERNELS, AffineMap, BackwardKernel, Smoothed
+from fastscan.kernels.lgssm.smoothing import BACKWARD_KERNELS, BackwardKernel, Smoothed
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.scan import driver
 from fastscan.kernels.scan.recurrence import Recurrence, merge

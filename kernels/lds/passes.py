@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 
+from fastscan.kernels.affine.maps import AFFINE_MAPS, AffineMap
 from fastscan.kernels.arrays import as_lanes, as_rows
 from fastscan.kernels.lds.potentials import (
     PAIR_FILTER,
@@ -20,7 +21,7 @@ from fastscan.kernels.lds.potentials import (
     integral,
     moments,
 )
-from fastscan.kernels.lgssm.smoothing import AFFINE_MAPS, BACKWARD_KERNELS, AffineMap, Smoothed
+from fastscan.kernels.lgssm.smoothing import BACKWARD_KERNELS, Smoothed
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.scan import driver
 

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from fastscan.kernels.affine.maps import AffineMap
 from fastscan.kernels.algebra import eliminate, eye, mirrored, stage, symmetric, zeros
 from fastscan.kernels.algebra.stages import add, matmul, matmul_add, maximum, minimum, subtract, symmetrized, where
 from fastscan.kernels.lgssm.gaussian import Gaussian
-from fastscan.kernels.lgssm.smoothing import AffineMap, BackwardKernel
+from fastscan.kernels.lgssm.smoothing import BackwardKernel
 from fastscan.kernels.scan.recurrence import Hindsight, Recurrence, Seam, merge
 from fastscan.kernels.scan.seams import gaussians_apart
 

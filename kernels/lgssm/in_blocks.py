@@ -13,12 +13,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fastscan.kernels.affine.maps import AFFINE_MAPS, AffineMap
 from fastscan.kernels.algebra import stable_carry
 from fastscan.kernels.arrays import blank
 from fastscan.kernels.lgssm.gaussian import Gaussian
 from fastscan.kernels.lgssm.kalman import KALMAN_FILTER, FilterInputs
 from fastscan.kernels.lgssm.scoring import KALMAN_SCORE, ScoreRow, begin_scoring, nothing_shared
-from fastscan.kernels.lgssm.smoothing import AFFINE_MAPS, FILTER_FOR_SAMPLING, AffineMap, SamplerInputs, SamplerParams
+from fastscan.kernels.lgssm.smoothing import FILTER_FOR_SAMPLING, SamplerInputs, SamplerParams
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.scan.recurrence import Recurrence
 from fastscan.kernels.scan.xla import OnXLA, where

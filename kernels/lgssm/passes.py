@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from fastscan.kernels.affine.maps import AFFINE_MAPS, AffineMap
 from fastscan.kernels.arrays import as_lanes, as_rows, prepend
 from fastscan.kernels.lgssm import in_blocks, in_place
 from fastscan.kernels.lgssm.gaussian import Gaussian, Transition, square_root
@@ -25,11 +26,9 @@ from fastscan.kernels.lgssm.kalman import (
 )
 from fastscan.kernels.lgssm.scoring import KALMAN_SCORE, ScoreRow, begin_scoring, observe_back
 from fastscan.kernels.lgssm.smoothing import (
-    AFFINE_MAPS,
     FILTER_FOR_SAMPLING,
     RTS_SMOOTHER,
     RTS_SMOOTHER_CENTRAL,
-    AffineMap,
     SamplerInputs,
     SamplerMap,
     SamplerParams,

@@ -6,6 +6,7 @@ Row t holds the filtered state at t and the transition to t+1; its step takes wh
 import functools
 from typing import Any, NamedTuple
 
+from fastscan.kernels.affine.maps import AffineMap
 from fastscan.kernels.algebra import eye, mirrored, multiply_add, stage, zeros
 from fastscan.kernels.algebra.stages import matmul, matmul_add
 from fastscan.kernels.lgssm.gaussian import (
@@ -18,7 +19,7 @@ from fastscan.kernels.lgssm.gaussian import (
 )
 from fastscan.kernels.lgssm.kalman import KALMAN_FILTER, FilterInputs, observe
 from fastscan.kernels.scan.recurrence import Recurrence, Seam, merge
-from fastscan.kernels.scan.seams import gaussians_apart, vectors_apart
+from fastscan.kernels.scan.seams import gaussians_apart
 
 
 class SmootherInputs(NamedTuple):
@@ -134,13 +135,6 @@ BACKWARD_KERNELS = Recurrence(
 """Moments under kernels that are known, row by row."""
 
 
-class AffineMap(NamedTuple):
-    """z <- E z + e, for one realisation of the noise: E (D, D), e (D, 1)."""
-
-    E: Any = None
-    e: Any = None
-
-
 class SamplerInputs(NamedTuple):
     """One row of the filter, and what the sampler draws from it: standard normal ``noise`` (D, 1)."""
 
@@ -183,33 +177,6 @@ FILTER_FOR_SAMPLING = KALMAN_FILTER._replace(
 
 Samples are followed as deviations from the filtered means, which are smaller than states and so rounded less.
 """
-
-
-def _map_identity(state):
-    D = state.shape[0]
-    return AffineMap(eye(state, D), zeros(state, D, 1))
-
-
-def _map_combine(left: AffineMap, right: AffineMap) -> AffineMap:
-    return AffineMap(matmul(right.E, left.E), matmul_add(right.E, left.e, right.e))
-
-
-def _map_step(params: AffineMap, state, x: AffineMap):
-    E, e = merge(params, x)
-    state = matmul_add(E, state, e)
-    return state, state
-
-
-AFFINE_MAPS = Recurrence(
-    name="affine_maps",
-    identity=_map_identity,
-    append=lambda params, summary, x: _map_combine(summary, merge(params, x)),
-    combine=_map_combine,
-    enter=lambda state, summary: matmul_add(summary.E, state, summary.e),
-    step=_map_step,
-    seam=Seam(vectors_apart),
-)
-"""Vectors under affine maps."""
 
 
 @stage

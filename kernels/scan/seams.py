@@ -47,7 +47,8 @@ def gaussians_apart(entered: Any, left: Any) -> jax.Array:
 
 def vectors_apart(entered: jax.Array, left: jax.Array) -> jax.Array:
     """Measures how far vectors are apart. Nothing says how large a difference matters but the largest entry of any chunk."""
-    return _apart(entered, left, jnp.zeros_like(left), _largest(left)).max()
+    largest = _largest(left)
+    return _apart(entered, left, jnp.zeros_like(largest), largest).max()
 
 
 def weights_apart(entered: jax.Array, left: jax.Array) -> jax.Array:

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastscan.kernels.affine.maps import AFFINE_MAPS, AffineMap
 from fastscan.kernels.algebra import Lanes, Stacked
 from fastscan.kernels.lgssm.gaussian import Gaussian, Transition
 from fastscan.kernels.lgssm.kalman import KALMAN_FILTER, FilterInputs
-from fastscan.kernels.lgssm.smoothing import AFFINE_MAPS, RTS_SMOOTHER, AffineMap, SmootherInputs
+from fastscan.kernels.lgssm.smoothing import RTS_SMOOTHER, SmootherInputs
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.scan.driver import phases, run
 
