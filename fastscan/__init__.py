@@ -34,6 +34,7 @@ from fastscan.lgssm import (
     parallel_lgssm_smoother,
 )
 from fastscan.lgssm.forecast import lgssm_forecast, lgssm_posterior_predictive
+from fastscan.scans import NewtonScan, Recurrence, affine_scan, newton_scan, scan
 from fastscan.types import (
     HMMPosterior,
     HMMPosteriorFiltered,
@@ -55,14 +56,17 @@ __all__ = [
     "Adoption",
     "HMMPosterior",
     "HMMPosteriorFiltered",
+    "NewtonScan",
     "ParamsLGSSM",
     "ParamsLGSSMDynamics",
     "ParamsLGSSMEmissions",
     "ParamsLGSSMInitial",
     "PosteriorGSSMFiltered",
     "PosteriorGSSMSmoothed",
+    "Recurrence",
     "Regimes",
     "adopt",
+    "affine_scan",
     "check_hmm_weights",
     "compute_transition_probs",
     "hmm_backward_filter",
@@ -81,6 +85,7 @@ __all__ = [
     "lgssm_posterior_sample",
     "lgssm_smoother",
     "make_lgssm_params",
+    "newton_scan",
     "pad_sequences",
     "parallel_hmm_filter",
     "parallel_hmm_posterior_sample",
@@ -88,6 +93,7 @@ __all__ = [
     "parallel_lgssm_filter",
     "parallel_lgssm_posterior_sample",
     "parallel_lgssm_smoother",
+    "scan",
     "use_crossover_table",
     "use_shared_programs",
     "use_xla_hints",

@@ -78,6 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     peers.add_argument("--only", default="", help="work whose name holds this, e.g. 'iterated'")
     peers.set_defaults(run=_nonlinear_peers)
 
+    scans = commands.add_parser("scans", help="affine and nonlinear recurrences beside lax.associative_scan and lax.scan")
+    scans.add_argument("--only", default="", help="work whose name holds this, e.g. 'dense'")
+    scans.set_defaults(run=_scans)
+
     predict = commands.add_parser("predict", help="predict what public calls take on an H100 and an H200, kernel by kernel")
     predict.add_argument("--only", default="", help="calls whose name holds this")
     predict.set_defaults(run=_predict)
@@ -213,6 +217,12 @@ def _nonlinear_peers(arguments: Namespace) -> None:
     from fastscan.profiling.peers.nonlinear import run_nonlinear_peers
 
     run_nonlinear_peers(_folder(arguments, "nonlinear"), arguments.only)
+
+
+def _scans(arguments: Namespace) -> None:
+    from fastscan.profiling.peers.scans import run_scans
+
+    run_scans(_folder(arguments, "scans"), arguments.only)
 
 
 def _lengths(arguments: Namespace) -> None:

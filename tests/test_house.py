@@ -35,7 +35,7 @@ LAYERS = {
         {"arrays", "regimes"},
         {"functions", "dispatch"},
         {"transforms", "lengths"},
-        {"lgssm", "hmm", "lds", "mcmc"},
+        {"lgssm", "hmm", "lds", "mcmc", "scans"},
         {"slds", "nonlinear"},
         {"learn", "adoption"},
     ),

@@ -168,7 +168,9 @@ def choose(
         check_gpu(name, device)
     in_turn = large.in_turn(name, device, family, B, D, shared=shared)
     B = 1 if in_turn else B
-    lanes = one_function_lanes(max(D, m), dtype, chunked=name == "chunked", shared=shared) if large.hinted(device) else 0
+    by_entries, in_chunks = family in large.BY_ENTRIES, name == "chunked"
+    lanes = one_function_lanes(max(D, m), dtype, chunked=in_chunks, shared=shared, by_entries=by_entries)
+    lanes = lanes if large.hinted(device) else 0
     hmm = family in large.HMMS
     if hmm and D == 1:  # all results for one state are known beforehand: nothing would read a function's arguments
         lanes = 0
@@ -185,7 +187,7 @@ def choose(
         launch = launches.launched(family, D, m, dtype, fields, interpreted=name == "pallas_interpret")
         plan = Plan(T - 1, _fit(launches.chunks(launch, family, D, T - 1, B), T - 1), algebra=_algebra(device), launch=launch)
     else:
-        plan = _plan(name, chunks, device, hmm, T - 1, B, D, lanes)
+        plan = _plan(name, chunks, device, family, T - 1, B, D, lanes)
     one_function = name in ("sequential", "chunked") and T > 1 and plan.chunks * B <= lanes
     relay = plan.chunks > 1 and _relayed(name, device, family)
     checked = (relay or not hmm) and plan.chunks > 1
@@ -197,7 +199,7 @@ def choose(
 
 def _relayed(name: str, device: str, family: str) -> bool:
     """Tells whether chunks are entered with guesses; chains of potentials are not."""
-    return name == "chunked" and device == "cpu" and family != "lds"
+    return name == "chunked" and device == "cpu" and family not in ("lds", *large.SCANS)
 
 
 def _parse(implementation: str | None) -> tuple[str | None, int | None]:
@@ -241,12 +243,14 @@ def _where(slices: list[dict], measured: str, family: str, device: str, D: int, 
     return f"measured on {device} at {sizes}" if not apart else f"measured on {device}, but not at {sizes} ({'; '.join(apart)})"
 
 
-def _plan(name: str, chunks: int | None, device: str, hmm: bool, rows: int, B: int, D: int, lanes: int) -> Plan:
-    algebra = _algebra(device)
+def _plan(name: str, chunks: int | None, device: str, family: str, rows: int, B: int, D: int, lanes: int) -> Plan:
+    algebra, hmm = _algebra(device), family in large.HMMS
     if name == "sequential":
         if hmm and D > UNROLLED_TERMS:
             return Plan(rows, 1, algebra="staged vectors" if lanes >= B else "stacked")
-        if algebra == "staged" and not hmm and B == 1 and D > UNROLLED_TERMS:
+        if B == 1 and family in large.AFFINE:
+            return Plan(rows, 1, algebra="stacked alone")
+        if B == 1 and (family in large.SCANS or (algebra == "staged" and not hmm and D > UNROLLED_TERMS)):
             return Plan(rows, 1, algebra="staged alone")
         return Plan(rows, 1, algebra="stacked" if hmm and lanes < B < xla_hints.STAGED_LANES else algebra)
     if name == "associative":
@@ -259,17 +263,20 @@ def _algebra(device: str) -> str:
     return "staged" if large.hinted(device) else "stacked"
 
 
-def one_function_lanes(size: int, dtype: Any, *, chunked: bool, shared: bool = False) -> int:
+def one_function_lanes(size: int, dtype: Any, *, chunked: bool, shared: bool = False, by_entries: bool = False) -> int:
     """Counts the lanes, at most, whose loops are compiled to one function on a CPU, for matrices of up to ``size`` rows; 0 if
     none are.
 
-    The limits are those of `kernels.xla_hints.ONE_FUNCTION_BYTES`, where XLA would hand parts of an operation to its threads or
-    to a library, which one function can't. In chunks there are half as many lanes: where chunks have summaries, these are
-    scanned from both sides at once, in twice as many lanes. (Relays have none; more lanes have not been tried for them.)
+    With ``by_entries`` a matrix has so many entries. The limits are those of `kernels.xla_hints.ONE_FUNCTION_BYTES`, where XLA
+    would hand parts of an operation to its threads or to a library, which one function can't. In chunks there are half as many
+    lanes: where chunks have summaries, these are scanned from both sides at once, in twice as many lanes. (Relays have none;
+    more lanes have not been tried for them.)
     """
+    column = max(size, 1) * jax.numpy.dtype(dtype).itemsize
+    if by_entries:
+        return xla_hints.ONE_FUNCTION_BYTES // column // (2 if chunked else 1)
     if size > UNROLLED_TERMS:
         return 0
-    column = max(size, 1) * jax.numpy.dtype(dtype).itemsize
     if shared and not chunked:
         return xla_hints.ONE_FUNCTION_BYTES // column // xla_hints.VECTOR * xla_hints.VECTOR
     lanes = xla_hints.ONE_FUNCTION_BYTES // (column * max(size, 1))

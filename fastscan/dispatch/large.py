@@ -1,9 +1,14 @@
-"""Rules for large models on a CPU, which no table has to hold: these run row by row."""
+"""Rules for a CPU that no table has to hold: large models, and recurrences of any kind, run row by row."""
 
 from fastscan.kernels import xla_hints
 from fastscan.kernels.algebra import UNROLLED_TERMS
 
 LGSSMS, HMMS = ("lgssm", "lgssm_varying"), ("hmm", "hmm_mode", "hmm_sample")
+BY_ENTRIES = ("affine_diagonal", "affine_blocks")
+"""Families whose matrices are applied entry by entry: their size is the number of these entries."""
+AFFINE = ("affine_dense", *BY_ENTRIES)
+SCANS = ("recurrence", *AFFINE)
+"""Families that know no model: affine recurrences, and a user's own."""
 
 SETTLING_SIZE, SETTLING_ROWS, VECTORS = 8, 64, 128
 """Larger models that do not vary in time, of so many rows or more, are looked at whether their covariances settle; then so many
@@ -26,6 +31,8 @@ def rule(device: str, family: str, T: int, B: int, D: int, *, shared: bool) -> s
     """Says why a large model runs row by row, as `fastscan.dispatch.choice.choose` has its sizes; "" for others."""
     if settles("sequential", device, family, T, B, D, shared=shared):
         return f"a rule for D > {SETTLING_SIZE}: covariances are computed until they settle"
+    if family in SCANS and device == "cpu":
+        return "a rule for a CPU: row by row, nothing is computed twice"
     if D <= UNROLLED_TERMS or not hinted(device):
         return ""
     if family in HMMS:
@@ -45,6 +52,8 @@ def in_turn(name: str, device: str, family: str, B: int, D: int, *, shared: bool
     """
     if not (name == "sequential" and B > 1 and hinted(device)):
         return False
+    if family in SCANS:
+        return True
     if family in HMMS:
         return vectors_in_one_function(D) and MOST_IN_TURN.get(family, B) >= B
     return family in LGSSMS and not shared and (D > UNROLLED_TERMS or D == xla_hints.VECTOR)

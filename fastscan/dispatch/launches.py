@@ -9,11 +9,16 @@ from fastscan.kernels.plan import Launch
 _LGSSM_SIZES = {"float32": {1: 9, 2: 9, 3: 9, 4: 9, 5: 9, 6: 6}, "float64": {1: 4, 2: 4, 3: 4, 4: 4}}
 _HMM_SIZES = {"float32": dict.fromkeys(range(1, 9), 0), "float64": dict.fromkeys(range(1, 5), 0)}
 _LDS_SIZES = {"float32": dict.fromkeys(range(1, 5), 0), "float64": dict.fromkeys(range(1, 3), 0)}
+_DENSE_SIZES = {"float32": dict.fromkeys(range(1, 8), 0), "float64": dict.fromkeys(range(1, 5), 0)}
+_ENTRIES_SIZES = {"float32": dict.fromkeys(range(1, 17), 0), "float64": dict.fromkeys(range(1, 9), 0)}
 _SCORE_SIZES = {"float32": {1: 9, 2: 9, 3: 9, 4: 9, 5: 4, 6: 1}, "float64": {1: 4, 2: 4, 3: 4, 4: 4}}
 KERNEL_SIZES: dict[str, dict] = {
     **dict.fromkeys(large.HMMS, _HMM_SIZES),
     **dict.fromkeys(large.LGSSMS, _LGSSM_SIZES),
     "lds": _LDS_SIZES,
+    "recurrence": {"float32": dict.fromkeys(range(1, 7), 0), "float64": dict.fromkeys(range(1, 5), 0)},
+    "affine_dense": _DENSE_SIZES,
+    **dict.fromkeys(large.BY_ENTRIES, _ENTRIES_SIZES),
     "lgssm_score": _SCORE_SIZES,
 }
 """For every D that a thread's registers hold, of a family, the largest m. At (4, 9), (5, 9), (6, 6), and (4, 4) in float64, the
@@ -25,11 +30,17 @@ after it, so no size is an error: XLA runs it where kernels do not. By its code 
 at (4, 9), and in float64 from (4, 2) on: at (4, 4) one instruction in twenty moves them."""
 INTERPRETED_SIZES: dict[str, dict] = {
     **dict.fromkeys(large.LGSSMS, dict.fromkeys(range(1, 7), 9)),
-    **dict.fromkeys((*large.HMMS, "lds"), dict.fromkeys(range(1, 9), 0)),
+    **dict.fromkeys((*large.HMMS, "lds", "recurrence", "affine_dense"), dict.fromkeys(range(1, 9), 0)),
+    **dict.fromkeys(large.BY_ENTRIES, dict.fromkeys(range(1, 17), 0)),
 }
 """The same in the interpreter, which has no registers."""
 
-MOST_STATES = {**dict.fromkeys(large.LGSSMS, 64), **dict.fromkeys(large.HMMS, 128)}
+MOST_STATES = {
+    **dict.fromkeys(large.LGSSMS, 64),
+    **dict.fromkeys(large.HMMS, 128),
+    "affine_dense": 64,
+    "affine_diagonal": 1024,
+}
 """The largest D and m, or K, that a whole program holds, of float32."""
 
 MOST_STATES_IN_CHUNKS = 64
@@ -62,7 +73,7 @@ def in_threads(family: str, D: int, m: int, dtype: str, *, interpreted: bool = F
 
 def in_programs(family: str, D: int, m: int, dtype: str, *, interpreted: bool = False) -> bool:
     """Tells whether a program holds a model that no thread does."""
-    fits = max(D, m) <= MOST_STATES.get(family, 0) and (dtype == "float32" or interpreted)
+    fits = max(D, m) <= MOST_STATES.get(family, 0) and (dtype == "float32" or (interpreted and dtype == "float64"))
     return fits and not in_threads(family, D, m, dtype, interpreted=interpreted)
 
 
@@ -83,6 +94,8 @@ def check_size(implementation: str, family: str, D: int, m: int, dtype: str) -> 
         return
     letters = "K" if family in large.HMMS else "D and m" if family in large.LGSSMS else "D"
     sizes = _sizes(family, dtype, interpreted)
+    if not sizes:
+        raise ValueError(f"implementation: {implementation!r} given for {dtype}; kernels take float32 and float64.")
     if family in MOST_STATES and (dtype == "float32" or interpreted):
         wanted = f"{letters} up to {MOST_STATES[family]}"
     else:
@@ -108,7 +121,7 @@ def launched(family: str, D: int, m: int, dtype: str, fields: dict[str, Any], *,
     if not in_programs(family, D, m, dtype, interpreted=interpreted):
         return Launch(interpret=interpreted)._replace(**fields)
     of_hmm, side = family in large.HMMS, padded(max(D, m))
-    warps = _WARPS[of_hmm][side]
+    warps = 1 if family in large.BY_ENTRIES else _WARPS[of_hmm][side]
     return Launch(
         lanes=1,
         warps=warps,
@@ -135,4 +148,5 @@ def _in_turn(family: str, D: int) -> bool:
 
 
 def _sizes(family: str, dtype: str, interpreted: bool) -> dict[int, int]:
-    return INTERPRETED_SIZES[family] if interpreted else KERNEL_SIZES[family][dtype]
+    sizes = KERNEL_SIZES[family].get(dtype, {})
+    return INTERPRETED_SIZES[family] if interpreted and sizes else sizes

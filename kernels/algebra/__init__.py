@@ -18,6 +18,7 @@ from fastscan.kernels.algebra.lanes import Lanes, StagedLanes
 from fastscan.kernels.algebra.stacked import (
     UNROLLED_TERMS,
     Stacked,
+    StackedAlone,
     Staged,
     StagedAlone,
     StagedVectors,
@@ -37,6 +38,7 @@ Matrix = Lanes | Stacked | Tile
 ALGEBRAS: dict[str, type] = {
     "lanes": Lanes,
     "stacked": Stacked,
+    "stacked alone": StackedAlone,
     "staged": Staged,
     "staged alone": StagedAlone,
     "staged vectors": StagedVectors,
@@ -52,6 +54,7 @@ __all__ = [
     "Lanes",
     "Matrix",
     "Stacked",
+    "StackedAlone",
     "Staged",
     "StagedAlone",
     "StagedLanes",

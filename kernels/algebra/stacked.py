@@ -181,16 +181,10 @@ class Stacked:
 
 
 @jax.tree_util.register_pytree_node_class
-class Staged(Stacked):
-    """`Stacked`, with every `stage` compiled as a unit of its own (XLA on a CPU)."""
-
-    __slots__ = ()
-    staged = True
-
-
-@jax.tree_util.register_pytree_node_class
-class StagedAlone(Staged):
-    """`Staged`, for one lane, without lane axes: with them XLA:CPU copies what a library returns, though nothing moves."""
+class StackedAlone(Stacked):
+    """`Stacked`, for one lane, without lane axes: with them XLA:CPU copies rows, and what a library returns, though nothing
+    moves.
+    """
 
     __slots__ = ()
 
@@ -202,6 +196,21 @@ class StagedAlone(Staged):
     def to_array(self) -> jax.Array:
         """Returns the array of shape ``(rows, columns, 1, 1)``."""
         return self.array.reshape(*self.array.shape, 1, 1)
+
+
+@jax.tree_util.register_pytree_node_class
+class Staged(Stacked):
+    """`Stacked`, with every `stage` compiled as a unit of its own (XLA on a CPU)."""
+
+    __slots__ = ()
+    staged = True
+
+
+@jax.tree_util.register_pytree_node_class
+class StagedAlone(Staged, StackedAlone):
+    """`Staged`, for one lane, without lane axes."""
+
+    __slots__ = ()
 
 
 @jax.tree_util.register_pytree_node_class

@@ -37,6 +37,11 @@ class OnXLA:
     differentiable = True
     addressable = True
 
+    @property
+    def alone(self) -> bool:
+        """Whether rows are matrices without lane axes."""
+        return self.plan.chunks == 1 and self.plan.algebra in ("staged alone", "stacked alone")
+
     def matrices(self, tree: Any) -> Any:
         """Takes arrays (rows, columns, C or 1, B or 1) into matrices of the plan's algebra."""
         return jax.tree.map(ALGEBRAS[self.plan.algebra].from_array, tree)
@@ -50,7 +55,7 @@ class OnXLA:
         """Takes arrays (B, T, n, p) into (L, n, p, C, B), or of a matrix alone (L, n, p). Rows past T are zero; one more row at
         the beginning is left out. Tables stay tables.
         """
-        alone = self.plan.chunks == 1 and self.plan.algebra == "staged alone"  # for more axes XLA would copy
+        alone = self.alone  # for more axes XLA would copy
 
         def one(x: Any) -> Any:
             if is_table(x):
@@ -214,10 +219,17 @@ class OnXLA:
             return carry, jax.tree.map(lambda x: x[None], outs)
 
         def scan(carry: Any, rows: Any) -> tuple[Any, Any]:
+            arrays = scanned(rows)
+            shapes = [x.shape[1:] for x in jax.tree.leaves(arrays)]
+
             def one(carry: Any, row: Any) -> tuple[Any, Any]:
+                leaves, tree = jax.tree.flatten(row)
+                row = tree.unflatten(x.reshape(shape) for x, shape in zip(leaves, shapes, strict=True))
                 return body(carry, look_up(rows, row))
 
-            return lax.scan(jax.checkpoint(one, prevent_cse=False), carry, scanned(rows), self.plan.length, reverse)
+            if self.alone:
+                arrays = jax.tree.map(_without_ones, arrays)
+            return lax.scan(jax.checkpoint(one, prevent_cse=False), carry, arrays, self.plan.length, reverse)
 
         return self.compiled(scan)(carry, rows)
 
@@ -255,6 +267,13 @@ class OnXLA:
         start = stable_carry(lambda c, k: (round_(k, c), None), [summaries] * len(sides), jnp.int32(0))
         rounds = (chunks - 1).bit_length()
         return self.compiled(lambda start: lax.fori_loop(0, rounds, round_, start))(start)
+
+
+def _without_ones(rows: jax.Array) -> jax.Array:
+    """Returns rows without axes of one, for which XLA:CPU gives rows another layout outside of a loop, and copies them into
+    it.
+    """
+    return rows.reshape(len(rows), *(n for n in rows.shape[1:] if n > 1))
 
 
 def where(present: jax.Array | None, new: Any, old: Any) -> Any:

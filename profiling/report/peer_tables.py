@@ -54,6 +54,11 @@ def nonlinear_table(records: Path) -> str:
     return _table(records, "nonlinear", ("work", "by", "a call", "the first"), _nonlinear, " float32.")
 
 
+def scans_table(records: Path) -> str:
+    """Makes the table of affine and nonlinear recurrences, likewise, with the iterations of the latter."""
+    return _table(records, "scans", ("work", "by", "a call", "the first", "iterations"), _scans, " float32.")
+
+
 def moseq_table(records: Path) -> str:
     """Makes the table of jax-moseq's steps, likewise: of float32."""
     return _table(records, "moseq", ("work", "by", "a call", "compiled in", "temporary memory"), _moseq, " float32.")
@@ -96,6 +101,11 @@ def _adopted(rows: Record) -> Cells:
 def _nonlinear(rows: Record) -> Cells:
     for row in rows:
         yield row["work"], row["who"], _told(float(row["seconds"])), _told(float(row["first"]))
+
+
+def _scans(rows: Record) -> Cells:
+    for row, cells in zip(rows, _nonlinear(rows), strict=True):
+        yield *cells, "" if row["iterations"] == "0" else row["iterations"]
 
 
 def _moseq(rows: Record) -> Cells:

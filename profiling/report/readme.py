@@ -17,6 +17,7 @@ from fastscan.profiling.report.peer_tables import (
     large_table,
     moseq_table,
     nonlinear_table,
+    scans_table,
 )
 from fastscan.profiling.report.whole_table import whole_table
 from fastscan.profiling.verdicts.judge import chosen
@@ -102,6 +103,7 @@ def generated(records: Path = RECORDS) -> dict[str, str]:
         "adopted": adopted_table(records),
         "moseq": moseq_table(records),
         "nonlinear": nonlinear_table(records),
+        "scans": scans_table(records),
         **demo_tables(records),
         **gpu_texts(records),
     }

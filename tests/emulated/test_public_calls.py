@@ -12,6 +12,7 @@ import pytest
 
 from emulator.launches import Emulator, emulate
 from fastscan import (
+    affine_scan,
     hmm_filter,
     hmm_posterior_mode,
     hmm_posterior_sample,
@@ -149,6 +150,29 @@ def test_an_older_architecture():
     """Which has no `stmatrix`, so that the layout of what threads move is another."""
     params, y = model(2, 2, PADDED)
     check(lgssm_smoother, params, y, emulator=Emulator(80))
+
+
+def affine(A, b, structure, implementation):
+    """Values, and derivatives."""
+
+    def total(A, b):
+        x = affine_scan(A, b, structure=structure, implementation=implementation)
+        return (x**2).sum(), x
+
+    return jax.value_and_grad(total, (0, 1), has_aux=True)(A, b)
+
+
+@pytest.mark.parametrize(
+    ("structure", "shape", "D"),
+    [("dense", (3, 3), 3), ("dense", (9, 9), 9), ("diagonal", (5,), 5), ("diagonal", (40,), 40), ("blocks", (2, 2, 2), 4)],
+)
+def test_affine_recurrences(structure, shape, D):
+    r = np.random.default_rng(D)
+    A, b = r.normal(size=(PADDED, *shape)) / 2 / np.sqrt(shape[-1]), r.normal(size=(PADDED, D))
+    ran = check(functools.partial(affine, structure=structure), A, b, tolerance=1e-4 if D > 8 else None)
+    assert {name.split("_maps")[0].split("_adjoints")[0] for name in ran.kernels} == {
+        {"dense": "affine", "diagonal": "diagonal_affine", "blocks": "blocks_affine"}[structure]
+    }
 
 
 # --- what takes longer: every family, at more sizes

@@ -70,6 +70,8 @@ FUNCTIONS = {
     "fit_em of states": lambda _: fit_em(HMM(GAUSSIAN), FITTED, Y, num_iters=2, progress=False),
     "fit_sgd": lambda key: fit_sgd(LGSSM, PARAMS, Y, num_epochs=2, progress=False, key=key, shuffle=True),
     "fit_hmc": lambda key: fit_hmc(LGSSM, PARAMS, Y, key=key, num_samples=2, warmup_steps=2, frozen=FROZEN, progress=False),
+    "affine_scan": lambda _: fs.affine_scan(np.ones((T, D, D)) / 4, Y, starts=np.arange(T) == 2, structure="dense"),
+    "newton_scan": lambda _: fs.newton_scan(lambda x, u: jnp.tanh(x + u), np.zeros(M), Y).states,
     "gradient": lambda _: jax.grad(lambda u: fs.lgssm_marginal_loglik(WITH_INPUTS, np.stack([Y, Y]), u).sum())(U),
 }
 

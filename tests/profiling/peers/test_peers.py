@@ -6,11 +6,18 @@ import jax
 import numpy as np
 import pytest
 
-from fastscan import hmm_posterior_mode, hmm_smoother, lgssm_smoother
+from fastscan import affine_scan, hmm_posterior_mode, hmm_smoother, lgssm_smoother
 from fastscan.profiling.measure.machine import describe
 from fastscan.profiling.measure.rows import write_record
-from fastscan.profiling.peers import adopted, large, loops, moseq, nonlinear, packages
-from fastscan.profiling.report.peer_tables import adopted_first, adopted_table, large_table, moseq_table, nonlinear_table
+from fastscan.profiling.peers import adopted, large, loops, moseq, nonlinear, packages, scans
+from fastscan.profiling.report.peer_tables import (
+    adopted_first,
+    adopted_table,
+    large_table,
+    moseq_table,
+    nonlinear_table,
+    scans_table,
+)
 from oracles.lgssm import assert_moments, close, textbook
 
 
@@ -113,6 +120,18 @@ def test_calls_that_a_newcomer_sees_first(tmp_path):
     write_record(tmp_path / "2001-adopted.csv", describe("some command"), adopted.Timed._fields, [row])
     (line,) = adopted_first(tmp_path)
     assert line.endswith(" | 250 ms | 1 s | 4 |")
+
+
+def test_a_record_of_scans(tmp_path, monkeypatch):
+    assert scans_table(tmp_path) == "Not measured yet."
+    monkeypatch.setattr(scans, "AFFINE", (("dense", 40, 2), ("diagonal", 40, 3)))
+    monkeypatch.setattr(scans, "NETWORK_STEPS", 40)
+    found = scans.run_scans(tmp_path)
+    assert [x.iterations > 1 for x in found] == [False] * 12 + [True, False]
+    assert all(f"| {x.work} | {x.who} | " in scans_table(tmp_path) for x in found)
+    A, b = np.random.default_rng(0).normal(size=(2, 9, 3)).astype("float32")
+    for function in scans.WHO.values():
+        np.testing.assert_allclose(function(A, b), affine_scan(A, b), rtol=1e-5)
 
 
 def test_a_record_of_nonlinear_models(tmp_path):
