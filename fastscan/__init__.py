@@ -28,13 +28,13 @@ from fastscan.lgssm import (
     lgssm_marginal_loglik,
     lgssm_posterior_sample,
     lgssm_smoother,
-    pad_sequences,
     parallel_lgssm_filter,
     parallel_lgssm_posterior_sample,
     parallel_lgssm_smoother,
 )
 from fastscan.lgssm.forecast import lgssm_forecast, lgssm_posterior_predictive
 from fastscan.scans import NewtonScan, Recurrence, affine_scan, newton_scan, scan
+from fastscan.sequences import pack_sequences, pad_sequences, unpack_sequences
 from fastscan.types import (
     HMMPosterior,
     HMMPosteriorFiltered,
@@ -86,6 +86,7 @@ __all__ = [
     "lgssm_smoother",
     "make_lgssm_params",
     "newton_scan",
+    "pack_sequences",
     "pad_sequences",
     "parallel_hmm_filter",
     "parallel_hmm_posterior_sample",
@@ -94,6 +95,7 @@ __all__ = [
     "parallel_lgssm_posterior_sample",
     "parallel_lgssm_smoother",
     "scan",
+    "unpack_sequences",
     "use_crossover_table",
     "use_shared_programs",
     "use_xla_hints",

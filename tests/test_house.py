@@ -33,7 +33,7 @@ LAYERS = {
         {"types", "values", "draws"},
         {"given"},
         {"arrays", "regimes"},
-        {"functions", "dispatch"},
+        {"functions", "dispatch", "sequences"},
         {"transforms", "lengths"},
         {"lgssm", "hmm", "lds", "mcmc", "scans"},
         {"slds", "nonlinear"},

@@ -2,10 +2,6 @@
 
 from fastscan.hmm import api as _api
 from fastscan.hmm.api import (
-    ArrayLike,
-    TransitionFn,
-    check_hmm_weights,
-    compute_transition_probs,
     hmm_backward_filter,
     hmm_filter,
     hmm_marginal_loglik,
@@ -17,6 +13,8 @@ from fastscan.hmm.api import (
     parallel_hmm_posterior_sample,
     parallel_hmm_smoother,
 )
+from fastscan.hmm.check import ArrayLike, TransitionFn
+from fastscan.hmm.transitions import check_hmm_weights, compute_transition_probs
 from fastscan.types import HMMPosterior, HMMPosteriorFiltered
 
 __all__ = [

@@ -18,30 +18,36 @@ negative or NaN are an error; where values can't be checked, they make results N
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from fastscan import draws, lengths
 from fastscan.dispatch.choice import How, Problem
-from fastscan.given import array, check_dtypes, check_key, log_likelihoods_array, promoted, seen
+from fastscan.given import array, check_key, log_likelihoods_array, seen
 from fastscan.hmm import inference as hmm_inference
 from fastscan.hmm.check import (
+    ArrayLike,
     CheckedHMM,
+    TransitionFn,
     calls_functions,
     check_hmm,
-    check_transitions,
     check_weights,
+    summed_by_default,
     transition_weights,
-    weights_dtype,
 )
+from fastscan.hmm.packed import with_starts
 from fastscan.kernels.ranges import ranged
+from fastscan.sequences.packing import checked_starts
 from fastscan.types import HMMPosterior, HMMPosteriorFiltered, Regimes
 
-ArrayLike = jax.typing.ArrayLike
-TransitionFn = Callable[[Any], Any] | None
+
+class Weights(NamedTuple):
+    """Weights of paths as they are given: of the first state, of transitions, and where sequences begin, or None."""
+
+    initial: Any
+    A: Any
+    starts: Any
 
 
 @ranged
@@ -53,6 +59,7 @@ def hmm_filter(
     *,
     implementation: str | None = None,
     log_weights: bool = False,
+    starts: ArrayLike | None = None,
 ) -> HMMPosteriorFiltered:
     """Computes the probabilities of the states given the data so far, by the forward filter.
 
@@ -63,6 +70,9 @@ def hmm_filter(
         transition_fn: from t to (K, K), or None.
         implementation: None, or a name from the docstring of `fastscan.lgssm`.
         log_weights: the initial distribution and the transition matrices are logarithms.
+        starts: (T,), or in a batch (B, T), True where a new sequence begins, of many on one time axis, as `pack_sequences`
+            has them: its first state has the initial distribution. The log-likelihood is that of all of them, and data that
+            are impossible in one of them are so in all.
 
     Returns:
         The log-likelihood, filtered and predicted probabilities.
@@ -75,7 +85,7 @@ def hmm_filter(
     """
     return _by_length(
         _filter,
-        *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods, log_weights),
+        *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods, log_weights, starts),
         implementation,
         log_weights,
     )
@@ -90,6 +100,7 @@ def hmm_marginal_loglik(
     *,
     implementation: str | None = None,
     log_weights: bool = False,
+    starts: ArrayLike | None = None,
 ) -> jax.Array:
     """Computes log p(y_1..T) without keeping probabilities; its derivative costs one smoother's pass. Arguments and errors are
     those of `hmm_filter`.
@@ -99,7 +110,7 @@ def hmm_marginal_loglik(
     """
     return _by_length(
         _loglik,
-        *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods, log_weights),
+        *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods, log_weights, starts),
         implementation,
         log_weights,
     )
@@ -115,6 +126,7 @@ def hmm_smoother(
     *,
     implementation: str | None = None,
     log_weights: bool = False,
+    starts: ArrayLike | None = None,
 ) -> HMMPosterior:
     """Computes the probabilities of the states given all data, by the forward filter and the backward smoother. Errors are
     those of `hmm_filter`.
@@ -127,13 +139,14 @@ def hmm_smoother(
         compute_trans_probs: return also what `compute_transition_probs` says.
         implementation: as `hmm_filter`.
         log_weights: as `hmm_filter`.
+        starts: as `hmm_filter`. Between two sequences there is no transition: 0 in the results.
 
     Returns:
         The log-likelihood, filtered, predicted and smoothed probabilities, and those of the transitions.
     """
     return _by_length(
         _smooth,
-        *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods, log_weights),
+        *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods, log_weights, starts),
         implementation,
         log_weights,
         compute_trans_probs,
@@ -157,7 +170,7 @@ def hmm_backward_filter(
         (T, K): ones at the end, and before it ``A @ b`` with b the normalised product of message and likelihood at t + 1.
     """
     return _filter_backward(
-        *_given(None, transition_matrix, transition_fn, log_likelihoods, log_weights), implementation, log_weights
+        *_given(None, transition_matrix, transition_fn, log_likelihoods, log_weights, None), implementation, log_weights
     )
 
 
@@ -170,6 +183,7 @@ def hmm_posterior_mode(
     *,
     implementation: str | None = None,
     log_weights: bool = False,
+    starts: ArrayLike | None = None,
 ) -> jax.Array:
     """Finds the most likely states, by Viterbi's algorithm. Arguments and errors are those of `hmm_filter`.
 
@@ -179,7 +193,7 @@ def hmm_posterior_mode(
     """
     return _by_length(
         _most_likely,
-        *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods, log_weights),
+        *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods, log_weights, starts),
         implementation,
         log_weights,
     )
@@ -195,6 +209,7 @@ def hmm_posterior_sample(
     *,
     implementation: str | None = None,
     log_weights: bool = False,
+    starts: ArrayLike | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Draws states given the data, by filtering forward and sampling backward. Errors are those of `hmm_filter`.
 
@@ -210,6 +225,7 @@ def hmm_posterior_sample(
         transition_fn: from t to (K, K), or None.
         implementation: None, or a name from the docstring of `fastscan.lgssm`.
         log_weights: the initial distribution and the transition matrices are logarithms.
+        starts: as `hmm_filter`.
 
     Returns:
         The log-likelihood, and states (T,) or (B, T), int32. If the data are impossible, these are -inf and -1, which as an
@@ -217,52 +233,11 @@ def hmm_posterior_sample(
     """
     check_key(key, " The order is (key, initial_distribution, transition_matrix, log_likelihoods).")
     return _sample(
-        *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods, log_weights),
+        *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods, log_weights, starts),
         implementation,
         log_weights,
         key,
     )
-
-
-@ranged
-def compute_transition_probs(
-    transition_matrix: ArrayLike | Regimes | None,
-    hmm_posterior: HMMPosterior,
-    transition_fn: TransitionFn = None,
-    *,
-    summed: bool | None = None,
-    log_weights: bool = False,
-) -> jax.Array:
-    """Computes the probabilities of transitions, p(z_t, z_{t+1} | y_1..T).
-
-    Args:
-        transition_matrix: that of the posterior, as `hmm_filter` has it.
-        hmm_posterior: of `hmm_smoother`, or dynamax's.
-        transition_fn: that of the posterior, likewise.
-        summed: over t, without keeping every t; default as dynamax: if the transition matrix is (K, K).
-        log_weights: the transition matrices are logarithms.
-
-    Returns:
-        (K, K) or (T - 1, K, K), for a batch with a leading axis.
-
-    Raises:
-        TypeError: arrays of anything but numbers, a key that is not a random key.
-        ValueError: shapes that do not fit together, negative weights, neither a matrix nor a function, an unknown
-            implementation.
-        RuntimeError: ``implementation="pallas"`` where kernels can't run.
-    """
-    probs = jnp.asarray(hmm_posterior.smoothed_probs)
-    batched, (T, K) = probs.ndim == 3, probs.shape[-2:]
-    matrix, called = transition_weights(transition_matrix, transition_fn, probs)
-    if seen(probs):
-        check_weights(None, matrix, log_weights)
-    given = {"hmm_posterior": probs.dtype} | ({} if matrix is None else {"transition_matrix": weights_dtype(matrix)})
-    check_dtypes(given)
-    A = check_transitions(matrix, called, probs.shape[0] if batched else None, T, K, promoted(given.values()))
-    summed = _sums(matrix, called) if summed is None else summed
-    posterior = hmm_posterior if batched else jax.tree.map(lambda x: jnp.asarray(x)[None], hmm_posterior)
-    probs = hmm_inference.transition_probs(A, posterior, summed, log_weights)
-    return probs if batched else probs[0]
 
 
 def parallel_hmm_filter(
@@ -283,58 +258,38 @@ parallel_hmm_posterior_sample = hmm_posterior_sample
 hmm_two_filter_smoother = hmm_smoother
 
 
-def check_hmm_weights(initial_distribution: ArrayLike, transition_matrix: ArrayLike, atol: float = 1e-5) -> None:
-    """Finds weights that are no probability distributions. Inference takes any weights; this is for those meant to be.
-
-    Values can't be checked under `jit`: call this outside of it.
-
-    Args:
-        initial_distribution: (K,), or with leading axes.
-        transition_matrix: (K, K), or with leading axes.
-        atol: how far from one a sum may be.
-
-    Raises:
-        ValueError: entries that are negative or NaN, sums that are not one; and where.
-    """
-    for name, weights in (("initial_distribution", initial_distribution), ("transition_matrix", transition_matrix)):
-        weights = np.asarray(weights, np.float64)
-        wrong = {
-            "a negative or NaN entry": ~(weights >= 0).all(-1),
-            "a sum that is not one": np.abs(weights.sum(-1) - 1) > atol,
-        }
-        for what, rows in wrong.items():
-            if rows.any():
-                first = tuple(int(i[0]) for i in np.nonzero(np.atleast_1d(rows)))
-                where = f" in row {first}" if rows.ndim else ""
-                raise ValueError(f"{name}: {what}{where} given, {rows.sum()} such; wanted probabilities that sum to one.")
-
-
 def _given(
-    initial: Any, matrix: Any, function: TransitionFn, log_likelihoods: Any, log_weights: bool
-) -> tuple[Any, Any, Any, bool]:
+    initial: Any, matrix: Any, function: TransitionFn, log_likelihoods: Any, log_weights: bool, starts: Any
+) -> tuple[Weights, Any, bool]:
     """Returns the arguments of the compiled functions: arrays, and whether the matrix is the function's values."""
     ll = log_likelihoods_array(log_likelihoods)
     matrix, called = transition_weights(matrix, function, ll)
     initial = None if initial is None else array("initial_distribution", initial)
+    if starts is not None and ll.ndim in (2, 3):
+        starts = checked_starts(starts, ll.shape[-2], len(ll) if ll.ndim == 3 else None)
     if seen(ll):
         check_weights(initial, matrix, log_weights)
-    return initial, matrix, ll, called
+    return Weights(initial, matrix, starts), ll, called
 
 
-def _by_length(function: Callable, initial: Any, matrix: Any, ll: Any, called: bool, implementation: str | None, *options: Any):
+def _by_length(function: Callable, weights: Weights, ll: Any, called: bool, implementation: str | None, *options: Any):
     """Calls a compiled function, or the program that lengths share."""
-    shared = lengths.shareable(implementation) and not called and getattr(matrix, "ndim", 0) == 2
+    shared = lengths.shareable(implementation) and not called and getattr(weights.A, "ndim", 0) == 2 and weights.starts is None
     options = called, implementation, *options
-    return lengths.by_length(
-        function, (initial, matrix), (ll,), *options, shared=shared, whole=("initial_probs", "trans_probs")
-    )
+    return lengths.by_length(function, (weights,), (ll,), *options, shared=shared, whole=("initial_probs", "trans_probs"))
 
 
 def _prepare(
-    initial: Any, matrix: Any, ll: jax.Array, called: bool, implementation: str | None, family: str = "hmm", count: Any = None
+    weights: Weights,
+    ll: jax.Array,
+    called: bool,
+    implementation: str | None,
+    family: str = "hmm",
+    count: Any = None,
 ) -> tuple[CheckedHMM, bool, How]:
     """Returns the checked model, whether it has a batch axis, and how to run it."""
-    model, batched = check_hmm(initial, matrix, ll, called)
+    model, batched = check_hmm(weights.initial, weights.A, ll, called)
+    model = with_starts(model, weights.starts)
     B, T, K = model.log_likelihoods.shape
     fewest = None if count is None else lengths.fewest_rows(T - 1)
     problem = Problem(
@@ -344,51 +299,47 @@ def _prepare(
 
 
 @functools.partial(jax.jit, static_argnames=("called", "implementation", "log_weights"))
-def _filter(initial, matrix, ll, called, implementation, log_weights, count=None) -> HMMPosteriorFiltered:
-    model, batched, how = _prepare(initial, matrix, ll, called, implementation, count=count)
+def _filter(weights, ll, called, implementation, log_weights, count=None) -> HMMPosteriorFiltered:
+    model, batched, how = _prepare(weights, ll, called, implementation, count=count)
     return _unbatch(batched, hmm_inference.filter_states(model, how, log_weights, count))
 
 
 @functools.partial(jax.jit, static_argnames=("called", "implementation", "log_weights"))
-def _loglik(initial, matrix, ll, called, implementation, log_weights, count=None) -> jax.Array:
-    model, batched, how = _prepare(initial, matrix, ll, called, implementation, count=count)
+def _loglik(weights, ll, called, implementation, log_weights, count=None) -> jax.Array:
+    model, batched, how = _prepare(weights, ll, called, implementation, count=count)
     return _unbatch(batched, hmm_inference.loglik(model, how, log_weights, count))
 
 
 @functools.partial(jax.jit, static_argnames=("called", "implementation", "log_weights", "transitions"))
-def _smooth(initial, matrix, ll, called, implementation, log_weights, transitions, count=None) -> HMMPosterior:
-    model, batched, how = _prepare(initial, matrix, ll, called, implementation, count=count)
-    summed = _sums(matrix, called)
-    counting = transitions and summed and hmm_inference.counts_on_the_way(how.plan, model)
+def _smooth(weights, ll, called, implementation, log_weights, transitions, count=None) -> HMMPosterior:
+    model, batched, how = _prepare(weights, ll, called, implementation, count=count)
+    summed = summed_by_default(weights.A, called)
+    counting = transitions and summed and weights.starts is None and hmm_inference.counts_on_the_way(how.plan, model)
     posterior = hmm_inference.smooth_states(model, how, log_weights, counting, count)
     if transitions and not counting:
-        probs = hmm_inference.transition_probs(model.A, posterior, summed, log_weights, count)
+        A = model.A if weights.starts is None else check_hmm(weights.initial, weights.A, ll, called)[0].A
+        probs = hmm_inference.transition_probs(A, posterior, summed, log_weights, count, weights.starts)
         posterior = posterior._replace(trans_probs=probs)
     return _unbatch(batched, posterior)
 
 
 @functools.partial(jax.jit, static_argnames=("called", "implementation", "log_weights"))
-def _filter_backward(initial, matrix, ll, called, implementation, log_weights) -> tuple[jax.Array, jax.Array]:
-    model, batched, how = _prepare(initial, matrix, ll, called, implementation)
+def _filter_backward(weights, ll, called, implementation, log_weights) -> tuple[jax.Array, jax.Array]:
+    model, batched, how = _prepare(weights, ll, called, implementation)
     return _unbatch(batched, hmm_inference.filter_backward(model, how, log_weights))
 
 
 @functools.partial(jax.jit, static_argnames=("called", "implementation", "log_weights"))
-def _most_likely(initial, matrix, ll, called, implementation, log_weights, count=None) -> jax.Array:
-    model, batched, how = _prepare(initial, matrix, ll, called, implementation, "hmm_mode", count)
+def _most_likely(weights, ll, called, implementation, log_weights, count=None) -> jax.Array:
+    model, batched, how = _prepare(weights, ll, called, implementation, "hmm_mode", count)
     return _unbatch(batched, hmm_inference.most_likely_states(model, how, log_weights, count))
 
 
 @functools.partial(jax.jit, static_argnames=("called", "implementation", "log_weights"))
-def _sample(initial, matrix, ll, called, implementation, log_weights, key) -> tuple[jax.Array, jax.Array]:
-    model, batched, how = _prepare(initial, matrix, ll, called, implementation, "hmm_sample")
+def _sample(weights, ll, called, implementation, log_weights, key) -> tuple[jax.Array, jax.Array]:
+    model, batched, how = _prepare(weights, ll, called, implementation, "hmm_sample")
     uniform = draws.uniform(key, (*model.log_likelihoods.shape[:2], 1, 1), model.A.dtype)
     return _unbatch(batched, hmm_inference.sample_states(model, uniform, how, log_weights))
-
-
-def _sums(matrix: Any, called: bool) -> bool:
-    """Tells whether dynamax would sum the probabilities of transitions over time."""
-    return not called and not isinstance(matrix, Regimes) and jnp.ndim(matrix) == 2
 
 
 def _unbatch(batched: bool, tree: Any) -> Any:

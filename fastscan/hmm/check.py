@@ -15,6 +15,9 @@ from fastscan.regimes import as_series, as_table, check_index, check_numbers, ov
 from fastscan.types import Regimes
 from fastscan.values import smallest
 
+ArrayLike = jax.typing.ArrayLike
+TransitionFn = Callable[[Any], Any] | None
+
 
 class CheckedHMM(NamedTuple):
     """Checked arrays: initial (B or 1, K), A (B or 1, T - 1 or 1, K, K) or a table, log_likelihoods (B, T, K)."""
@@ -147,3 +150,8 @@ def _checked(name: str, x: Any, dtype: Any, allowed: list[tuple]) -> jax.Array:
         wanted = " or ".join(map(str, dict.fromkeys(allowed)))
         raise ShapeError(f"{name}: shape {x.shape} given, wanted {wanted}.")
     return x.astype(dtype)
+
+
+def summed_by_default(matrix: Any, called: bool) -> bool:
+    """Tells whether dynamax would sum the probabilities of transitions over time."""
+    return not called and not isinstance(matrix, Regimes) and jnp.ndim(matrix) == 2

@@ -106,9 +106,11 @@ def counts_on_the_way(plan: Plan, model: CheckedHMM) -> bool:
 
 
 @functools.partial(jax.jit, static_argnames=("summed", "log_weights"))
-def transition_probs(A: Any, posterior: Any, summed: bool, log_weights: bool, count: jax.Array | None = None) -> jax.Array:
+def transition_probs(
+    A: Any, posterior: Any, summed: bool, log_weights: bool, count: jax.Array | None = None, starts: jax.Array | None = None
+) -> jax.Array:
     """Computes probabilities of transitions from a posterior with a batch axis: (B, K, K) or (B, T - 1, K, K); in a program for
-    several lengths, of so many.
+    several lengths, of so many; of none to where a sequence ``starts`` (T,) or (B, T).
     """
     filtered, predicted, smoothed = (
         jnp.asarray(x) for x in (posterior.filtered_probs, posterior.predicted_probs, posterior.smoothed_probs)
@@ -118,6 +120,8 @@ def transition_probs(A: Any, posterior: Any, summed: bool, log_weights: bool, co
         moved = _moved(A, filtered[:, :-1])
         predicted = jnp.concatenate([predicted[:, :1], moved], 1)
     past, future = filtered[:, :-1], quotient(smoothed, predicted)[:, 1:]
+    if starts is not None:
+        past = jnp.where(starts[..., 1:, None], 0, past)
     if count is not None:
         there = jnp.arange(past.shape[1])[:, None] < count
         past, future = jnp.where(there, past, 0), jnp.where(there, future, 0)

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 from jax import lax
 from rich.progress import track
 
+from fastscan.given import seen
 from fastscan.learn.learnable import Learnable, Target, check_priors, prepare
 from fastscan.learn.verdict import Fit, Verdict
+from fastscan.sequences.packing import checked_starts
 
 SETTLED = 1e-5
 """The gain of an iteration per time step, in nats, up to which a fit is called converged, unless ``tol`` says it."""
@@ -28,6 +30,7 @@ def fit_em(
     num_iters: int = 50,
     tol: float | None = None,
     progress: bool = True,
+    starts: jax.typing.ArrayLike | None = None,
 ) -> Fit:
     """Find the most likely parameters, by expectation maximisation: no step makes the data less likely.
 
@@ -49,6 +52,7 @@ def fit_em(
         num_iters: iterations, at most.
         tol: stop where an iteration gains no more than this, in nats a time step (B T of them). None goes on.
         progress: show a bar, but under `jit`.
+        starts: (T,) or (B, T), True where one of many sequences on one time axis begins, as `fastscan.pack_sequences` has them.
 
     Returns:
         A tuple of parameters, and the log-likelihood of all data before every iteration (num_iters,), to which priors add
@@ -67,7 +71,7 @@ def fit_em(
     params = _of_one_dtype(params)
     given = check_priors(model, params, priors)
     steps = emissions.shape[0] * emissions.shape[1]
-    data = emissions, inputs, given, _floors(model, params, emissions)
+    data = emissions, inputs, given, _floors(model, params, emissions), _marks(starts, *emissions.shape[:2])
     if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((params, data))):
         return _loop(target, params, data, num_iters, tol, steps)
     trace, notes = [], {}
@@ -116,16 +120,30 @@ def _verdict(values: jax.Array, n: Any, notes: Any, tol: float | None, steps: in
 
 @functools.partial(jax.jit, static_argnames="target")
 def _iterate(
-    target: Target, params: Any, emissions: jax.Array, inputs: jax.Array | None, priors: Any, floors: Any
+    target: Target, params: Any, emissions: jax.Array, inputs: jax.Array | None, priors: Any, floors: Any, starts: Any
 ) -> tuple[Any, jax.Array, Any]:
     """Take one step of EM: parameters, the objective before it, and what the step noticed."""
     model = target.model
-    statistics, log_likelihoods = model.expect(params, emissions, inputs, target.missing)
+    statistics, log_likelihoods = model.expect(params, emissions, inputs, target.missing, starts)
     found, notes = model.maximise(params, statistics, target.constraints, priors, floors)
     value = log_likelihoods.sum()
     if priors:
         value += model.log_prior(params, priors)
     return jax.tree.map(lambda x, old: x.astype(old.dtype), found, params), value, notes
+
+
+def _marks(starts: Any, B: int, T: int) -> jax.Array | None:
+    """Return where sequences begin (B, T), or None.
+
+    Raises:
+        ValueError: shapes; sequences without any transition.
+    """
+    if starts is None:
+        return None
+    starts = jnp.broadcast_to(jnp.asarray(checked_starts(starts, T, B)), (B, T)).at[:, 0].set(True)
+    if seen(starts) and T > 1 and bool(starts.all()):
+        raise ValueError("starts: True at all steps given, wanted at least one sequence of two steps, to learn dynamics from.")
+    return starts
 
 
 @functools.partial(jax.jit, static_argnames="model")

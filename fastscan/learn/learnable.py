@@ -32,7 +32,8 @@ class Learnable(NamedTuple):
         log_likelihoods: ``(params, emissions, inputs, missing)`` to log p(y_1..T) of every sequence (B,); ``missing`` is
             whether entries are, None if that is not known.
         constraints: ``params`` to a tree of the same form, of `Constraint`s.
-        expect: ``(params, emissions, inputs, missing)`` to what ``maximise`` takes, and log-likelihoods (B,).
+        expect: ``(params, emissions, inputs, missing, starts)`` to what ``maximise`` takes, and log-likelihoods (B,); starts
+            are (B, T), True where one of many sequences begins, or None.
         maximise: ``(params, statistics, constraints, priors, floors)`` to the most likely parameters, but for the frozen ones,
             and what was noticed, ``{kind: {field: whether, an array}}``, the same at every iteration.
         check: ``(params, emissions, inputs)``, raises where these do not go together.
@@ -44,7 +45,7 @@ class Learnable(NamedTuple):
 
     log_likelihoods: Callable[[Any, Any, Any, bool | None], jax.Array]
     constraints: Callable[[Any], Any]
-    expect: Callable[[Any, Any, Any, bool | None], tuple[Any, jax.Array]]
+    expect: Callable[[Any, Any, Any, bool | None, Any], tuple[Any, jax.Array]]
     maximise: Callable[[Any, Any, Any, dict[str, Any], Any], tuple[Any, dict[str, Any]]]
     check: Callable[[Any, Any, Any], None]
     event_dims: int = 1

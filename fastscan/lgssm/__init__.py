@@ -7,11 +7,11 @@ from fastscan.lgssm.api import (
     lgssm_marginal_loglik,
     lgssm_posterior_sample,
     lgssm_smoother,
-    pad_sequences,
     parallel_lgssm_filter,
     parallel_lgssm_posterior_sample,
     parallel_lgssm_smoother,
 )
+from fastscan.sequences import pad_sequences
 from fastscan.types import ParamsLGSSM, PosteriorGSSMFiltered, PosteriorGSSMSmoothed
 
 __all__ = [

@@ -25,7 +25,7 @@ this device: see `fastscan.dispatch`.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -35,15 +35,12 @@ import numpy as np
 from fastscan import draws, lengths
 from fastscan.dispatch.choice import How, Problem
 from fastscan.given import (
-    ShapeError,
     array,
-    check_dtypes,
     check_key,
     check_missing,
     count,
     emissions_array,
     missing_entries,
-    promoted,
     seen,
 )
 from fastscan.kernels.ranges import ranged
@@ -53,6 +50,7 @@ from fastscan.lgssm.check import Sizes, check_model
 from fastscan.lgssm.covariances import check_covariances
 from fastscan.lgssm.problem import prepare
 from fastscan.lgssm.timing import plain_params
+from fastscan.sequences.packing import checked_starts
 from fastscan.types import ParamsLGSSM, PosteriorGSSMFiltered, PosteriorGSSMSmoothed, Regimes
 
 
@@ -66,6 +64,7 @@ def lgssm_filter(
     per_step_loglik: bool = False,
     missing: bool | None = None,
     timing: str = "arrival",
+    starts: jax.typing.ArrayLike | None = None,
 ) -> PosteriorGSSMFiltered:
     """Computes means and covariances of the states given the data so far, by the Kalman filter.
 
@@ -79,6 +78,8 @@ def lgssm_filter(
             computed as if entries were missing, which takes longer where the emissions' noise is correlated, and a batch
             compiles two programs. A NaN entry in spite of False makes results NaN under `jit`, and is an error outside of it.
         timing: the convention of time-varying dynamics, from the module's docstring.
+        starts: (T,), or in a batch (B, T), True where a new sequence begins, of many on one time axis, as `pack_sequences`
+            has them: the state begins anew from the initial distribution. The log-likelihood is that of all of them.
 
     Returns:
         The log-likelihood and the filtered moments.
@@ -88,7 +89,7 @@ def lgssm_filter(
         ValueError: shapes that do not fit together, matrices that are not covariances, an unknown name of an option.
         RuntimeError: ``implementation="pallas"`` where kernels can't run.
     """
-    return _by_length(_filter, *_given(params, emissions, inputs, missing, timing), implementation, per_step_loglik)
+    return _by_length(_filter, *_given(params, emissions, inputs, missing, timing, starts), implementation, per_step_loglik)
 
 
 @ranged
@@ -102,6 +103,7 @@ def lgssm_smoother(
     missing: bool | None = None,
     central: bool = False,
     timing: str = "arrival",
+    starts: jax.typing.ArrayLike | None = None,
 ) -> PosteriorGSSMSmoothed:
     """Computes means and covariances of the states given all data, by the Kalman filter and the Rauch-Tung-Striebel smoother.
 
@@ -116,6 +118,7 @@ def lgssm_smoother(
             compiles two programs. A NaN entry in spite of False makes results NaN under `jit`, and is an error outside of it.
         central: return the covariances of z_t and z_{t+1}, which lose nothing to large means, in place of their second moments.
         timing: as `lgssm_filter`.
+        starts: as `lgssm_filter`. States of two sequences are independent.
 
     Returns:
         The log-likelihood, filtered and smoothed moments, and E[z_t z_{t+1}'], always.
@@ -125,7 +128,9 @@ def lgssm_smoother(
         ValueError: shapes that do not fit together, matrices that are not covariances, an unknown name of an option.
         RuntimeError: ``implementation="pallas"`` where kernels can't run.
     """
-    return _by_length(_smooth, *_given(params, emissions, inputs, missing, timing), implementation, per_step_loglik, central)
+    return _by_length(
+        _smooth, *_given(params, emissions, inputs, missing, timing, starts), implementation, per_step_loglik, central
+    )
 
 
 @ranged
@@ -138,13 +143,14 @@ def lgssm_marginal_loglik(
     per_step_loglik: bool = False,
     missing: bool | None = None,
     timing: str = "arrival",
+    starts: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
     """Computes log p(y_1..T) without keeping any moments. Arguments and errors are those of `lgssm_filter`.
 
     Returns:
         A scalar or (B,); with ``per_step_loglik``, log p(y_t | y_1..t-1) as (T,) or (B, T).
     """
-    return _by_length(_loglik, *_given(params, emissions, inputs, missing, timing), implementation, per_step_loglik)
+    return _by_length(_loglik, *_given(params, emissions, inputs, missing, timing, starts), implementation, per_step_loglik)
 
 
 @ranged
@@ -158,6 +164,7 @@ def lgssm_posterior_sample(
     implementation: str | None = None,
     missing: bool | None = None,
     timing: str = "arrival",
+    starts: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
     """Draws states given the emissions, by filtering forward and sampling backward.
 
@@ -173,6 +180,7 @@ def lgssm_posterior_sample(
         implementation: None, or a name from the module's docstring.
         missing: as `lgssm_filter`.
         timing: as `lgssm_filter`.
+        starts: as `lgssm_filter`.
 
     Returns:
         States (T, D) or (B, T, D).
@@ -183,7 +191,7 @@ def lgssm_posterior_sample(
         RuntimeError: ``implementation="pallas"`` where kernels can't run.
     """
     check_key(key, " The order is (key, params, emissions).")
-    return _sample(*_given(params, emissions, inputs, missing, timing), implementation, key, jitter)
+    return _sample(*_given(params, emissions, inputs, missing, timing, starts), implementation, key, jitter)
 
 
 @ranged
@@ -223,67 +231,32 @@ def lgssm_joint_sample(
     return _joint_sample(params, key, T, inputs, implementation)
 
 
-def pad_sequences(sequences: Sequence[jax.typing.ArrayLike], length: int | None = None) -> tuple[jax.Array, jax.Array]:
-    """Puts sequences of different lengths into one batch, filled up with missing steps.
-
-    Everything the smoother says of the steps before a sequence's own end is what it says of the sequence alone; what it
-    says after the end is a forecast.
-
-    Args:
-        sequences: arrays (T_i, m); masked entries become NaN, and dtypes are promoted as JAX promotes them.
-        length: T; default the longest sequence's.
-
-    Returns:
-        Emissions (B, T, m), and the lengths (B,).
-
-    Raises:
-        TypeError: what is no array of floats or integers.
-        ValueError: no sequences, shapes that do not go together, a length below a sequence's.
-    """
-    sequences = [emissions_array(s) for s in sequences]
-    shapes = [s.shape for s in sequences]
-    if not sequences or any(len(s) != 2 or s[1] != shapes[0][1] for s in shapes):
-        raise ShapeError(f"sequences: shapes {shapes} given, wanted at least one, all (T_i, m) with one m.")
-    for s in sequences:
-        check_dtypes({"sequences": s.dtype})
-    dtype = promoted(jax.dtypes.canonicalize_dtype(s.dtype) for s in sequences)
-    longest = max(s[0] for s in shapes)
-    T = longest if length is None else count("length", length)
-    if longest > T:
-        raise ValueError(f"length: {T} given, wanted at least the longest sequence's, {longest}.")
-    lengths = jax.device_put(np.array([s[0] for s in shapes]))
-    if all(map(seen, sequences)):  # by NumPy, as `jax.debug_nans` takes what JAX computes to be NaN for an error
-        padded = np.full((len(shapes), T, shapes[0][1]), np.nan, dtype)
-        for row, s in zip(padded, sequences, strict=True):
-            row[: len(s)] = s
-        return jax.device_put(padded), lengths
-    padded = [jnp.pad(s.astype(dtype), ((0, T - len(s)), (0, 0)), constant_values=jnp.nan) for s in sequences]
-    return jnp.stack(padded), lengths
-
-
 parallel_lgssm_filter = lgssm_filter
 parallel_lgssm_smoother = lgssm_smoother
 parallel_lgssm_posterior_sample = lgssm_posterior_sample
 
 
 def _given(
-    params: Any, emissions: Any, inputs: Any, missing: bool | None, timing: str
-) -> tuple[ParamsLGSSM, Any, Any, bool | None]:
-    """Returns the arguments of the compiled functions: arrays, and whether entries are missing, as far as that is known."""
+    params: Any, emissions: Any, inputs: Any, missing: bool | None, timing: str, starts: Any
+) -> tuple[tuple[ParamsLGSSM, Any], Any, Any, bool | None]:
+    """Returns the arguments of the compiled functions: the model and where sequences begin, arrays, and whether entries are
+    missing, as far as that is known.
+    """
     emissions = emissions_array(emissions)
     T = emissions.shape[-2] if emissions.ndim > 1 else 0
     inputs = None if inputs is None else array("inputs", inputs)
     params = plain_params(params, T, inputs, timing)
+    model = params, None if starts is None else checked_starts(starts, T, emissions.shape[0] if emissions.ndim == 3 else None)
     missing = check_missing(missing)
     if not seen(emissions):
-        return params, emissions, inputs, missing
+        return model, emissions, inputs, missing
     check_covariances(params, T)
-    return params, emissions, inputs, missing_entries(np.asarray(emissions), missing)
+    return model, emissions, inputs, missing_entries(np.asarray(emissions), missing)
 
 
 def _by_length(
     function: Callable,
-    params: Any,
+    model: tuple[ParamsLGSSM, Any],
     emissions: Any,
     inputs: Any,
     missing: bool | None,
@@ -291,8 +264,9 @@ def _by_length(
     *options: Any,
 ) -> Any:
     """Calls a compiled function, or the program that lengths share."""
-    shared = lengths.shareable(implementation) and _constant(params)
-    return lengths.by_length(function, (params,), (emissions, inputs), missing, implementation, *options, shared=shared)
+    params, starts = model
+    shared = lengths.shareable(implementation) and starts is None and _constant(params)
+    return lengths.by_length(function, (model,), (emissions, inputs), missing, implementation, *options, shared=shared)
 
 
 def _constant(params: ParamsLGSSM) -> bool:
@@ -307,30 +281,30 @@ def _constant(params: ParamsLGSSM) -> bool:
 
 
 @functools.partial(jax.jit, static_argnames=("missing", "implementation", "per_step"))
-def _filter(params, emissions, inputs, missing, implementation, per_step, count=None) -> PosteriorGSSMFiltered:
-    model, emissions, sizes, how = prepare(params, emissions, inputs, missing, implementation, count)
+def _filter(model, emissions, inputs, missing, implementation, per_step, count=None) -> PosteriorGSSMFiltered:
+    model, emissions, sizes, how = prepare(*model, emissions, inputs, missing, implementation, count)
     loglik, moments = lgssm_inference.filter_states(model, emissions, how, per_step, count)
     return PosteriorGSSMFiltered(*_unbatch(sizes, (loglik, moments.mean[..., 0], moments.cov)))
 
 
 @functools.partial(jax.jit, static_argnames=("missing", "implementation", "per_step", "central"))
-def _smooth(params, emissions, inputs, missing, implementation, per_step, central, count=None) -> PosteriorGSSMSmoothed:
-    model, emissions, sizes, how = prepare(params, emissions, inputs, missing, implementation, count)
+def _smooth(model, emissions, inputs, missing, implementation, per_step, central, count=None) -> PosteriorGSSMSmoothed:
+    model, emissions, sizes, how = prepare(*model, emissions, inputs, missing, implementation, count)
     loglik, filtered, smoothed = lgssm_inference.smooth_states(model, emissions, how, per_step, central, count)
     moments = filtered.mean[..., 0], filtered.cov, smoothed.mean[..., 0], smoothed.cov, smoothed.cross
     return PosteriorGSSMSmoothed(*_unbatch(sizes, (loglik, *moments)))
 
 
 @functools.partial(jax.jit, static_argnames=("missing", "implementation", "per_step"))
-def _loglik(params, emissions, inputs, missing, implementation, per_step, count=None) -> jax.Array:
-    model, emissions, sizes, how = prepare(params, emissions, inputs, missing, implementation, count)
+def _loglik(model, emissions, inputs, missing, implementation, per_step, count=None) -> jax.Array:
+    model, emissions, sizes, how = prepare(*model, emissions, inputs, missing, implementation, count)
     (loglik,) = _unbatch(sizes, (lgssm_inference.loglik(model, emissions, how, per_step, count),))
     return loglik
 
 
 @functools.partial(jax.jit, static_argnames=("missing", "implementation"))
-def _sample(params, emissions, inputs, missing, implementation, key, jitter) -> jax.Array:
-    model, emissions, sizes, how = prepare(params, emissions, inputs, missing, implementation)
+def _sample(model, emissions, inputs, missing, implementation, key, jitter) -> jax.Array:
+    model, emissions, sizes, how = prepare(*model, emissions, inputs, missing, implementation)
     noise = draws.normal(key, (emissions.shape[0], sizes.T, sizes.D), emissions.dtype)
     jitter = jnp.asarray(jitter, emissions.dtype)
     (states,) = _unbatch(sizes, (lgssm_inference.sample_states(model, emissions, noise, jitter, how)[..., 0],))

@@ -7,11 +7,13 @@ from fastscan.dispatch import large
 from fastscan.dispatch.choice import How, Problem, device_kind
 from fastscan.kernels.tables import Computed
 from fastscan.lgssm.check import Model, Sizes, check_emission_dim, check_emissions, check_model
+from fastscan.lgssm.packed import with_starts
 from fastscan.types import ParamsLGSSM
 
 
 def prepare(
     params: ParamsLGSSM,
+    starts: jax.Array | None,
     emissions: jax.Array,
     inputs: jax.Array | None,
     missing: bool | None,
@@ -22,6 +24,7 @@ def prepare(
     check_emissions(emissions)
     batch = emissions.shape[0] if emissions.ndim == 3 else None
     model, sizes = check_model(params, emissions.shape[-2], batch, emissions.dtype, inputs)
+    model = with_starts(model, starts, sizes.T, batch)
     check_emission_dim(emissions, sizes.m)
     emissions = emissions.astype(model.F.dtype)
     matrices = model.initial_cov, model.F, model.Q, model.H, model.R

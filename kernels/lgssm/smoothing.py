@@ -6,6 +6,8 @@ Row t holds the filtered state at t and the transition to t+1; its step takes wh
 import functools
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
 from fastscan.kernels.affine.maps import AffineMap
 from fastscan.kernels.algebra import eye, mirrored, multiply_add, stage, zeros
 from fastscan.kernels.algebra.stages import matmul, matmul_add
@@ -48,9 +50,15 @@ class SmootherSums(NamedTuple):
     cross: Any
 
 
-def added_up(cov: Any, cross: Any) -> SmootherSums:
-    """Adds up smoothed covariances (B or 1, T, D, D), and those with the next state (B or 1, T - 1, D, D)."""
-    return SmootherSums(cov[:, 0], cov[:, :-1].sum(1), cov[:, 1:].sum(1), cross.sum(1))
+def added_up(cov: Any, cross: Any, starts: Any = None) -> SmootherSums:
+    """Adds up smoothed covariances (B or 1, T, D, D), and those with the next state (B or 1, T - 1, D, D): of all sequences
+    that ``starts`` marks (B, T), or of one.
+    """
+    if starts is None:
+        return SmootherSums(cov[:, 0], cov[:, :-1].sum(1), cov[:, 1:].sum(1), cross.sum(1))
+    begins = starts[..., None, None]
+    before, after, cross = (jnp.where(begins[:, 1:], 0, x).sum(1) for x in (cov[:, :-1], cov[:, 1:], cross))
+    return SmootherSums(jnp.where(begins, cov, 0).sum(1), before, after, cross)
 
 
 class BackwardKernel(NamedTuple):

@@ -113,7 +113,7 @@ def _network(who: str) -> Callable[[], Any]:
         return (1 - update) * x + update * jnp.tanh(u[2] + U[2] @ (reset * x))
 
     def by_steps(x0: jax.Array, inputs: jax.Array) -> jax.Array:
-        return lax.scan(lambda x, u: (f(x, u),) * 2, x0, inputs)[1]
+        return lax.scan(lambda x, u: (f(x, u), f(x, u)), x0, inputs)[1]
 
     compiled = jax.jit(functools.partial(newton_scan, f) if who == "fastscan" else by_steps)
     return lambda: compiled(jnp.zeros(NETWORK), inputs)

@@ -79,11 +79,18 @@ def HMM(family: Emissions) -> Learnable:
         )
 
     def expect(
-        params: ParamsHMM, emissions: jax.Array, inputs: None, missing: bool | None = None
+        params: ParamsHMM,
+        emissions: jax.Array,
+        inputs: None,
+        missing: bool | None = None,
+        starts: jax.Array | None = None,
     ) -> tuple[Statistics, jax.Array]:
         del inputs, missing
-        posterior: Any = hmm_smoother(*arguments(params, emissions))
-        sums = posterior.initial_probs.sum(0), posterior.trans_probs.sum(0)
+        posterior: Any = hmm_smoother(*arguments(params, emissions), starts=starts)
+        first = posterior.initial_probs
+        if starts is not None:
+            first = jnp.where(starts[..., None], posterior.smoothed_probs, 0).sum(1)
+        sums = first.sum(0), posterior.trans_probs.sum(0)
         probs = jnp.where(family.missing(emissions)[..., None], 0, posterior.smoothed_probs)
         return Statistics(*sums, probs, emissions), posterior.marginal_loglik
 

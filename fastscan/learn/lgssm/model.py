@@ -55,7 +55,11 @@ def constraints(params: Any) -> Any:
 
 
 def expect(
-    params: Any, emissions: jax.Array, inputs: jax.Array | None, missing: bool | None = None
+    params: Any,
+    emissions: jax.Array,
+    inputs: jax.Array | None,
+    missing: bool | None = None,
+    starts: jax.Array | None = None,
 ) -> tuple[Statistics, jax.Array]:
     """Takes the E-step.
 
@@ -64,6 +68,7 @@ def expect(
         emissions: (B, T, m); NaN entries are missing.
         inputs: (B, T, U) or None.
         missing: whether entries are, None if that is not known.
+        starts: bool (B, T), True where one of many sequences begins; None if each is one.
 
     Returns:
         Statistics, and log-likelihoods (B,).
@@ -72,17 +77,17 @@ def expect(
         ValueError: parameters that vary.
     """
     _check_static(params)
-    if missing is False:
+    if missing is False and starts is None:
         loglik, mean, sums = smoothed_sums(params, emissions, inputs)
         emitted = _emitted(params.emissions, mean, (sums.first + sums.after).sum(0), emissions, inputs)
     else:
-        posterior = lgssm_smoother(params, emissions, inputs, missing=missing, central=True)
+        posterior = lgssm_smoother(params, emissions, inputs, missing=missing, central=True, starts=starts)
         loglik, mean, cov = posterior.marginal_loglik, posterior.smoothed_means, posterior.smoothed_covariances
-        sums = added_up(cov, posterior.smoothed_cross_covariances)
+        sums = added_up(cov, posterior.smoothed_cross_covariances, starts)
         emitted = _emitted_with_gaps(params.emissions, mean, cov, emissions, inputs, missing)
     sums = SmootherSums(*(x.sum(0) for x in sums))
-    arrivals = None if mean.shape[1] == 1 else _arrivals(params.dynamics, mean, sums, inputs)
-    return Statistics(_first(params.initial, mean, sums), arrivals, emitted), loglik
+    arrivals = None if mean.shape[1] == 1 else _arrivals(params.dynamics, mean, sums, inputs, starts)
+    return Statistics(_first(params.initial, mean, sums, starts), arrivals, emitted), loglik
 
 
 def maximise(
@@ -177,20 +182,28 @@ def _regressors(part: Any, mean: jax.Array, inputs: jax.Array | None, start: int
     return x, jnp.einsum("mn,btn->btm", _coefficients(part, _COEFFICIENTS), x, precision="highest")
 
 
-def _first(part: Any, mean: jax.Array, sums: SmootherSums) -> Regression:
+def _first(part: Any, mean: jax.Array, sums: SmootherSums, starts: jax.Array | None) -> Regression:
     """Makes the regression of the first states, r = z_1 - m."""
     D = mean.shape[-1]
     one, nothing = jnp.ones((len(mean), 1, 1), mean.dtype), jnp.zeros((D, D), mean.dtype)
-    return Regression(one, mean[:, :1] - part.mean, jnp.eye(D, dtype=mean.dtype)[None], sums.first[None], nothing)
+    known = jnp.eye(D, dtype=mean.dtype)[None], sums.first[None], nothing
+    if starts is None:
+        return Regression(one, mean[:, :1] - part.mean, *known)
+    there = starts[..., None].astype(mean.dtype)
+    return Regression(there, jnp.where(starts[..., None], mean - part.mean, 0), *known, there)
 
 
-def _arrivals(part: Any, mean: jax.Array, sums: SmootherSums, inputs: jax.Array | None) -> Regression:
+def _arrivals(part: Any, mean: jax.Array, sums: SmootherSums, inputs: jax.Array | None, starts: jax.Array | None) -> Regression:
     """Makes the regression of the transitions, r = z_{t+1} - F z_t - B u_{t+1} - b."""
     x, expected = _regressors(part, mean[:, :-1], inputs, 1)
+    r, there = mean[:, 1:] - expected, None
+    if starts is not None:
+        here = ~starts[:, 1:, None]
+        x, r, there = jnp.where(here, x, 0), jnp.where(here, r, 0), here.astype(mean.dtype)
     one = jnp.eye(mean.shape[-1], dtype=mean.dtype)
     both = jnp.block([[sums.before, sums.cross], [sums.cross.T, sums.after]])
     loadings = jnp.concatenate([-part.weights, one], 1)
-    return Regression(x, mean[:, 1:] - expected, loadings[None], both[None], jnp.zeros_like(one))
+    return Regression(x, r, loadings[None], both[None], jnp.zeros_like(one), there)
 
 
 def _emitted(part: Any, mean: jax.Array, cov: jax.Array, y: jax.Array, inputs: jax.Array | None) -> Regression:
@@ -261,7 +274,7 @@ def _regress(
         if getattr(constraints, x) is not FROZEN and mask.size:
             noted["redundant"][f"{name}.{x}"] = mask if getattr(part, x).ndim == 2 else mask[0]
     if constraints.cov is not FROZEN:
-        count = of.x.shape[0] * of.x.shape[1]
+        count = of.count
         count += 0 if prior is None else prior.df + len(W) + W.shape[1] + 1
         cov = (jnp.diagonal(rr) if part.cov.ndim == 1 else rr) / count
         if least is not None:

@@ -26,6 +26,7 @@ class Regression(NamedTuple):
         loadings: (S, m, q). The uncertain part of r is these times w, of which the first are the state's; S is B T, or 1.
         cov: of w, (S, q, q), summed over all steps where S is 1.
         rest: the summed covariance of what is neither known nor of w (m, m).
+        there: (B, T, 1), 1 where there is a residual and 0 where there is none, where x, r and cov are 0, too; None for all.
     """
 
     x: jax.Array
@@ -33,6 +34,12 @@ class Regression(NamedTuple):
     loadings: jax.Array
     cov: jax.Array
     rest: jax.Array
+    there: jax.Array | None = None
+
+    @property
+    def count(self) -> Any:
+        """The number of residuals."""
+        return self.x.shape[0] * self.x.shape[1] if self.there is None else self.there.sum()
 
 
 def normal_equations(of: Regression, states: int, prior: MatrixNormalInverseWishart | None = None) -> jax.Array:
@@ -83,9 +90,9 @@ def fit(
     change, redundant = jnp.zeros((of.r.shape[-1], n), of.r.dtype), jnp.zeros(n, bool)
     mean = jnp.zeros(n, of.x.dtype)
     if bias and prior is None:
-        mean = of.x.mean((0, 1)).at[-1].set(0)
-        x = of.x - mean
-        of = of._replace(x=jnp.where((x**2).mean((0, 1)) > (8 * jnp.finfo(x.dtype).eps * mean) ** 2, x, 0))
+        mean = (of.x.sum((0, 1)) / of.count).at[-1].set(0)
+        x = of.x - (mean if of.there is None else mean * of.there)
+        of = of._replace(x=jnp.where((x**2).sum((0, 1)) / of.count > (8 * jnp.finfo(x.dtype).eps * mean) ** 2, x, 0))
     if len(free):
         basis, left_out = _whitening(normal_equations(of, states, prior)[free][:, free])
         for _ in range(2):  # the second time about the new weights, which takes the first one's rounding away

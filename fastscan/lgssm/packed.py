@@ -1,0 +1,39 @@
+"""Many sequences on one time axis: where one begins, the state before is forgotten, and the state is the first one's anew.
+
+That is a transition like others: with F = 0, the first state's mean for a bias, and its covariance for Q. So every
+implementation, every derivative and every sampler knows of sequences already; chunks of time may end anywhere.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from fastscan.lgssm.check import Model
+from fastscan.sequences.packing import begun, checked_starts
+
+
+def with_starts(model: Model, starts: jax.Array | None, T: int, batch: int | None) -> Model:
+    """Returns a model whose state begins anew at some steps.
+
+    Args:
+        model: checked.
+        starts: bool (T,) or (B, T), True where a sequence begins; None for one sequence.
+        T: time steps.
+        batch: B, or None.
+
+    Raises:
+        ValueError: a shape other than these.
+    """
+    if starts is None:
+        return model
+    starts = checked_starts(starts, T, batch).reshape(-1, T)
+    if T == 1:
+        return model
+    nothing = jnp.zeros_like(model.initial_cov)
+    b = jnp.zeros_like(model.initial_mean) if model.b is None else model.b
+    B = model.B if model.B is None else begun(model.B, jnp.zeros((1, 1, *model.B.shape[2:]), model.B.dtype), starts)
+    return model._replace(
+        F=begun(model.F, nothing, starts),
+        b=jnp.where(starts[..., None, None], model.initial_mean, b),
+        B=B,
+        Q=begun(model.Q, model.initial_cov, starts),
+    )
