@@ -13,8 +13,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fastscan.kernels.arrays import as_lanes, blank, numbers, with_numbers
+from fastscan.kernels.arrays import as_lanes, blank, numbers, select, with_numbers
 from fastscan.kernels.functions import Changed, Function
+
+MOST_SELECTED = 4
+"""The most matrices that lanes select from, as vectors do; of more, each lane looks up its own."""
 
 
 class Table(NamedTuple):
@@ -250,6 +253,8 @@ def _entry(values: jax.Array, index: jax.Array) -> jax.Array:
     """Looks up a matrix by its number: (rows, columns), or in every lane (rows, columns, C, B)."""
     if index.size == 1:
         return lax.dynamic_index_in_dim(values, index.reshape(()), keepdims=False)
+    if len(values) <= MOST_SELECTED:
+        return functools.reduce(lambda entry, k: select(index == k, values[k], entry), range(1, len(values)), values[0])
     of_sequence = jax.vmap(lambda x, k: lax.dynamic_index_in_dim(x, k, keepdims=False), (None, 0), -1)
     values, numbers = values[..., 0, :], index[0, 0]
     if values.shape[-1] == 1:

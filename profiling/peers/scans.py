@@ -1,4 +1,4 @@
-"""Scans of any recurrence beside what JAX users have: affine ones by `lax.associative_scan` and `lax.scan`, nonlinear ones."""
+"""Scans of any recurrence beside what JAX users have, affine ones and nonlinear ones; and packed panels beside padded ones."""
 
 import functools
 import time
@@ -8,17 +8,33 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from rich.console import Console
 from rich.table import Table
 
-from fastscan import affine_scan, newton_scan
+from fastscan import (
+    affine_scan,
+    hmm_marginal_loglik,
+    hmm_posterior_mode,
+    hmm_smoother,
+    lgssm_filter,
+    lgssm_marginal_loglik,
+    lgssm_posterior_sample,
+    lgssm_smoother,
+    newton_scan,
+    pack_sequences,
+    pad_sequences,
+)
 from fastscan.profiling.measure.machine import describe
+from fastscan.profiling.measure.models import random_params
 from fastscan.profiling.measure.rows import write_record
 from fastscan.profiling.measure.timing import first_and_warm
 
 REPEATS = 7
 AFFINE = (("dense", 1_000_000, 4), ("dense", 100_000, 4), ("diagonal", 100_000, 64), ("dense", 10_000, 32))
+SEQUENCES, LONGEST = 2_000, 400
+"""A panel's sequences, and the steps of the longest; their lengths are uniform from 1 on."""
 NETWORK, NETWORK_STEPS = 8, 4_096
 """The units of a gated network, and its steps."""
 
@@ -64,6 +80,10 @@ def calls() -> Iterator[tuple[str, str, Callable[[], Callable[[], Any]]]]:
             for what, timed in (("value", run), ("value and gradient", _with_gradient(run))):
                 work = f"affine, {structure}, D={D}, T={T:,}, {what}"
                 yield work, who, functools.partial(_affine, timed, structure, T, D)
+    for name in PANELS:
+        work = f"{name} of a panel, {SEQUENCES:,} sequences of 1 to {LONGEST} steps"
+        for who in ("packed", "padded"):
+            yield work, who, functools.partial(_panel, name, who)
     for who in ("fastscan", "lax.scan"):
         yield f"gated network, D={NETWORK}, T={NETWORK_STEPS:,}", who, functools.partial(_network, who)
 
@@ -84,6 +104,32 @@ def run_scans(folder: Path, only: str = "") -> list[Timed]:
     Console(width=150).print(table)
     print(f"record: {path}")
     return found
+
+
+PANELS: dict[str, Callable] = {
+    "lgssm_marginal_loglik": lgssm_marginal_loglik,
+    "lgssm_filter": lgssm_filter,
+    "lgssm_smoother": lgssm_smoother,
+    "lgssm_posterior_sample": functools.partial(lgssm_posterior_sample, jax.random.key(0)),
+    "hmm_marginal_loglik": hmm_marginal_loglik,
+    "hmm_smoother": functools.partial(hmm_smoother, compute_trans_probs=False),
+    "hmm_posterior_mode": hmm_posterior_mode,
+}
+"""Functions of a panel, of a linear-Gaussian model with D=4 and m=2, or of a hidden Markov model with K=5."""
+
+
+def _panel(name: str, who: str) -> Callable[[], Any]:
+    """Makes a call of a panel on one time axis, or filled up with missing steps, each known not to be missing or to be so."""
+    r = np.random.default_rng(0)
+    hmm = name.startswith("hmm")
+    sequences = [r.normal(size=(n, 5 if hmm else 2)).astype("float32") for n in r.integers(1, LONGEST + 1, SEQUENCES)]
+    model = (np.full(5, 0.2, "float32"), r.dirichlet(np.ones(5), 5).astype("float32")) if hmm else (random_params(4, 2),)
+    known: dict[str, Any] = {} if hmm else {"missing": who == "padded"}
+    packed, starts = pack_sequences(sequences)
+    given = packed if who == "packed" else pad_sequences(sequences)[0]
+    marks = {"starts": starts} if who == "packed" else {}
+    compiled = jax.jit(lambda given, **marks: PANELS[name](*model, given, **known, **marks))
+    return lambda: compiled(given, **marks)
 
 
 def _with_gradient(function: Callable) -> Callable:
