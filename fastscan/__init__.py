@@ -36,6 +36,7 @@ from fastscan.lgssm.forecast import lgssm_forecast, lgssm_posterior_predictive
 from fastscan.scans import NewtonScan, Recurrence, affine_scan, newton_scan, scan
 from fastscan.sequences import pack_sequences, pad_sequences, unpack_sequences
 from fastscan.types import (
+    GaussianState,
     HMMPosterior,
     HMMPosteriorFiltered,
     ParamsLGSSM,
@@ -54,6 +55,7 @@ _ON_DEMAND = ("lds", "learn", "mcmc", "nonlinear", "slds")
 
 __all__ = [
     "Adoption",
+    "GaussianState",
     "HMMPosterior",
     "HMMPosteriorFiltered",
     "NewtonScan",

@@ -79,6 +79,15 @@ class ParamsLGSSM(NamedTuple):
     emissions: ParamsLGSSMEmissions
 
 
+class GaussianState(NamedTuple):
+    """What a filter knows of the last state of a series, with which it can go on: mean (D,) and cov (D, D), or with a leading
+    batch axis.
+    """
+
+    mean: Any
+    cov: Any
+
+
 class PosteriorGSSMFiltered(NamedTuple):
     """Filtered moments; all with a leading batch axis where the emissions have one.
 
@@ -94,6 +103,13 @@ class PosteriorGSSMFiltered(NamedTuple):
     filtered_covariances: jax.Array | None = None
     predicted_means: jax.Array | None = None
     predicted_covariances: jax.Array | None = None
+
+    @property
+    def final_state(self) -> GaussianState:
+        """What is known of the last state, for ``initial_state`` of the piece that follows."""
+        assert self.filtered_means is not None
+        assert self.filtered_covariances is not None
+        return GaussianState(self.filtered_means[..., -1, :], self.filtered_covariances[..., -1, :, :])
 
 
 class PosteriorGSSMSmoothed(NamedTuple):
@@ -115,6 +131,11 @@ class PosteriorGSSMSmoothed(NamedTuple):
     smoothed_covariances: jax.Array
     smoothed_cross_covariances: jax.Array | None = None
 
+    @property
+    def final_state(self) -> GaussianState:
+        """What is known of the last state, for ``initial_state`` of the piece that follows."""
+        return GaussianState(self.filtered_means[..., -1, :], self.filtered_covariances[..., -1, :, :])
+
 
 class HMMPosteriorFiltered(NamedTuple):
     """Filtered probabilities; all with a leading batch axis where the log-likelihoods have one.
@@ -128,6 +149,11 @@ class HMMPosteriorFiltered(NamedTuple):
     marginal_loglik: jax.Array
     filtered_probs: jax.Array
     predicted_probs: jax.Array
+
+    @property
+    def final_state(self) -> jax.Array:
+        """The last state's probabilities (K,), for ``initial_state`` of the piece that follows."""
+        return self.filtered_probs[..., -1, :]
 
 
 class HMMPosterior(NamedTuple):
@@ -146,6 +172,11 @@ class HMMPosterior(NamedTuple):
     smoothed_probs: jax.Array
     initial_probs: jax.Array
     trans_probs: jax.Array | None = None
+
+    @property
+    def final_state(self) -> jax.Array:
+        """The last state's filtered probabilities (K,), for ``initial_state`` of the piece that follows."""
+        return self.filtered_probs[..., -1, :]
 
 
 def make_lgssm_params(

@@ -36,18 +36,21 @@ from fastscan.hmm.check import (
     summed_by_default,
     transition_weights,
 )
-from fastscan.hmm.packed import with_starts
+from fastscan.hmm.packed import going_on_from, last_rows, with_starts, without_first
 from fastscan.kernels.ranges import ranged
 from fastscan.sequences.packing import checked_starts
 from fastscan.types import HMMPosterior, HMMPosteriorFiltered, Regimes
 
 
 class Weights(NamedTuple):
-    """Weights of paths as they are given: of the first state, of transitions, and where sequences begin, or None."""
+    """Weights of paths as they are given: of the first state and of transitions; where sequences begin, or None; and
+    probabilities of the state before the first step, or None.
+    """
 
     initial: Any
     A: Any
     starts: Any
+    state: Any
 
 
 @ranged
@@ -60,6 +63,7 @@ def hmm_filter(
     implementation: str | None = None,
     log_weights: bool = False,
     starts: ArrayLike | None = None,
+    initial_state: ArrayLike | None = None,
 ) -> HMMPosteriorFiltered:
     """Computes the probabilities of the states given the data so far, by the forward filter.
 
@@ -73,6 +77,9 @@ def hmm_filter(
         starts: (T,), or in a batch (B, T), True where a new sequence begins, of many on one time axis, as `pack_sequences`
             has them: its first state has the initial distribution. The log-likelihood is that of all of them, and data that
             are impossible in one of them are so in all.
+        initial_state: probabilities (K,) or (B, K) of the state before the first step, as another piece's ``final_state`` says.
+            The initial distribution is not read then, but at ``starts``, and transitions that vary are T, the first of them
+            to the first step.
 
     Returns:
         The log-likelihood, filtered and predicted probabilities.
@@ -85,7 +92,7 @@ def hmm_filter(
     """
     return _by_length(
         _filter,
-        *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods, log_weights, starts),
+        *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods, log_weights, starts, initial_state),
         implementation,
         log_weights,
     )
@@ -101,6 +108,7 @@ def hmm_marginal_loglik(
     implementation: str | None = None,
     log_weights: bool = False,
     starts: ArrayLike | None = None,
+    initial_state: ArrayLike | None = None,
 ) -> jax.Array:
     """Computes log p(y_1..T) without keeping probabilities; its derivative costs one smoother's pass. Arguments and errors are
     those of `hmm_filter`.
@@ -110,7 +118,7 @@ def hmm_marginal_loglik(
     """
     return _by_length(
         _loglik,
-        *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods, log_weights, starts),
+        *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods, log_weights, starts, initial_state),
         implementation,
         log_weights,
     )
@@ -127,6 +135,7 @@ def hmm_smoother(
     implementation: str | None = None,
     log_weights: bool = False,
     starts: ArrayLike | None = None,
+    initial_state: ArrayLike | None = None,
 ) -> HMMPosterior:
     """Computes the probabilities of the states given all data, by the forward filter and the backward smoother. Errors are
     those of `hmm_filter`.
@@ -140,13 +149,14 @@ def hmm_smoother(
         implementation: as `hmm_filter`.
         log_weights: as `hmm_filter`.
         starts: as `hmm_filter`. Between two sequences there is no transition: 0 in the results.
+        initial_state: as `hmm_filter`. Transitions are those among this piece's steps.
 
     Returns:
         The log-likelihood, filtered, predicted and smoothed probabilities, and those of the transitions.
     """
     return _by_length(
         _smooth,
-        *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods, log_weights, starts),
+        *_given(initial_distribution, transition_matrix, transition_fn, log_likelihoods, log_weights, starts, initial_state),
         implementation,
         log_weights,
         compute_trans_probs,
@@ -259,22 +269,24 @@ hmm_two_filter_smoother = hmm_smoother
 
 
 def _given(
-    initial: Any, matrix: Any, function: TransitionFn, log_likelihoods: Any, log_weights: bool, starts: Any
+    initial: Any, matrix: Any, function: TransitionFn, log_likelihoods: Any, log_weights: bool, starts: Any, state: Any = None
 ) -> tuple[Weights, Any, bool]:
     """Returns the arguments of the compiled functions: arrays, and whether the matrix is the function's values."""
     ll = log_likelihoods_array(log_likelihoods)
-    matrix, called = transition_weights(matrix, function, ll)
+    matrix, called = transition_weights(matrix, function, ll, state is not None)
+    state = None if state is None else array("initial_state", state)
     initial = None if initial is None else array("initial_distribution", initial)
     if starts is not None and ll.ndim in (2, 3):
         starts = checked_starts(starts, ll.shape[-2], len(ll) if ll.ndim == 3 else None)
     if seen(ll):
         check_weights(initial, matrix, log_weights)
-    return Weights(initial, matrix, starts), ll, called
+    return Weights(initial, matrix, starts, state), ll, called
 
 
 def _by_length(function: Callable, weights: Weights, ll: Any, called: bool, implementation: str | None, *options: Any):
     """Calls a compiled function, or the program that lengths share."""
-    shared = lengths.shareable(implementation) and not called and getattr(weights.A, "ndim", 0) == 2 and weights.starts is None
+    shared = lengths.shareable(implementation) and not called and getattr(weights.A, "ndim", 0) == 2
+    shared = shared and weights.starts is None and weights.state is None
     options = called, implementation, *options
     return lengths.by_length(function, (weights,), (ll,), *options, shared=shared, whole=("initial_probs", "trans_probs"))
 
@@ -288,12 +300,13 @@ def _prepare(
     count: Any = None,
 ) -> tuple[CheckedHMM, bool, How]:
     """Returns the checked model, whether it has a batch axis, and how to run it."""
-    model, batched = check_hmm(weights.initial, weights.A, ll, called)
-    model = with_starts(model, weights.starts)
+    resumed = weights.state is not None
+    model, batched = check_hmm(weights.initial, weights.A, ll, called, resumed)
+    model = going_on_from(weights.state, with_starts(model, weights.starts, resumed=resumed), batched=batched)
     B, T, K = model.log_likelihoods.shape
     fewest = None if count is None else lengths.fewest_rows(T - 1)
     problem = Problem(
-        implementation, T, K, 0, str(model.A.dtype), family, model.A.shape[0] == 1, fewest, calls_functions(model)
+        implementation, T + resumed, K, 0, str(model.A.dtype), family, model.A.shape[0] == 1, fewest, calls_functions(model)
     )
     return model, batched, How(problem.plan(B), problem)
 
@@ -301,7 +314,8 @@ def _prepare(
 @functools.partial(jax.jit, static_argnames=("called", "implementation", "log_weights"))
 def _filter(weights, ll, called, implementation, log_weights, count=None) -> HMMPosteriorFiltered:
     model, batched, how = _prepare(weights, ll, called, implementation, count=count)
-    return _unbatch(batched, hmm_inference.filter_states(model, how, log_weights, count))
+    posterior = hmm_inference.filter_states(model, how, log_weights, count)
+    return _unbatch(batched, posterior if weights.state is None else without_first(posterior))
 
 
 @functools.partial(jax.jit, static_argnames=("called", "implementation", "log_weights"))
@@ -313,11 +327,14 @@ def _loglik(weights, ll, called, implementation, log_weights, count=None) -> jax
 @functools.partial(jax.jit, static_argnames=("called", "implementation", "log_weights", "transitions"))
 def _smooth(weights, ll, called, implementation, log_weights, transitions, count=None) -> HMMPosterior:
     model, batched, how = _prepare(weights, ll, called, implementation, count=count)
-    summed = summed_by_default(weights.A, called)
-    counting = transitions and summed and weights.starts is None and hmm_inference.counts_on_the_way(how.plan, model)
+    summed, alone = summed_by_default(weights.A, called), weights.starts is None and weights.state is None
+    counting = transitions and summed and alone and hmm_inference.counts_on_the_way(how.plan, model)
     posterior = hmm_inference.smooth_states(model, how, log_weights, counting, count)
+    if weights.state is not None:
+        posterior = without_first(posterior)
     if transitions and not counting:
-        A = model.A if weights.starts is None else check_hmm(weights.initial, weights.A, ll, called)[0].A
+        A = check_hmm(weights.initial, weights.A, ll, called, weights.state is not None)[0].A
+        A = last_rows(A, posterior.smoothed_probs.shape[1] - 1)
         probs = hmm_inference.transition_probs(A, posterior, summed, log_weights, count, weights.starts)
         posterior = posterior._replace(trans_probs=probs)
     return _unbatch(batched, posterior)

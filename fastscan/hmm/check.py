@@ -27,12 +27,12 @@ class CheckedHMM(NamedTuple):
     log_likelihoods: jax.Array
 
 
-def transition_weights(matrix: Any, function: Callable | None, series: Any) -> tuple[Any, bool]:
+def transition_weights(matrix: Any, function: Callable | None, series: Any, more: int = 0) -> tuple[Any, bool]:
     """Returns transition weights as an array, `Regimes` of arrays, a `Computed` or None, and whether a function gave them, for
-    a series (..., T, K).
+    a series (..., T, K), and so many steps before it.
     """
     if function is not None:
-        steps = jnp.shape(series)[-2] - 1 if jnp.ndim(series) > 1 else 0
+        steps = jnp.shape(series)[-2] - 1 + more if jnp.ndim(series) > 1 else 0
         return evaluated("transition_fn", function, steps, "Entry t is of the transition from t to t + 1."), True
     if isinstance(matrix, Regimes):
         regimes = regimes_of_arrays("transition_matrix", matrix)
@@ -41,7 +41,9 @@ def transition_weights(matrix: Any, function: Callable | None, series: Any) -> t
     return None if matrix is None else array("transition_matrix", matrix), False
 
 
-def check_hmm(initial: Any, transition_matrix: Any, log_likelihoods: Any, called: bool = False) -> tuple[CheckedHMM, bool]:
+def check_hmm(
+    initial: Any, transition_matrix: Any, log_likelihoods: Any, called: bool = False, more: int = 0
+) -> tuple[CheckedHMM, bool]:
     """Checks the arguments, and returns them in one layout and one dtype, and whether the log-likelihoods had a batch axis.
 
     Args:
@@ -50,6 +52,7 @@ def check_hmm(initial: Any, transition_matrix: Any, log_likelihoods: Any, called
             or (B, T - 1), or None.
         log_likelihoods: (T, K) or (B, T, K).
         called: the transition matrix is what a ``transition_fn`` returned, (T - 1, K, K), or a `Computed`.
+        more: steps before the first, 0 or 1: of so many transitions more.
 
     All are promoted to one dtype as JAX promotes, float32 or float64.
 
@@ -77,7 +80,7 @@ def check_hmm(initial: Any, transition_matrix: Any, log_likelihoods: Any, called
         )
     initial = jnp.ones(K, dtype) if initial is None else initial
     initial = _checked("initial_distribution", initial, dtype, [(K,), *([(B, K)] if batched else [])])
-    A = check_transitions(transition_matrix, called, B, T, K, dtype)
+    A = check_transitions(transition_matrix, called, B, T + more, K, dtype)
     return CheckedHMM(initial.reshape(-1, K), A, ll.astype(dtype).reshape(-1, T, K)), batched
 
 

@@ -44,7 +44,7 @@ def _run(how: How, run: Callable[..., Any], series: HMMSeries, *noise: jax.Array
 @functools.partial(jax.jit, static_argnames=("how", "log_weights"))
 def filter_states(model: CheckedHMM, how: How, log_weights: bool, count: jax.Array | None = None) -> HMMPosteriorFiltered:
     """Computes log-likelihoods, filtered and predicted probabilities."""
-    series, scales = scaled_series(model, log_weights)
+    series, scales = scaled_series(model, log_weights, how.plan.steps)
     return _filtered(how, series, _run(how, hmm_passes.filter_states, series, count=count), scales, log_weights, count)
 
 
@@ -53,7 +53,7 @@ def smooth_states(
     model: CheckedHMM, how: How, log_weights: bool, counting: bool, count: jax.Array | None = None
 ) -> HMMPosterior:
     """Computes these and smoothed probabilities; if ``counting``, expected transitions, for weights that do not vary."""
-    series, scales = scaled_series(model, log_weights)
+    series, scales = scaled_series(model, log_weights, how.plan.steps)
     smooth = functools.partial(hmm_passes.smooth_states, counting=counting)
     states, smoothed, transitions = _run(how, smooth, series, count=count)
     smoothed = smoothed[..., 0]
@@ -64,7 +64,7 @@ def smooth_states(
 @functools.partial(jax.jit, static_argnames=("how", "log_weights"))
 def loglik(model: CheckedHMM, how: How, log_weights: bool, count: jax.Array | None = None) -> jax.Array:
     """Computes the log-likelihood (B,) alone."""
-    series, scales = scaled_series(model, log_weights)
+    series, scales = scaled_series(model, log_weights, how.plan.steps)
     density = _run(how, hmm_passes.filter_loglik, jax.lax.stop_gradient(series), count=count)
     return unscaled_loglik(_scored(how, series, density, count), scales, _rows(how, count))
 
@@ -72,7 +72,7 @@ def loglik(model: CheckedHMM, how: How, log_weights: bool, count: jax.Array | No
 @functools.partial(jax.jit, static_argnames=("how", "log_weights"))
 def filter_backward(model: CheckedHMM, how: How, log_weights: bool) -> tuple[jax.Array, jax.Array]:
     """Computes the sum over all paths without initial weights, as a logarithm (B,), and messages (B, T, K)."""
-    series, scales = scaled_series(model, log_weights)
+    series, scales = scaled_series(model, log_weights, how.plan.steps)
     predicted, density = _run(how, hmm_passes.filter_backward, series)
     messages = predicted[..., 0]
     if log_weights:
@@ -91,7 +91,7 @@ def most_likely_states(model: CheckedHMM, how: How, log_weights: bool, count: ja
 @functools.partial(jax.jit, static_argnames=("how", "log_weights"))
 def sample_states(model: CheckedHMM, uniform: jax.Array, how: How, log_weights: bool) -> tuple[jax.Array, jax.Array]:
     """Draws states (B, T) by uniform numbers (B, T, 1, 1), and computes the log-likelihood (B,)."""
-    series, scales = scaled_series(model, log_weights)
+    series, scales = scaled_series(model, log_weights, how.plan.steps)
     states, density = _run(how, hmm_passes.sample_states, series, uniform)
     loglik = unscaled_loglik(density, scales, how.plan.steps)
     return loglik, _unless_impossible(how.plan, states, loglik)

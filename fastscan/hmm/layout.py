@@ -22,11 +22,16 @@ class Scales(NamedTuple):
     A: jax.Array
 
 
-def scaled_series(model: CheckedHMM, log_weights: bool) -> tuple[HMMSeries, Scales]:
-    """Returns the input of the passes for probabilities, with weights in linear scale."""
+def scaled_series(model: CheckedHMM, log_weights: bool, steps: int) -> tuple[HMMSeries, Scales]:
+    """Returns the input of the passes for probabilities, with weights in linear scale.
+
+    Where there are as many ``steps`` of the plan as log-likelihoods, initial weights are probabilities of a state before them.
+    """
     ll = model.log_likelihoods
     if log_weights:
-        initial, largest = relative_weights(model.initial, (-1,))
+        initial, largest = model.initial, jnp.zeros(1, ll.dtype)
+        if ll.shape[1] != steps:
+            initial, largest = relative_weights(model.initial, (-1,))
         A, matrices = relative_matrices(model.A)
     else:
         largest, matrices = (jnp.zeros((1,) * n, ll.dtype) for n in (1, 2))

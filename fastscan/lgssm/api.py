@@ -51,7 +51,7 @@ from fastscan.lgssm.covariances import check_covariances
 from fastscan.lgssm.problem import prepare
 from fastscan.lgssm.timing import plain_params
 from fastscan.sequences.packing import checked_starts
-from fastscan.types import ParamsLGSSM, PosteriorGSSMFiltered, PosteriorGSSMSmoothed, Regimes
+from fastscan.types import GaussianState, ParamsLGSSM, PosteriorGSSMFiltered, PosteriorGSSMSmoothed, Regimes
 
 
 @ranged
@@ -65,6 +65,7 @@ def lgssm_filter(
     missing: bool | None = None,
     timing: str = "arrival",
     starts: jax.typing.ArrayLike | None = None,
+    initial_state: GaussianState | None = None,
 ) -> PosteriorGSSMFiltered:
     """Computes means and covariances of the states given the data so far, by the Kalman filter.
 
@@ -80,6 +81,8 @@ def lgssm_filter(
         timing: the convention of time-varying dynamics, from the module's docstring.
         starts: (T,), or in a batch (B, T), True where a new sequence begins, of many on one time axis, as `pack_sequences`
             has them: the state begins anew from the initial distribution. The log-likelihood is that of all of them.
+        initial_state: of the step before the first, as another piece's ``final_state`` says; the model's own is not read then,
+            but at ``starts``, and entry 0 of time-varying dynamics is.
 
     Returns:
         The log-likelihood and the filtered moments.
@@ -89,7 +92,9 @@ def lgssm_filter(
         ValueError: shapes that do not fit together, matrices that are not covariances, an unknown name of an option.
         RuntimeError: ``implementation="pallas"`` where kernels can't run.
     """
-    return _by_length(_filter, *_given(params, emissions, inputs, missing, timing, starts), implementation, per_step_loglik)
+    return _by_length(
+        _filter, *_given(params, emissions, inputs, missing, timing, starts, initial_state), implementation, per_step_loglik
+    )
 
 
 @ranged
@@ -104,6 +109,7 @@ def lgssm_smoother(
     central: bool = False,
     timing: str = "arrival",
     starts: jax.typing.ArrayLike | None = None,
+    initial_state: GaussianState | None = None,
 ) -> PosteriorGSSMSmoothed:
     """Computes means and covariances of the states given all data, by the Kalman filter and the Rauch-Tung-Striebel smoother.
 
@@ -119,6 +125,7 @@ def lgssm_smoother(
         central: return the covariances of z_t and z_{t+1}, which lose nothing to large means, in place of their second moments.
         timing: as `lgssm_filter`.
         starts: as `lgssm_filter`. States of two sequences are independent.
+        initial_state: as `lgssm_filter`.
 
     Returns:
         The log-likelihood, filtered and smoothed moments, and E[z_t z_{t+1}'], always.
@@ -129,7 +136,11 @@ def lgssm_smoother(
         RuntimeError: ``implementation="pallas"`` where kernels can't run.
     """
     return _by_length(
-        _smooth, *_given(params, emissions, inputs, missing, timing, starts), implementation, per_step_loglik, central
+        _smooth,
+        *_given(params, emissions, inputs, missing, timing, starts, initial_state),
+        implementation,
+        per_step_loglik,
+        central,
     )
 
 
@@ -144,13 +155,16 @@ def lgssm_marginal_loglik(
     missing: bool | None = None,
     timing: str = "arrival",
     starts: jax.typing.ArrayLike | None = None,
+    initial_state: GaussianState | None = None,
 ) -> jax.Array:
     """Computes log p(y_1..T) without keeping any moments. Arguments and errors are those of `lgssm_filter`.
 
     Returns:
         A scalar or (B,); with ``per_step_loglik``, log p(y_t | y_1..t-1) as (T,) or (B, T).
     """
-    return _by_length(_loglik, *_given(params, emissions, inputs, missing, timing, starts), implementation, per_step_loglik)
+    return _by_length(
+        _loglik, *_given(params, emissions, inputs, missing, timing, starts, initial_state), implementation, per_step_loglik
+    )
 
 
 @ranged
@@ -237,16 +251,23 @@ parallel_lgssm_posterior_sample = lgssm_posterior_sample
 
 
 def _given(
-    params: Any, emissions: Any, inputs: Any, missing: bool | None, timing: str, starts: Any
-) -> tuple[tuple[ParamsLGSSM, Any], Any, Any, bool | None]:
-    """Returns the arguments of the compiled functions: the model and where sequences begin, arrays, and whether entries are
-    missing, as far as that is known.
+    params: Any, emissions: Any, inputs: Any, missing: bool | None, timing: str, starts: Any, state: Any = None
+) -> tuple[tuple[ParamsLGSSM, Any, Any], Any, Any, bool | None]:
+    """Returns the arguments of the compiled functions: the model, where sequences begin and from what state, arrays, and
+    whether entries are missing, as far as that is known.
     """
     emissions = emissions_array(emissions)
     T = emissions.shape[-2] if emissions.ndim > 1 else 0
     inputs = None if inputs is None else array("inputs", inputs)
     params = plain_params(params, T, inputs, timing)
-    model = params, None if starts is None else checked_starts(starts, T, emissions.shape[0] if emissions.ndim == 3 else None)
+    if state is not None:
+        if timing == "departure":
+            raise ValueError(
+                'initial_state: given with timing="departure"; wanted "arrival", with the transition into the first step.'
+            )
+        state = GaussianState(*(array(f"initial_state.{n}", getattr(state, n)) for n in GaussianState._fields))
+    starts = None if starts is None else checked_starts(starts, T, emissions.shape[0] if emissions.ndim == 3 else None)
+    model = params, starts, state
     missing = check_missing(missing)
     if not seen(emissions):
         return model, emissions, inputs, missing
@@ -256,7 +277,7 @@ def _given(
 
 def _by_length(
     function: Callable,
-    model: tuple[ParamsLGSSM, Any],
+    model: tuple[ParamsLGSSM, Any, Any],
     emissions: Any,
     inputs: Any,
     missing: bool | None,
@@ -264,8 +285,8 @@ def _by_length(
     *options: Any,
 ) -> Any:
     """Calls a compiled function, or the program that lengths share."""
-    params, starts = model
-    shared = lengths.shareable(implementation) and starts is None and _constant(params)
+    params, *more = model
+    shared = lengths.shareable(implementation) and all(x is None for x in more) and _constant(params)
     return lengths.by_length(function, (model,), (emissions, inputs), missing, implementation, *options, shared=shared)
 
 
@@ -281,24 +302,26 @@ def _constant(params: ParamsLGSSM) -> bool:
 
 
 @functools.partial(jax.jit, static_argnames=("missing", "implementation", "per_step"))
-def _filter(model, emissions, inputs, missing, implementation, per_step, count=None) -> PosteriorGSSMFiltered:
-    model, emissions, sizes, how = prepare(*model, emissions, inputs, missing, implementation, count)
+def _filter(given, emissions, inputs, missing, implementation, per_step, count=None) -> PosteriorGSSMFiltered:
+    model, emissions, sizes, how = prepare(*given, emissions, inputs, missing, implementation, count)
     loglik, moments = lgssm_inference.filter_states(model, emissions, how, per_step, count)
-    return PosteriorGSSMFiltered(*_unbatch(sizes, (loglik, moments.mean[..., 0], moments.cov)))
+    rows = _after_state(given, per_step, loglik, moments.mean[..., 0], moments.cov)
+    return PosteriorGSSMFiltered(*_unbatch(sizes, rows))
 
 
 @functools.partial(jax.jit, static_argnames=("missing", "implementation", "per_step", "central"))
-def _smooth(model, emissions, inputs, missing, implementation, per_step, central, count=None) -> PosteriorGSSMSmoothed:
-    model, emissions, sizes, how = prepare(*model, emissions, inputs, missing, implementation, count)
+def _smooth(given, emissions, inputs, missing, implementation, per_step, central, count=None) -> PosteriorGSSMSmoothed:
+    model, emissions, sizes, how = prepare(*given, emissions, inputs, missing, implementation, count)
     loglik, filtered, smoothed = lgssm_inference.smooth_states(model, emissions, how, per_step, central, count)
     moments = filtered.mean[..., 0], filtered.cov, smoothed.mean[..., 0], smoothed.cov, smoothed.cross
-    return PosteriorGSSMSmoothed(*_unbatch(sizes, (loglik, *moments)))
+    return PosteriorGSSMSmoothed(*_unbatch(sizes, _after_state(given, per_step, loglik, *moments)))
 
 
 @functools.partial(jax.jit, static_argnames=("missing", "implementation", "per_step"))
-def _loglik(model, emissions, inputs, missing, implementation, per_step, count=None) -> jax.Array:
-    model, emissions, sizes, how = prepare(*model, emissions, inputs, missing, implementation, count)
-    (loglik,) = _unbatch(sizes, (lgssm_inference.loglik(model, emissions, how, per_step, count),))
+def _loglik(given, emissions, inputs, missing, implementation, per_step, count=None) -> jax.Array:
+    model, emissions, sizes, how = prepare(*given, emissions, inputs, missing, implementation, count)
+    densities = lgssm_inference.loglik(model, emissions, how, per_step, count)
+    (loglik,) = _unbatch(sizes, _after_state(given, per_step, densities))
     return loglik
 
 
@@ -324,3 +347,10 @@ def _joint_sample(params, key, T, inputs, implementation) -> tuple[jax.Array, ja
 
 def _unbatch(sizes: Sizes, arrays: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
     return arrays if sizes.B is not None else tuple(x[0] for x in arrays)
+
+
+def _after_state(given: tuple, per_step: bool, loglik: jax.Array, *moments: jax.Array) -> tuple[jax.Array, ...]:
+    """Leaves the row of a state before the first emission away, of arrays with a batch axis, where one was given."""
+    if given[-1] is None:
+        return loglik, *moments
+    return loglik[:, 1:] if per_step else loglik, *(x[:, 1:] for x in moments)

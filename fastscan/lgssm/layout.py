@@ -40,7 +40,10 @@ def series(plan: Plan, model: Model, emissions: jax.Array, missing: bool) -> Ser
         model: checked.
         emissions: (B, T, m).
         missing: whether NaN entries are to be looked for; without, emissions are taken as they are.
+
+    With as many emissions as rows, the initial state is one before all of them, of which nothing else is known.
     """
+    resumed = emissions.shape[1] == plan.steps
     model = written_for(plan, model)
     y = emissions[..., None]
     observed = ~jnp.isnan(y) if missing else None
@@ -53,11 +56,13 @@ def series(plan: Plan, model: Model, emissions: jax.Array, missing: bool) -> Ser
     Q, initial_cov = _unless_indefinite(plan, model)
     F, Q, H = (x.filled() if is_table(x) else x for x in (model.F, Q, H))
     inputs = FilterInputs(F, drift, Q, H, noise, y, weight)
-    params, rows = _divide(inputs)
+    params, rows = _divide(inputs, 0 if resumed else 1)
     if in_place.applies(plan):  # which reads them where they are
         rows = rows._replace(**{k: getattr(inputs, k) for k in ("F", "Q") if getattr(rows, k) is not None})
     prior = Gaussian(model.initial_mean, initial_cov)
     first = FilterInputs(*(None if x is None else as_series(rows_of(x, slice(1))) for x in inputs))
+    if resumed:
+        first = first._replace(y=jnp.zeros_like(first.y), weight=jnp.zeros_like(first.y))
     return Series(prior, first, params, rows)
 
 
@@ -189,11 +194,11 @@ def rows_of(x: Any, part: slice) -> Any:
     return x.rows(part) if is_table(x) else x[:, part]
 
 
-def _divide(container: Any) -> tuple[Any, Any]:
-    """Divides a container's fields into what is the same in every row and what is not (entries 1 to T - 1): a field is None in
-    one of the two.
+def _divide(container: Any, start: int) -> tuple[Any, Any]:
+    """Divides a container's fields into what is the same in every row and what is not (entries ``start`` to T - 1): a field is
+    None in one of the two.
     """
     kind = type(container)
     same = kind(*(as_lanes(x) if x is not None and x.shape[1] == 1 else None for x in container))
-    varying = kind(*(None if x is None or x.shape[1] == 1 else rows_of(x, slice(1, None)) for x in container))
+    varying = kind(*(None if x is None or x.shape[1] == 1 else rows_of(x, slice(start, None)) for x in container))
     return same, varying

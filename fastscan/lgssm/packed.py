@@ -1,5 +1,6 @@
-"""Many sequences on one time axis: where one begins, the state before is forgotten, and the state is the first one's anew.
+"""Many sequences on one time axis, and sequences in pieces.
 
+Where one of many begins, the state before is forgotten, and the state is the first one's anew.
 That is a transition like others: with F = 0, the first state's mean for a bias, and its covariance for Q. So every
 implementation, every derivative and every sampler knows of sequences already; chunks of time may end anywhere.
 """
@@ -7,8 +8,10 @@ implementation, every derivative and every sampler knows of sequences already; c
 import jax
 import jax.numpy as jnp
 
+from fastscan.given import ShapeError
 from fastscan.lgssm.check import Model
 from fastscan.sequences.packing import begun, checked_starts
+from fastscan.types import GaussianState
 
 
 def with_starts(model: Model, starts: jax.Array | None, T: int, batch: int | None) -> Model:
@@ -37,3 +40,26 @@ def with_starts(model: Model, starts: jax.Array | None, T: int, batch: int | Non
         B=B,
         Q=begun(model.Q, model.initial_cov, starts),
     )
+
+
+def going_on_from(state: GaussianState | None, model: Model, batch: int | None) -> Model:
+    """Returns a model whose initial state is one before the first emission.
+
+    Args:
+        state: mean (D,) or (B, D) and covariance (D, D) or (B, D, D); None leaves the model as it is.
+        model: checked.
+        batch: B, or None.
+
+    Raises:
+        ValueError: shapes other than these.
+    """
+    if state is None:
+        return model
+    D, arrays = model.F.shape[-1], []
+    for name, x, own in (("mean", state.mean, (D,)), ("cov", state.cov, (D, D))):
+        allowed = [own] if batch is None else [own, (batch, *own)]
+        if jnp.shape(x) not in allowed:
+            wanted = " or ".join(map(str, allowed))
+            raise ShapeError(f"initial_state.{name}: shape {jnp.shape(x)} given, wanted {wanted}.")
+        arrays.append(jnp.asarray(x, model.F.dtype).reshape(-1, 1, D, own[-1] if len(own) == 2 else 1))
+    return model._replace(initial_mean=arrays[0], initial_cov=arrays[1])

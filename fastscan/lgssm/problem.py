@@ -7,24 +7,28 @@ from fastscan.dispatch import large
 from fastscan.dispatch.choice import How, Problem, device_kind
 from fastscan.kernels.tables import Computed
 from fastscan.lgssm.check import Model, Sizes, check_emission_dim, check_emissions, check_model
-from fastscan.lgssm.packed import with_starts
-from fastscan.types import ParamsLGSSM
+from fastscan.lgssm.packed import going_on_from, with_starts
+from fastscan.types import GaussianState, ParamsLGSSM
 
 
 def prepare(
     params: ParamsLGSSM,
     starts: jax.Array | None,
+    state: GaussianState | None,
     emissions: jax.Array,
     inputs: jax.Array | None,
     missing: bool | None,
     implementation: str | None,
     count: jax.Array | None = None,
 ) -> tuple[Model, jax.Array, Sizes, How]:
-    """Returns the checked model, the emissions as (B, T, m), the sizes, and how to run them, which may be in wider matrices."""
+    """Returns the checked model, the emissions as (B, T, m), the sizes, and how to run them, which may be in wider matrices.
+
+    With a state before the first emission, that is a row more, of the results too.
+    """
     check_emissions(emissions)
     batch = emissions.shape[0] if emissions.ndim == 3 else None
     model, sizes = check_model(params, emissions.shape[-2], batch, emissions.dtype, inputs)
-    model = with_starts(model, starts, sizes.T, batch)
+    model = going_on_from(state, with_starts(model, starts, sizes.T, batch), batch)
     check_emission_dim(emissions, sizes.m)
     emissions = emissions.astype(model.F.dtype)
     matrices = model.initial_cov, model.F, model.Q, model.H, model.R
@@ -33,7 +37,7 @@ def prepare(
     fewest = None if count is None else lengths.fewest_rows(sizes.T - 1)
     problem = Problem(
         implementation,
-        sizes.T,
+        sizes.T + (state is not None),
         large.width(implementation, device_kind(), family, sizes.D),
         sizes.m,
         str(emissions.dtype),

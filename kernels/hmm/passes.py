@@ -45,7 +45,8 @@ class HMMSeries(NamedTuple):
     Attributes:
         initial: weights of the first state, before its observation; a series of one row.
         A: transition weights (B or 1, T - 1 or 1, K, K), or a table of them.
-        log_likelihood: of all observations (B, T, K, 1).
+        log_likelihood: of all observations (B, T, K, 1). Where there are only as many as rows, ``initial`` is what is known of
+            the state before all of them, and counts as one of the states in results.
     """
 
     initial: jax.Array
@@ -56,15 +57,15 @@ class HMMSeries(NamedTuple):
 def filter_states(plan: Plan, series: HMMSeries) -> FilteredStates:
     """Computes filtered and predicted probabilities (B, T, K, 1), and the log density of all observations (B,)."""
     join = driver.phases(plan).join
-    state, density = _first(plan, series.initial, series.log_likelihood[:, :1])
-    last, out = driver.run(plan, HMM_FILTER, *_inputs(series, state), room=_FILTERED_ROOM)
+    state, density = _begin(plan, series)
+    last, out = driver.run(plan, HMM_FILTER, *_inputs(plan, series, state), room=_FILTERED_ROOM)
     return _states(plan, series, density, out, join(out.filtered, last))
 
 
 def filter_loglik(plan: Plan, series: HMMSeries) -> jax.Array:
     """Computes the log density of all observations (B,) alone."""
-    state, density = _first(plan, series.initial, series.log_likelihood[:, :1])
-    _, densities = driver.run(plan, HMM_LIKELIHOOD, *_inputs(series, state))
+    state, density = _begin(plan, series)
+    _, densities = driver.run(plan, HMM_LIKELIHOOD, *_inputs(plan, series, state))
     return _total(plan, density, densities)
 
 
@@ -75,8 +76,8 @@ def smooth_states(plan: Plan, series: HMMSeries, counting: bool) -> tuple[Filter
     weights that do not vary.
     """
     by = driver.phases(plan)
-    state, density = _first(plan, series.initial, series.log_likelihood[:, :1])
-    inputs = _inputs(series, state)
+    state, density = _begin(plan, series)
+    inputs = _inputs(plan, series, state)
     params, rows, ends, out = driver.run_with_futures(plan, HMM_FILTER, HMM_HINDSIGHT, *inputs, room=_FILTERED_ROOM)
     backward = BackwardInputs(out.filtered, out.predicted, rows.A)
     begin, recurrence = condition_on_future if len(ends) > 1 else None, HMM_SMOOTHER_WITH_COUNTS if counting else HMM_SMOOTHER
@@ -105,8 +106,10 @@ def score(plan: Plan, series: HMMSeries) -> tuple[jax.Array, HMMSeries]:
     if change.shape[1]:
         first = series.A.rows(slice(1)).series() if is_table(series.A) else series.A[:, :1]
         later = (first * change[:, :1].mT).sum(-1, keepdims=True)
-    _, density_of_first = _first(plan, series.initial, series.log_likelihood[:, :1])
     missing = jnp.isnan(series.log_likelihood)
+    if _resumed(plan, series):
+        return states.log_density, HMMSeries(later, of_A, jnp.where(missing, 0, smoothed[:, 1:]))
+    _, density_of_first = _begin(plan, series)
     ll = jnp.where(missing, 0, series.log_likelihood)[:, :1]
     likelihood = jnp.exp(jnp.where(density == -jnp.inf, -jnp.inf, ll - density_of_first))
     return states.log_density, HMMSeries(likelihood * later, of_A, jnp.where(missing, 0, smoothed))
@@ -149,8 +152,8 @@ def sample_states(plan: Plan, series: HMMSeries, uniform: jax.Array) -> tuple[ja
         uniform: (B, T, 1, 1), in [0, 1).
     """
     by = driver.phases(plan)
-    state, density = _first(plan, series.initial, series.log_likelihood[:, :1])
-    params, state, inputs = _inputs(series, state)
+    state, density = _begin(plan, series)
+    params, state, inputs = _inputs(plan, series, state)
     rows = UniformRow(inputs, uniform[:, :-1])
     last, (densities,), follow = _choose(plan, HMM_SAMPLER_PATH, params, state, rows, reverse=False)
     end = as_lanes(by.each_row("last_state", draw, (as_rows(last), uniform[:, -1:])))
@@ -202,6 +205,21 @@ def _choose(
 _FILTERED_ROOM = FilteredStates(filtered=True, predicted=False, log_density=False)
 
 
+def _resumed(plan: Plan, series: HMMSeries) -> bool:
+    """Tells whether the initial state is one before the first observation."""
+    return series.log_likelihood.shape[1] == plan.steps
+
+
+def _begin(plan: Plan, series: HMMSeries) -> tuple[jax.Array, jax.Array]:
+    """Computes the probabilities that the rows begin with (K, 1, 1, B), and the log density of what is seen before (B, 1, 1,
+    1).
+    """
+    ll = series.log_likelihood
+    if not _resumed(plan, series):
+        return _first(plan, series.initial, ll[:, :1])
+    return as_lanes(jnp.broadcast_to(series.initial, (len(ll), *series.initial.shape[1:]))), jnp.zeros_like(ll[:, :1, :1])
+
+
 def _first(plan: Plan, predicted: jax.Array, log_likelihood: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Computes the probabilities after one observation (K, 1, 1, B), and its log density (B, 1, 1, 1)."""
     B = log_likelihood.shape[0]
@@ -210,10 +228,11 @@ def _first(plan: Plan, predicted: jax.Array, log_likelihood: jax.Array) -> tuple
     return as_lanes(state), density
 
 
-def _inputs(series: HMMSeries, state: jax.Array) -> tuple[HMMInputs, jax.Array, HMMInputs]:
+def _inputs(plan: Plan, series: HMMSeries, state: jax.Array) -> tuple[HMMInputs, jax.Array, HMMInputs]:
     """Returns the inputs of a recurrence over rows t (transition to t + 1, observation there)."""
     same, varying = _divided(series.A)
-    return HMMInputs(same), state, HMMInputs(varying, series.log_likelihood[:, 1:])
+    ll = series.log_likelihood
+    return HMMInputs(same), state, HMMInputs(varying, ll if _resumed(plan, series) else ll[:, 1:])
 
 
 def _same(A: Any) -> bool:
