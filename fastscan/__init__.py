@@ -32,6 +32,7 @@ from fastscan.lgssm import (
     parallel_lgssm_posterior_sample,
     parallel_lgssm_smoother,
 )
+from fastscan.lgssm.fixed_lag import lgssm_fixed_lag_smoother
 from fastscan.lgssm.forecast import lgssm_forecast, lgssm_posterior_predictive
 from fastscan.scans import NewtonScan, Recurrence, affine_scan, newton_scan, scan
 from fastscan.sequences import pack_sequences, pad_sequences, unpack_sequences
@@ -51,7 +52,7 @@ from fastscan.types import (
 
 __version__ = "0.1.0"
 
-_ON_DEMAND = ("lds", "learn", "mcmc", "nonlinear", "slds")
+_ON_DEMAND = ("lds", "learn", "mcmc", "nonlinear", "slds", "streaming")
 
 __all__ = [
     "Adoption",
@@ -80,6 +81,7 @@ __all__ = [
     "hmm_smoother",
     "hmm_two_filter_smoother",
     "lgssm_filter",
+    "lgssm_fixed_lag_smoother",
     "lgssm_forecast",
     "lgssm_joint_sample",
     "lgssm_marginal_loglik",

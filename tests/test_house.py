@@ -36,7 +36,7 @@ LAYERS = {
         {"functions", "dispatch", "sequences"},
         {"transforms", "lengths"},
         {"lgssm", "hmm", "lds", "mcmc", "scans"},
-        {"slds", "nonlinear"},
+        {"slds", "nonlinear", "streaming"},
         {"learn", "adoption"},
     ),
     "profiling": (
@@ -114,6 +114,7 @@ def test_imports_run_one_way(path):
         if folder != "profiling":
             assert not name.startswith("fastscan.profiling"), name
             more = {"blackjax", "optax", "rich"} if "learn" in path.parts else set()
+            more |= {"rich"} if "streaming" in path.parts else set()
             more |= {"tensorflow_probability"} if "adoption" in path.parts else set()
             more |= {"ranges.py": {"nvtx"}, "crossovers.py": {"platformdirs"}}.get(path.name, set())
             more |= {"jaxlib"} if path.name in ("xla_hints.py", "lowerings.py") else set()

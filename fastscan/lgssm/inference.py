@@ -19,17 +19,18 @@ from fastscan.kernels.affine.maps import AffineMap
 from fastscan.kernels.algebra import Stacked
 from fastscan.kernels.arrays import matmul, numbers, with_numbers
 from fastscan.kernels.converged import passes
-from fastscan.kernels.lgssm.gaussian import square_root
+from fastscan.kernels.lgssm import passes as passes_of_lgssm
+from fastscan.kernels.lgssm.gaussian import Gaussian, square_root
 from fastscan.kernels.lgssm.kalman import Filtered
 from fastscan.kernels.lgssm.passes import Series, affine_states, color
-from fastscan.kernels.lgssm.smoothing import Smoothed, SmootherSums
+from fastscan.kernels.lgssm.smoothing import BackwardKernel, Smoothed, SmootherSums
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.scan.xla import OnXLA
 from fastscan.kernels.tables import is_computed, is_table, values_alone
 from fastscan.lgssm.check import Model
 from fastscan.lgssm.layout import known_terms, noise_of, rows_of, series
 from fastscan.lgssm.wide import narrowed, widened, widened_noise
-from fastscan.regimes import over_blocks, products
+from fastscan.regimes import as_series, over_blocks, products
 from fastscan.transforms import any_missing, batch_size, in_turn, scored, transformable, under_xla
 
 
@@ -101,6 +102,22 @@ def smooth_states(
     """Computes the results of `filter_states`, and smoothed moments."""
     filtered, smoothed = _either(how, model, emissions, functools.partial(passes.smooth, central=central), count=count)
     return _reported(model, emissions, how, filtered.log_density, per_step, count), filtered, smoothed
+
+
+def kernels_of(plan: Plan, model: Model, filtered: Gaussian) -> BackwardKernel:
+    """Computes what the next state says of every state but the last, (B, rows - 1, ...), from filtered moments (B, rows,
+    ...).
+    """
+    rows = plan.steps
+    drift, _ = known_terms(model)
+
+    def leaving(x: Any) -> jax.Array:
+        x = as_series(x)
+        return x if x.shape[1] == 1 else x[:, x.shape[1] - rows :]
+
+    before = jax.tree.map(lambda x: x[:, :-1], filtered)
+    F, Q = (leaving(written_for(plan, x)) for x in (model.F, model.Q))
+    return passes_of_lgssm.backward_kernels(plan, before, F, leaving(drift), Q)
 
 
 @functools.partial(jax.jit, static_argnames="how")

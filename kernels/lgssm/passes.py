@@ -26,14 +26,17 @@ from fastscan.kernels.lgssm.kalman import (
 )
 from fastscan.kernels.lgssm.scoring import KALMAN_SCORE, ScoreRow, begin_scoring, observe_back
 from fastscan.kernels.lgssm.smoothing import (
+    BACKWARD_KERNELS,
     FILTER_FOR_SAMPLING,
     RTS_SMOOTHER,
     RTS_SMOOTHER_CENTRAL,
+    BackwardKernel,
     SamplerInputs,
     SamplerMap,
     SamplerParams,
     Smoothed,
     SmootherInputs,
+    kernel,
 )
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.scan import driver
@@ -148,6 +151,21 @@ def sample(plan: Plan, series: Series, noise: jax.Array, jitter: jax.Array) -> j
     maps = jax.tree.map(lambda x: by.join(x), maps)
     _, deviations = driver.run(plan, AFFINE_MAPS, AffineMap(), end, maps, reverse=True, room=True)
     return by.join(means, last.mean) + by.join(deviations, end)
+
+
+def backward_kernels(plan: Plan, filtered: Gaussian, F: jax.Array, c: jax.Array, Q: jax.Array) -> BackwardKernel:
+    """Computes what the next state says of every filtered one: series (B, rows, ...), from those of the filtered moments and
+    the transitions that leave them (B or 1, rows or 1, ...).
+    """
+    return driver.phases(plan).each_row("backward_kernels", kernel, (filtered, F, c, Q))
+
+
+def smooth_from(plan: Plan, kernels: BackwardKernel, last: Gaussian) -> Smoothed:
+    """Computes smoothed moments (B, rows, ...) of the states whose kernels are given, and second moments with the next ones,
+    from the smoothed moments (D, ..., 1, B) of the state after them.
+    """
+    _, out = driver.run(plan, BACKWARD_KERNELS, (), last, kernels, reverse=True)
+    return jax.tree.map(driver.phases(plan).join, out)
 
 
 def affine_states(plan: Plan, initial: jax.Array, params: AffineMap, maps: AffineMap) -> jax.Array:

@@ -96,6 +96,13 @@ def _smoother_append(params: Transition, summary: BackwardKernel, x: SmootherInp
     return _kernel_combine(summary, BackwardKernel(G, _correct(x.filtered.mean, G, origin, predicted), L))
 
 
+def kernel(filtered: Gaussian, F: Any, c: Any, Q: Any) -> BackwardKernel:
+    """Computes what the next state says of a filtered one, from the transition between them."""
+    G, L = smoothing_gain(filtered.cov, F, Q)
+    predicted = matmul_add(F, filtered.mean, c)
+    return BackwardKernel(G, _correct(filtered.mean, G, zeros(predicted, *predicted.shape), predicted), L)
+
+
 def covariance_back(G: Any, L: Any, cov: Any) -> tuple[Any, Any]:
     """Computes the covariance of z_t and z_{t+1}, and that of z_t, from that of z_{t+1}."""
     GP = matmul(G, mirrored(cov))

@@ -184,9 +184,9 @@ def test_gradients_of_hidden_markov_models():
             lambda p, y, _: fs.lgssm_filter(p, y, initial_state=fs.GaussianState(np.zeros(2), np.eye(2)), timing="departure"),
             'initial_state: given with timing="departure"',
         ),
-        (lambda _, __, hmm: fs.hmm_filter(*hmm, initial_state=np.ones(2) / 2), r"initial_state: shape \(2,\).*\(3,\)"),
+        (lambda *given: fs.hmm_filter(*given[2], initial_state=np.ones(2) / 2), r"initial_state: shape \(2,\).*\(3,\)"),
         (
-            lambda p, y, hmm: fs.hmm_filter(hmm[0], np.stack([hmm[1]] * 3), hmm[2], initial_state=np.ones(3) / 3),
+            lambda *given: fs.hmm_filter(given[2][0], np.zeros((3, 3, 3)), given[2][2], initial_state=np.ones(3) / 3),
             r"transition_matrix: shape \(3, 3, 3\).*\(4, 3, 3\)",
         ),
     ],

@@ -16,10 +16,10 @@ from fastscan.kernels.lgssm.smoothing import SmootherSums, added_up
 from fastscan.learn.constraints import FROZEN, POSITIVE, POSITIVE_DEFINITE, REAL
 from fastscan.learn.floors import Floor, floor, raised
 from fastscan.learn.learnable import Learnable
+from fastscan.learn.lgssm.expectations import smoothed_sums
 from fastscan.learn.lgssm.regression import Regression, fit
 from fastscan.learn.priors import MatrixNormalInverseWishart, NormalInverseWishart
 from fastscan.lgssm import lgssm_marginal_loglik, lgssm_smoother
-from fastscan.lgssm.expectations import smoothed_sums
 from fastscan.transforms import any_missing
 from fastscan.types import Regimes
 

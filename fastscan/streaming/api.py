@@ -1,0 +1,264 @@
+"""Streams of linear-Gaussian models: a series is read block by block, and the device holds one block at a time.
+
+A stream with a folder writes its results there, as NumPy's ``.npy`` files, and what it has done after every block. One that was
+ended, by a signal or a lost machine, goes on from there when it is called again with the same arguments.
+"""
+
+import contextlib
+import importlib.util
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fastscan.given import count, missing_entries, promoted
+from fastscan.lgssm import lgssm_filter
+from fastscan.lgssm.check import check_model
+from fastscan.lgssm.timing import plain_params
+from fastscan.streaming.blocks import Blocks, default_size
+from fastscan.streaming.journal import Journal
+from fastscan.streaming.pieces import pull_piece, smooth_piece
+from fastscan.types import GaussianState, ParamsLGSSM
+
+
+class StreamedFilter(NamedTuple):
+    """What a stream's filter found.
+
+    Attributes:
+        marginal_loglik: log p(y_1..T), a float, of blocks' added in double precision.
+        final_state: the last state's moments, as `fastscan.lgssm_filter` takes them for ``initial_state``.
+        filtered_means, filtered_covariances: (T, D) and (T, D, D), on disk; None without a folder.
+    """
+
+    marginal_loglik: float
+    final_state: GaussianState
+    filtered_means: np.ndarray | None
+    filtered_covariances: np.ndarray | None
+
+
+class StreamedSmoother(NamedTuple):
+    """What a stream's smoother found: the log-likelihood, a float, and on disk smoothed moments (T, D) and (T, D, D)."""
+
+    marginal_loglik: float
+    smoothed_means: np.ndarray
+    smoothed_covariances: np.ndarray
+
+
+class _Work(NamedTuple):
+    """A stream: its model, blocks and journal, and the options of all blocks' functions."""
+
+    params: ParamsLGSSM
+    blocks: Blocks
+    journal: Journal
+    dtype: Any
+    implementation: str | None
+    progress: bool | None
+
+    def given(self, block: tuple[int, Any, Any]) -> tuple[Any, Any, bool]:
+        """Returns a block's emissions and inputs in the dtype of the work, and whether entries are missing."""
+        _, y, u = block
+        y = np.asarray(y, self.dtype)
+        return jnp.asarray(y), None if u is None else jnp.asarray(u, self.dtype), missing_entries(y, None) is not False
+
+    def state(self, k: int) -> GaussianState | None:
+        """Returns the filtered state before a block."""
+        if k == 0:
+            return None
+        return GaussianState(*(jnp.asarray(self.journal.numbers[name][k - 1]) for name in ("means", "covs")))
+
+
+def filter_stream(
+    params: ParamsLGSSM,
+    emissions: Any,
+    inputs: Any = None,
+    *,
+    folder: str | Path | None = None,
+    block_size: int | None = None,
+    implementation: str | None = None,
+    progress: bool | None = None,
+) -> StreamedFilter:
+    """Computes the log-likelihood and, with a folder, filtered moments of a series that memory may not hold.
+
+    Args:
+        params: a model that does not vary in time; dynamax's own objects work too.
+        emissions: (T, m), an array of NumPy, a memory map, or what is sliced like one; or blocks (n, m), in a list or an
+            iterator. NaN entries are missing.
+        inputs: (T, U) beside an array of emissions, or None.
+        folder: for results, and for going on; None keeps neither.
+        block_size: steps of a block of an array; default some hundred thousand of a small model.
+        implementation: as `fastscan.lgssm` has it. Blocks are one series to the bit where each goes "sequential".
+        progress: show a bar, which wants the package rich; None shows one where that is installed.
+
+    Returns:
+        What was found.
+
+    Raises:
+        TypeError: blocks that are no arrays of numbers.
+        ValueError: parameters that vary, shapes, with the number of a block; a folder that holds another stream.
+        ImportError: ``progress=True`` without rich.
+    """
+    work = _prepared("filter", params, emissions, inputs, folder, block_size, implementation, progress)
+    return _filtered(work, "filtered" if folder is not None else None)
+
+
+def smooth_stream(
+    params: ParamsLGSSM,
+    emissions: Any,
+    inputs: Any = None,
+    *,
+    folder: str | Path,
+    block_size: int | None = None,
+    implementation: str | None = None,
+    progress: bool | None = None,
+) -> StreamedSmoother:
+    """Computes smoothed moments of a series that memory may not hold, by a pass forward, which keeps one state a block, and one
+    back.
+
+    Arguments and errors are those of `filter_stream`; emissions are read twice, so no iterator.
+
+    Returns:
+        What was found.
+    """
+    work = _prepared("smoother", params, emissions, inputs, folder, block_size, implementation, progress)
+    _refuse_iterators(work)
+    found, blocks, journal = _filtered(work, None), work.blocks, work.journal
+    D = found.final_state.mean.shape[-1]
+    means, covs = _arrays(work, "smoothed", D)
+    total = blocks.count or 0
+    done = int(journal.numbers.get("smoothed_blocks", 0))
+    after = None if not done else GaussianState(*(jnp.asarray(journal.numbers[n]) for n in ("after_mean", "after_cov")))
+    for k in _bar(range(total - done - 1, -1, -1), "smoothing", total, work.progress):
+        start, *_ = block = blocks.read(k)
+        y, u, missing = work.given(block)
+        moments, before = smooth_piece(work.params, y, u, work.state(k), after, missing, work.implementation)
+        part = slice(start, start + len(y))
+        means[part], covs[part] = moments
+        _flushed(means, covs)
+        kept = {} if before is None else {"after_mean": before.mean, "after_cov": before.cov}
+        journal.write(smoothed_blocks=total - k, **kept)
+        after = before
+    return StreamedSmoother(found.marginal_loglik, means, covs)
+
+
+def value_and_grad_stream(
+    params: ParamsLGSSM,
+    emissions: Any,
+    inputs: Any = None,
+    *,
+    folder: str | Path | None = None,
+    block_size: int | None = None,
+    implementation: str | None = None,
+    progress: bool | None = None,
+) -> tuple[float, Any]:
+    """Computes the log-likelihood of a series that memory may not hold, and its derivatives, by a pass forward and one back.
+
+    Arguments and errors are those of `filter_stream`; emissions are read twice, so no iterator.
+
+    Returns:
+        The log-likelihood, a float, and derivatives in the form of the parameters, of blocks' added in double precision; those
+        with respect to covariances are symmetric.
+    """
+    work = _prepared("gradient", params, emissions, inputs, folder, block_size, implementation, progress)
+    _refuse_iterators(work)
+    found, blocks, journal = _filtered(work, None), work.blocks, work.journal
+    leaves, tree = jax.tree.flatten(work.params)
+    total, done = blocks.count or 0, int(journal.numbers.get("differentiated_blocks", 0))
+    sums = [journal.numbers.get(f"sum_{i}", np.zeros(np.shape(x))) for i, x in enumerate(leaves)]
+    change = jax.tree.map(jnp.zeros_like, found.final_state)
+    if done:
+        change = GaussianState(*(jnp.asarray(journal.numbers[n]) for n in ("change_mean", "change_cov")))
+    for k in _bar(range(total - done - 1, -1, -1), "differentiating", total, work.progress):
+        y, u, missing = work.given(blocks.read(k))
+        of_params, change = pull_piece(work.params, y, u, work.state(k), change, missing, work.implementation)
+        sums = [s + np.asarray(x, np.float64) for s, x in zip(sums, jax.tree.leaves(of_params), strict=True)]
+        kept = {} if change is None else {"change_mean": change.mean, "change_cov": change.cov}
+        journal.write(differentiated_blocks=total - k, **kept, **{f"sum_{i}": x for i, x in enumerate(sums)})
+    gradients = jax.tree.unflatten(tree, [np.asarray(s, x.dtype) for s, x in zip(sums, leaves, strict=True)])
+    parts = (part._replace(cov=(part.cov + part.cov.T) / 2) if part.cov.ndim == 2 else part for part in gradients)
+    return found.marginal_loglik, type(gradients)(*parts)
+
+
+def _prepared(
+    kind: str,
+    params: Any,
+    emissions: Any,
+    inputs: Any,
+    folder: Any,
+    size: Any,
+    implementation: str | None,
+    progress: bool | None,
+) -> _Work:
+    """Checks what is given, and opens the folder."""
+    if progress and importlib.util.find_spec("rich") is None:
+        raise ImportError("progress: True given, which needs rich: pip install 'fastscan[learn]'")
+    params = plain_params(params, 1)
+    dtypes = [x.dtype for x in (params.initial.mean, params.dynamics.weights, params.emissions.weights)]
+    dtype = promoted(jax.dtypes.canonicalize_dtype(d) for d in dtypes)
+    model, sizes = check_model(params, 2, None, dtype, None if inputs is None else np.zeros((2, np.shape(inputs)[-1])))
+    varying = [name for name, x in model._asdict().items() if name != "u" and x is not None and x.shape[1] > 1]
+    if varying:
+        raise ValueError(f"params: {', '.join(varying)} vary in time given; streams want a model that does not.")
+    size = default_size(sizes.D, sizes.m) if size is None else count("block_size", size)
+    blocks = Blocks(emissions, inputs, sizes.m, size)
+    params = jax.tree.map(lambda x: jnp.asarray(x, dtype), params)
+    identity = kind, params, -1 if blocks.T is None else blocks.T, size if blocks.whole else 0, implementation or ""
+    return _Work(params, blocks, Journal(None if folder is None else Path(folder), *identity), dtype, implementation, progress)
+
+
+def _refuse_iterators(work: _Work) -> None:
+    if not work.blocks.again:
+        raise ValueError("emissions: an iterator given, wanted an array or a list of blocks, for two passes.")
+
+
+def _filtered(work: _Work, name: str | None) -> StreamedFilter:
+    """Runs the filter over all blocks that it has not run over, and keeps the state after each; moments, if they have a
+    name.
+    """
+    blocks, journal = work.blocks, work.journal
+    D, done = work.params.dynamics.weights.shape[-1], int(journal.numbers.get("blocks", 0))
+    arrays = []
+    if name is not None and blocks.T is not None:
+        arrays = _arrays(work, name, D)
+    elif name is not None:
+        raise ValueError("folder: given for an iterator, whose length nobody knows. Take an array, a list of blocks, or None.")
+    loglik = float(journal.numbers.get("loglik", 0.0))
+    if blocks.count is None or done < blocks.count:
+        for k, block in enumerate(_bar(blocks.from_block(done), "filtering", blocks.count, work.progress), done):
+            y, u, missing = work.given(block)
+            options = {"initial_state": work.state(k), "missing": missing, "implementation": work.implementation}
+            posterior = lgssm_filter(work.params, y, u, **options)
+            part = slice(block[0], block[0] + len(y))
+            for x, moments in zip(arrays, (posterior.filtered_means, posterior.filtered_covariances), strict=False):
+                x[part] = moments
+            _flushed(*arrays)
+            loglik += float(posterior.marginal_loglik)
+            kept = {n: x[None] for n, x in zip(("means", "covs"), map(np.asarray, posterior.final_state), strict=True)}
+            kept = {n: np.concatenate([journal.numbers[n], x]) if k else x for n, x in kept.items()}
+            journal.write(blocks=k + 1, loglik=loglik, **kept)
+    final = GaussianState(*(jnp.asarray(journal.numbers[n][-1]) for n in ("means", "covs")))
+    return StreamedFilter(loglik, final, *(arrays or (None, None)))
+
+
+def _arrays(work: _Work, name: str, D: int) -> list[Any]:
+    """Opens or makes the arrays of results, of moments of all steps."""
+    shapes = {"means": (D,), "covariances": (D, D)}
+    return [work.journal.array(f"{name}_{n}", (work.blocks.T or 0, *s), work.dtype) for n, s in shapes.items()]
+
+
+def _flushed(*arrays: Any) -> None:
+    for x in arrays:
+        x.flush()
+
+
+def _bar(blocks: Iterable[Any], what: str, total: int | None, progress: bool | None) -> Iterator[Any]:
+    """Iterates with a bar, if there is to be one."""
+    show: Callable[..., Any] | None = None
+    with contextlib.suppress(ImportError):
+        from rich.progress import track as show
+    if progress is False or show is None:
+        yield from blocks
+    else:
+        yield from show(blocks, what, total)
