@@ -80,9 +80,7 @@ class ParamsLGSSM(NamedTuple):
 
 
 class GaussianState(NamedTuple):
-    """What a filter knows of the last state of a series, with which it can go on: mean (D,) and cov (D, D), or with a leading
-    batch axis.
-    """
+    """Moments of a state from which a filter can go on: mean (D,) and cov (D, D), or with a leading batch axis."""
 
     mean: Any
     cov: Any
@@ -106,7 +104,7 @@ class PosteriorGSSMFiltered(NamedTuple):
 
     @property
     def final_state(self) -> GaussianState:
-        """What is known of the last state, for ``initial_state`` of the piece that follows."""
+        """The last state's filtered moments, for ``initial_state`` of the piece that follows."""
         assert self.filtered_means is not None
         assert self.filtered_covariances is not None
         return GaussianState(self.filtered_means[..., -1, :], self.filtered_covariances[..., -1, :, :])
@@ -133,7 +131,7 @@ class PosteriorGSSMSmoothed(NamedTuple):
 
     @property
     def final_state(self) -> GaussianState:
-        """What is known of the last state, for ``initial_state`` of the piece that follows."""
+        """The last state's filtered moments, for ``initial_state`` of the piece that follows."""
         return GaussianState(self.filtered_means[..., -1, :], self.filtered_covariances[..., -1, :, :])
 
 

@@ -48,7 +48,7 @@ from fastscan.kernels.tables import Computed
 from fastscan.lgssm import inference as lgssm_inference
 from fastscan.lgssm.check import Sizes, check_model
 from fastscan.lgssm.covariances import check_covariances
-from fastscan.lgssm.problem import prepare
+from fastscan.lgssm.problem import Given, prepare
 from fastscan.lgssm.timing import plain_params
 from fastscan.sequences.packing import checked_starts
 from fastscan.types import GaussianState, ParamsLGSSM, PosteriorGSSMFiltered, PosteriorGSSMSmoothed, Regimes
@@ -252,7 +252,7 @@ parallel_lgssm_posterior_sample = lgssm_posterior_sample
 
 def _given(
     params: Any, emissions: Any, inputs: Any, missing: bool | None, timing: str, starts: Any, state: Any = None
-) -> tuple[tuple[ParamsLGSSM, Any, Any], Any, Any, bool | None]:
+) -> tuple[Given, Any, Any, bool | None]:
     """Returns the arguments of the compiled functions: the model, where sequences begin and from what state, arrays, and
     whether entries are missing, as far as that is known.
     """
@@ -267,7 +267,7 @@ def _given(
             )
         state = GaussianState(*(array(f"initial_state.{n}", getattr(state, n)) for n in GaussianState._fields))
     starts = None if starts is None else checked_starts(starts, T, emissions.shape[0] if emissions.ndim == 3 else None)
-    model = params, starts, state
+    model = Given(params, starts, state)
     missing = check_missing(missing)
     if not seen(emissions):
         return model, emissions, inputs, missing
@@ -277,7 +277,7 @@ def _given(
 
 def _by_length(
     function: Callable,
-    model: tuple[ParamsLGSSM, Any, Any],
+    given: Given,
     emissions: Any,
     inputs: Any,
     missing: bool | None,
@@ -285,9 +285,9 @@ def _by_length(
     *options: Any,
 ) -> Any:
     """Calls a compiled function, or the program that lengths share."""
-    params, *more = model
-    shared = lengths.shareable(implementation) and all(x is None for x in more) and _constant(params)
-    return lengths.by_length(function, (model,), (emissions, inputs), missing, implementation, *options, shared=shared)
+    alone = given.starts is None and given.state is None
+    shared = lengths.shareable(implementation) and alone and _constant(given.params)
+    return lengths.by_length(function, (given,), (emissions, inputs), missing, implementation, *options, shared=shared)
 
 
 def _constant(params: ParamsLGSSM) -> bool:
@@ -303,7 +303,7 @@ def _constant(params: ParamsLGSSM) -> bool:
 
 @functools.partial(jax.jit, static_argnames=("missing", "implementation", "per_step"))
 def _filter(given, emissions, inputs, missing, implementation, per_step, count=None) -> PosteriorGSSMFiltered:
-    model, emissions, sizes, how = prepare(*given, emissions, inputs, missing, implementation, count)
+    model, emissions, sizes, how = prepare(given, emissions, inputs, missing, implementation, count)
     loglik, moments = lgssm_inference.filter_states(model, emissions, how, per_step, count)
     rows = _after_state(given, per_step, loglik, moments.mean[..., 0], moments.cov)
     return PosteriorGSSMFiltered(*_unbatch(sizes, rows))
@@ -311,7 +311,7 @@ def _filter(given, emissions, inputs, missing, implementation, per_step, count=N
 
 @functools.partial(jax.jit, static_argnames=("missing", "implementation", "per_step", "central"))
 def _smooth(given, emissions, inputs, missing, implementation, per_step, central, count=None) -> PosteriorGSSMSmoothed:
-    model, emissions, sizes, how = prepare(*given, emissions, inputs, missing, implementation, count)
+    model, emissions, sizes, how = prepare(given, emissions, inputs, missing, implementation, count)
     loglik, filtered, smoothed = lgssm_inference.smooth_states(model, emissions, how, per_step, central, count)
     moments = filtered.mean[..., 0], filtered.cov, smoothed.mean[..., 0], smoothed.cov, smoothed.cross
     return PosteriorGSSMSmoothed(*_unbatch(sizes, _after_state(given, per_step, loglik, *moments)))
@@ -319,15 +319,15 @@ def _smooth(given, emissions, inputs, missing, implementation, per_step, central
 
 @functools.partial(jax.jit, static_argnames=("missing", "implementation", "per_step"))
 def _loglik(given, emissions, inputs, missing, implementation, per_step, count=None) -> jax.Array:
-    model, emissions, sizes, how = prepare(*given, emissions, inputs, missing, implementation, count)
+    model, emissions, sizes, how = prepare(given, emissions, inputs, missing, implementation, count)
     densities = lgssm_inference.loglik(model, emissions, how, per_step, count)
     (loglik,) = _unbatch(sizes, _after_state(given, per_step, densities))
     return loglik
 
 
 @functools.partial(jax.jit, static_argnames=("missing", "implementation"))
-def _sample(model, emissions, inputs, missing, implementation, key, jitter) -> jax.Array:
-    model, emissions, sizes, how = prepare(*model, emissions, inputs, missing, implementation)
+def _sample(given, emissions, inputs, missing, implementation, key, jitter) -> jax.Array:
+    model, emissions, sizes, how = prepare(given, emissions, inputs, missing, implementation)
     noise = draws.normal(key, (emissions.shape[0], sizes.T, sizes.D), emissions.dtype)
     jitter = jnp.asarray(jitter, emissions.dtype)
     (states,) = _unbatch(sizes, (lgssm_inference.sample_states(model, emissions, noise, jitter, how)[..., 0],))
@@ -349,8 +349,8 @@ def _unbatch(sizes: Sizes, arrays: tuple[jax.Array, ...]) -> tuple[jax.Array, ..
     return arrays if sizes.B is not None else tuple(x[0] for x in arrays)
 
 
-def _after_state(given: tuple, per_step: bool, loglik: jax.Array, *moments: jax.Array) -> tuple[jax.Array, ...]:
+def _after_state(given: Given, per_step: bool, loglik: jax.Array, *moments: jax.Array) -> tuple[jax.Array, ...]:
     """Leaves the row of a state before the first emission away, of arrays with a batch axis, where one was given."""
-    if given[-1] is None:
+    if given.state is None:
         return loglik, *moments
     return loglik[:, 1:] if per_step else loglik, *(x[:, 1:] for x in moments)

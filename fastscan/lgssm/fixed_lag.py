@@ -13,7 +13,7 @@ from fastscan.kernels.lgssm.smoothing import BackwardKernel
 from fastscan.kernels.ranges import ranged
 from fastscan.lgssm import inference as lgssm_inference
 from fastscan.lgssm.covariances import check_covariances
-from fastscan.lgssm.problem import prepare
+from fastscan.lgssm.problem import Given, prepare
 from fastscan.lgssm.timing import plain_params
 from fastscan.types import GaussianState, ParamsLGSSM, PosteriorGSSMSmoothed
 
@@ -50,22 +50,22 @@ def lgssm_fixed_lag_smoother(
         RuntimeError: ``implementation="pallas"`` where kernels can't run.
     """
     lag = count("lag", lag, least=0)
-    emissions = emissions_array(emissions)
-    if emissions.ndim == 3:
-        raise ShapeError(f"emissions: shape {emissions.shape} given, wanted (T, m); take `jax.vmap` for a batch.")
-    T = emissions.shape[0] if emissions.ndim else 0
+    y: Any = emissions_array(emissions)
+    if y.ndim == 3:
+        raise ShapeError(f"emissions: shape {y.shape} given, wanted (T, m); take `jax.vmap` for a batch.")
+    T = y.shape[0] if y.ndim else 0
     inputs = None if inputs is None else array("inputs", inputs)
     params = plain_params(params, T, inputs)
     missing = check_missing(missing)
-    if seen(emissions):
+    if seen(y):
         check_covariances(params, T)
-        missing = missing_entries(emissions, missing)
-    return _fixed_lag((params, None, initial_state), emissions, inputs, lag, missing, implementation)
+        missing = missing_entries(y, missing)
+    return _fixed_lag(Given(params, None, initial_state), y, inputs, lag, missing, implementation)
 
 
 @functools.partial(jax.jit, static_argnames=("lag", "missing", "implementation"))
-def _fixed_lag(given: Any, emissions: Any, inputs: Any, lag: int, missing: Any, implementation: Any) -> PosteriorGSSMSmoothed:
-    model, emissions, sizes, how = prepare(*given, emissions, inputs, missing, implementation)
+def _fixed_lag(given: Given, emissions: Any, inputs: Any, lag: int, missing: Any, implementation: Any) -> PosteriorGSSMSmoothed:
+    model, emissions, sizes, how = prepare(given, emissions, inputs, missing, implementation)
     loglik, moments = lgssm_inference.filter_states(model, emissions, how, False)
     filtered = Gaussian(moments.mean, moments.cov)
     kernels = lgssm_inference.kernels_of(how.plan, model, filtered)

@@ -28,17 +28,17 @@ def with_starts(model: Model, starts: jax.Array | None, T: int, batch: int | Non
     """
     if starts is None:
         return model
-    starts = checked_starts(starts, T, batch).reshape(-1, T)
+    marks = checked_starts(starts, T, batch).reshape(-1, T)
     if T == 1:
         return model
     nothing = jnp.zeros_like(model.initial_cov)
     b = jnp.zeros_like(model.initial_mean) if model.b is None else model.b
-    B = model.B if model.B is None else begun(model.B, jnp.zeros((1, 1, *model.B.shape[2:]), model.B.dtype), starts)
+    B = model.B if model.B is None else begun(model.B, jnp.zeros((1, 1, *model.B.shape[2:]), model.B.dtype), marks)
     return model._replace(
-        F=begun(model.F, nothing, starts),
-        b=jnp.where(starts[..., None, None], model.initial_mean, b),
+        F=begun(model.F, nothing, marks),
+        b=jnp.where(marks[..., None, None], model.initial_mean, b),
         B=B,
-        Q=begun(model.Q, model.initial_cov, starts),
+        Q=begun(model.Q, model.initial_cov, marks),
     )
 
 

@@ -1,5 +1,7 @@
 """A problem of linear-Gaussian inference, checked, and how to run it."""
 
+from typing import Any, NamedTuple
+
 import jax
 
 from fastscan import lengths
@@ -11,10 +13,18 @@ from fastscan.lgssm.packed import going_on_from, with_starts
 from fastscan.types import GaussianState, ParamsLGSSM
 
 
+class Given(NamedTuple):
+    """A model as it is given: parameters; where sequences begin, (T,) or (B, T), or None; and the state before the first
+    emission, or None.
+    """
+
+    params: ParamsLGSSM
+    starts: Any = None
+    state: GaussianState | None = None
+
+
 def prepare(
-    params: ParamsLGSSM,
-    starts: jax.Array | None,
-    state: GaussianState | None,
+    given: Given,
     emissions: jax.Array,
     inputs: jax.Array | None,
     missing: bool | None,
@@ -27,8 +37,8 @@ def prepare(
     """
     check_emissions(emissions)
     batch = emissions.shape[0] if emissions.ndim == 3 else None
-    model, sizes = check_model(params, emissions.shape[-2], batch, emissions.dtype, inputs)
-    model = going_on_from(state, with_starts(model, starts, sizes.T, batch), batch)
+    model, sizes = check_model(given.params, emissions.shape[-2], batch, emissions.dtype, inputs)
+    model = going_on_from(given.state, with_starts(model, given.starts, sizes.T, batch), batch)
     check_emission_dim(emissions, sizes.m)
     emissions = emissions.astype(model.F.dtype)
     matrices = model.initial_cov, model.F, model.Q, model.H, model.R
@@ -37,7 +47,7 @@ def prepare(
     fewest = None if count is None else lengths.fewest_rows(sizes.T - 1)
     problem = Problem(
         implementation,
-        sizes.T + (state is not None),
+        sizes.T + (given.state is not None),
         large.width(implementation, device_kind(), family, sizes.D),
         sizes.m,
         str(emissions.dtype),

@@ -59,13 +59,10 @@ def affine_scan(
             such matrices.
         RuntimeError: ``implementation="pallas"`` where kernels can't run.
     """
-    A, b, x0, starts = (
-        None if x is None and n in ("x0", "starts") else numbers(n, x)
-        for n, x in (("A", A), ("b", b), ("x0", x0), ("starts", starts))
-    )
-    if starts is not None and not jnp.issubdtype(jnp.result_type(starts), jnp.bool_):
-        raise TypeError(f"starts: {jnp.result_type(starts)} given, wanted True where a sequence begins, else False.")
-    return _affine_scan(A, b, x0, starts, bool(reverse), structure, implementation)
+    before, marks = (None if x is None else numbers(name, x) for name, x in (("x0", x0), ("starts", starts)))
+    if marks is not None and not jnp.issubdtype(jnp.result_type(marks), jnp.bool_):
+        raise TypeError(f"starts: {jnp.result_type(marks)} given, wanted True where a sequence begins, else False.")
+    return _affine_scan(numbers("A", A), numbers("b", b), before, marks, bool(reverse), structure, implementation)
 
 
 @functools.partial(jax.jit, static_argnames=("reverse", "structure", "implementation"))

@@ -108,9 +108,12 @@ def newton_scan(
 
     def tangent_solve(change: Callable[[jax.Array], jax.Array], right: jax.Array) -> jax.Array:
         """Solves ``change(v) = right``, with ``change(v)_t = v_t - J_t v_{t-1}``: J's columns are what it makes of ones."""
-        columns = jax.vmap(lambda unit: unit - change(jnp.broadcast_to(unit, right.shape)))(
-            jnp.eye(len(start), dtype=start.dtype)
-        )
+
+        def moved(unit: jax.Array) -> jax.Array:
+            v = jnp.broadcast_to(unit, right.shape)
+            return v - change(v)
+
+        columns = jax.vmap(moved)(jnp.eye(len(start), dtype=start.dtype))
         return affine_scan(jnp.moveaxis(columns, 0, -1), right, structure="dense", implementation=implementation)
 
     x, iterations = lax.custom_root(equations, first, solve, tangent_solve, has_aux=True)

@@ -25,7 +25,7 @@ from fastscan.types import GaussianState, ParamsLGSSM
 
 
 class StreamedFilter(NamedTuple):
-    """What a stream's filter found.
+    """The results of a stream's filter.
 
     Attributes:
         marginal_loglik: log p(y_1..T), a float, of blocks' added in double precision.
@@ -40,7 +40,7 @@ class StreamedFilter(NamedTuple):
 
 
 class StreamedSmoother(NamedTuple):
-    """What a stream's smoother found: the log-likelihood, a float, and on disk smoothed moments (T, D) and (T, D, D)."""
+    """The results of a stream's smoother: the log-likelihood, a float, and on disk smoothed moments (T, D) and (T, D, D)."""
 
     marginal_loglik: float
     smoothed_means: np.ndarray
@@ -93,7 +93,7 @@ def filter_stream(
         progress: show a bar, which wants the package rich; None shows one where that is installed.
 
     Returns:
-        What was found.
+        The log-likelihood and the moments.
 
     Raises:
         TypeError: blocks that are no arrays of numbers.
@@ -120,7 +120,7 @@ def smooth_stream(
     Arguments and errors are those of `filter_stream`; emissions are read twice, so no iterator.
 
     Returns:
-        What was found.
+        The log-likelihood and the moments.
     """
     work = _prepared("smoother", params, emissions, inputs, folder, block_size, implementation, progress)
     _refuse_iterators(work)

@@ -21,14 +21,16 @@ class Blocks:
     """
 
     def __init__(self, emissions: Any, inputs: Any, m: int, size: int):
-        self.m, self.size, self.emissions, self.inputs = m, size, emissions, inputs
+        self.m, self.size, self.inputs = m, size, inputs
+        self.emissions: Any = emissions
         self.whole = hasattr(emissions, "shape")
         self.again = self.whole or isinstance(emissions, Sequence)
         self.T = self.count = None
         if self.whole:
-            if len(emissions.shape) != 2 or emissions.shape[1] != m or not emissions.shape[0]:
-                raise ShapeError(f"emissions: shape {tuple(emissions.shape)} given, wanted (T, {m}) with T at least 1.")
-            self.T = emissions.shape[0]
+            shape = tuple(self.emissions.shape)
+            if len(shape) != 2 or shape[1] != m or not shape[0]:
+                raise ShapeError(f"emissions: shape {shape} given, wanted (T, {m}) with T at least 1.")
+            self.T = shape[0]
             self.count = -(-self.T // size)
         elif self.again:
             self.starts = np.cumsum([0, *(self.checked(k, x).shape[0] for k, x in enumerate(emissions))])

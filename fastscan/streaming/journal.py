@@ -1,4 +1,4 @@
-"""What a stream has done so far, in a folder: a stream that was ended goes on from there."""
+"""A stream's journal, of what it has done so far, in a folder: a stream that was ended goes on from there."""
 
 import hashlib
 import os

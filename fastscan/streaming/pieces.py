@@ -10,7 +10,7 @@ from fastscan.kernels.lgssm import passes
 from fastscan.kernels.lgssm.gaussian import Gaussian
 from fastscan.lgssm import inference as lgssm_inference
 from fastscan.lgssm import lgssm_filter
-from fastscan.lgssm.problem import prepare
+from fastscan.lgssm.problem import Given, prepare
 from fastscan.types import GaussianState
 
 
@@ -38,7 +38,7 @@ def smooth_piece(
     Returns:
         Moments (n, D) and (n, D, D), and those of the step before the block, None of the first.
     """
-    model, emissions, sizes, how = prepare(params, None, state, y, u, missing, implementation)
+    model, emissions, sizes, how = prepare(Given(params, None, state), y, u, missing, implementation)
     _, moments = lgssm_inference.filter_states(model, emissions, how, False)
     filtered = Gaussian(moments.mean, moments.cov)
     kernels = lgssm_inference.kernels_of(how.plan, model, filtered)

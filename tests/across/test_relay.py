@@ -95,8 +95,8 @@ def test_blocks_swept_again(dtype, reverse):
     def blocks(model):
         looks.clear()
         checked, _ = check_hmm(*(x.astype(dtype) for x in model))
-        series, _ = scaled_series(checked, False)
-        params, rows = hmm_passes._inputs(series, None)[::2]
+        series, _ = scaled_series(checked, False, plan.steps)
+        params, rows = hmm_passes._inputs(plan, series, None)[::2]
         recurrence = HMM_FILTER._replace(seam=Seam(apart, HMM_FILTER.seam.guess))
         state = jnp.full((K, 1, 1, 1), 1 / K, dtype) * (jnp.arange(K)[:, None, None, None] + 1)
         jax.block_until_ready(jax.jit(lambda: driver.run(plan, recurrence, params, state, rows, reverse=reverse))())

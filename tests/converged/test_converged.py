@@ -18,8 +18,8 @@ from fastscan.kernels.converged.filtering import run_filter
 from fastscan.kernels.lgssm.passes import first
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.scan.settling import fill, settled
+from fastscan.learn.lgssm.expectations import smoothed_sums
 from fastscan.lgssm.check import check_model
-from fastscan.lgssm.expectations import smoothed_sums
 from fastscan.lgssm.layout import series
 from oracles.lgssm import assert_moments, cast, close, random_params, simulate, textbook, tracking_params
 

@@ -6,7 +6,7 @@ import jax
 
 from fastscan.kernels.lgssm.smoothing import SmootherSums
 from fastscan.lgssm import inference
-from fastscan.lgssm.problem import prepare
+from fastscan.lgssm.problem import Given, prepare
 from fastscan.lgssm.timing import plain_params
 
 
@@ -19,6 +19,6 @@ def smoothed_sums(params: Any, emissions: jax.Array, inputs: jax.Array | None) -
         inputs: (T, U), (B, T, U) or None.
     """
     params = plain_params(params, emissions.shape[1], inputs, "arrival")
-    model, emissions, _, how = prepare(params, None, None, emissions, inputs, False, None)
+    model, emissions, _, how = prepare(Given(params), emissions, inputs, False, None)
     densities, means, sums = inference.smoothed_sums(model, emissions, how)
     return densities[..., 0, 0].sum(1), means[..., 0], sums
