@@ -82,6 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     scans.add_argument("--only", default="", help="work whose name holds this, e.g. 'dense'")
     scans.set_defaults(run=_scans)
 
+    streams = commands.add_parser("streams", help="a hundred million steps, smoothed from disk to disk")
+    streams.add_argument("--steps", type=int, default=100_000_000, help="T (default: 100,000,000)")
+    streams.add_argument("--folder", type=Path, default=Path("out/streams"), help="for 28 bytes a step (default: out/streams)")
+    streams.set_defaults(run=_streams)
+
     predict = commands.add_parser("predict", help="predict what public calls take on an H100 and an H200, kernel by kernel")
     predict.add_argument("--only", default="", help="calls whose name holds this")
     predict.set_defaults(run=_predict)
@@ -223,6 +228,12 @@ def _scans(arguments: Namespace) -> None:
     from fastscan.profiling.peers.scans import run_scans
 
     run_scans(_folder(arguments, "scans"), arguments.only)
+
+
+def _streams(arguments: Namespace) -> None:
+    from fastscan.profiling.demos.streams import run_streams
+
+    run_streams(arguments.folder, arguments.steps)
 
 
 def _lengths(arguments: Namespace) -> None:

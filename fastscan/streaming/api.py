@@ -30,7 +30,7 @@ class StreamedFilter(NamedTuple):
     Attributes:
         marginal_loglik: log p(y_1..T), a float, of blocks' added in double precision.
         final_state: the last state's moments, as `fastscan.lgssm_filter` takes them for ``initial_state``.
-        filtered_means, filtered_covariances: (T, D) and (T, D, D), on disk; None without a folder.
+        filtered_means, filtered_covariances: (T, D) and (T, D, D), on disk; None without a folder, and of an iterator.
     """
 
     marginal_loglik: float
@@ -87,7 +87,8 @@ def filter_stream(
         emissions: (T, m), an array of NumPy, a memory map, or what is sliced like one; or blocks (n, m), in a list or an
             iterator. NaN entries are missing.
         inputs: (T, U) beside an array of emissions, or None.
-        folder: for results, and for going on; None keeps neither.
+        folder: for results, and for going on; None keeps neither. Of an iterator, whose length nobody knows, there are no
+            results on disk.
         block_size: steps of a block of an array; default some hundred thousand of a small model.
         implementation: as `fastscan.lgssm` has it. Blocks are one series to the bit where each goes "sequential".
         progress: show a bar, which wants the package rich; None shows one where that is installed.
@@ -101,7 +102,7 @@ def filter_stream(
         ImportError: ``progress=True`` without rich.
     """
     work = _prepared("filter", params, emissions, inputs, folder, block_size, implementation, progress)
-    return _filtered(work, "filtered" if folder is not None else None)
+    return _filtered(work, results=folder is not None and work.blocks.T is not None)
 
 
 def smooth_stream(
@@ -124,23 +125,20 @@ def smooth_stream(
     """
     work = _prepared("smoother", params, emissions, inputs, folder, block_size, implementation, progress)
     _refuse_iterators(work)
-    found, blocks, journal = _filtered(work, None), work.blocks, work.journal
-    D = found.final_state.mean.shape[-1]
-    means, covs = _arrays(work, "smoothed", D)
-    total = blocks.count or 0
+    found, blocks, journal = _filtered(work, results=False), work.blocks, work.journal
+    total, T, state = blocks.count or 0, blocks.T or 0, found.final_state
     done = int(journal.numbers.get("smoothed_blocks", 0))
     after = None if not done else GaussianState(*(jnp.asarray(journal.numbers[n]) for n in ("after_mean", "after_cov")))
     for k in _bar(range(total - done - 1, -1, -1), "smoothing", total, work.progress):
         start, *_ = block = blocks.read(k)
         y, u, missing = work.given(block)
         moments, before = smooth_piece(work.params, y, u, work.state(k), after, missing, work.implementation)
-        part = slice(start, start + len(y))
-        means[part], covs[part] = moments
-        _flushed(means, covs)
+        for name, x in zip(_SMOOTHED, moments, strict=True):
+            journal.put(name, T, start, x)
         kept = {} if before is None else {"after_mean": before.mean, "after_cov": before.cov}
         journal.write(smoothed_blocks=total - k, **kept)
         after = before
-    return StreamedSmoother(found.marginal_loglik, means, covs)
+    return StreamedSmoother(found.marginal_loglik, *map(journal.array, _SMOOTHED, (T, T), state))
 
 
 def value_and_grad_stream(
@@ -163,7 +161,7 @@ def value_and_grad_stream(
     """
     work = _prepared("gradient", params, emissions, inputs, folder, block_size, implementation, progress)
     _refuse_iterators(work)
-    found, blocks, journal = _filtered(work, None), work.blocks, work.journal
+    found, blocks, journal = _filtered(work, results=False), work.blocks, work.journal
     leaves, tree = jax.tree.flatten(work.params)
     total, done = blocks.count or 0, int(journal.numbers.get("differentiated_blocks", 0))
     sums = [journal.numbers.get(f"sum_{i}", np.zeros(np.shape(x))) for i, x in enumerate(leaves)]
@@ -213,44 +211,32 @@ def _refuse_iterators(work: _Work) -> None:
         raise ValueError("emissions: an iterator given, wanted an array or a list of blocks, for two passes.")
 
 
-def _filtered(work: _Work, name: str | None) -> StreamedFilter:
-    """Runs the filter over all blocks that it has not run over, and keeps the state after each; moments, if they have a
-    name.
+def _filtered(work: _Work, *, results: bool) -> StreamedFilter:
+    """Runs the filter over all blocks that it has not run over, and keeps the state after each; and moments, if they are to be
+    results.
     """
     blocks, journal = work.blocks, work.journal
-    D, done = work.params.dynamics.weights.shape[-1], int(journal.numbers.get("blocks", 0))
-    arrays = []
-    if name is not None and blocks.T is not None:
-        arrays = _arrays(work, name, D)
-    elif name is not None:
-        raise ValueError("folder: given for an iterator, whose length nobody knows. Take an array, a list of blocks, or None.")
-    loglik = float(journal.numbers.get("loglik", 0.0))
+    done, loglik = int(journal.numbers.get("blocks", 0)), float(journal.numbers.get("loglik", 0.0))
     if blocks.count is None or done < blocks.count:
         for k, block in enumerate(_bar(blocks.from_block(done), "filtering", blocks.count, work.progress), done):
             y, u, missing = work.given(block)
             options = {"initial_state": work.state(k), "missing": missing, "implementation": work.implementation}
             posterior = lgssm_filter(work.params, y, u, **options)
-            part = slice(block[0], block[0] + len(y))
-            for x, moments in zip(arrays, (posterior.filtered_means, posterior.filtered_covariances), strict=False):
-                x[part] = moments
-            _flushed(*arrays)
+            if results:
+                for name in _FILTERED:
+                    journal.put(name, blocks.T or 0, block[0], getattr(posterior, name))
             loglik += float(posterior.marginal_loglik)
             kept = {n: x[None] for n, x in zip(("means", "covs"), map(np.asarray, posterior.final_state), strict=True)}
             kept = {n: np.concatenate([journal.numbers[n], x]) if k else x for n, x in kept.items()}
             journal.write(blocks=k + 1, loglik=loglik, **kept)
     final = GaussianState(*(jnp.asarray(journal.numbers[n][-1]) for n in ("means", "covs")))
-    return StreamedFilter(loglik, final, *(arrays or (None, None)))
+    if not results:
+        return StreamedFilter(loglik, final, None, None)
+    return StreamedFilter(loglik, final, *map(journal.array, _FILTERED, (blocks.T or 0,) * 2, final))
 
 
-def _arrays(work: _Work, name: str, D: int) -> list[Any]:
-    """Opens or makes the arrays of results, of moments of all steps."""
-    shapes = {"means": (D,), "covariances": (D, D)}
-    return [work.journal.array(f"{name}_{n}", (work.blocks.T or 0, *s), work.dtype) for n, s in shapes.items()]
-
-
-def _flushed(*arrays: Any) -> None:
-    for x in arrays:
-        x.flush()
+_FILTERED, _SMOOTHED = (tuple(f"{kind}_{name}" for name in ("means", "covariances")) for kind in ("filtered", "smoothed"))
+"""Names of results, and of their files."""
 
 
 def _bar(blocks: Iterable[Any], what: str, total: int | None, progress: bool | None) -> Iterator[Any]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from fastscan.given import ShapeError, array, emissions_array
 
-BLOCK_ENTRIES = 1 << 20
+BLOCK_ENTRIES = 1 << 22
 """The entries of emissions and covariances in a block, unless its size is given: some passes take fifty times as many bytes."""
 
 

@@ -53,14 +53,22 @@ class Journal:
             os.fsync(file.fileno())
         path.replace(self.folder / _NAME)
 
-    def array(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray | None:
-        """Opens an array of results on disk, or makes it; None without a folder."""
-        if self.folder is None:
-            return None
+    def array(self, name: str, T: int, row: Any) -> np.ndarray:
+        """Opens an array (T, ...) of results on disk, or makes it, with rows like one."""
+        assert self.folder is not None, "results want a folder"
         path = self.folder / f"{name}.npy"
         if path.exists():
             return np.load(path, mmap_mode="r+")
-        return np.lib.format.open_memmap(path, "w+", dtype, shape)
+        return np.lib.format.open_memmap(path, "w+", row.dtype, (T, *row.shape))
+
+    def put(self, name: str, T: int, start: int, rows: Any) -> None:
+        """Writes rows of such an array, and has them on disk. It is closed again, as pages that were written stay in memory as
+        long as they are mapped.
+        """
+        rows = np.asarray(rows)
+        on_disk: Any = self.array(name, T, rows[0])
+        on_disk[start : start + len(rows)] = rows
+        on_disk.flush()
 
 
 def _digest(identity: tuple[Any, ...]) -> str:

@@ -4,10 +4,14 @@ import resource
 import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from fastscan import ParamsLGSSM, lgssm_smoother, make_lgssm_params
+from fastscan import GaussianState, ParamsLGSSM, lgssm_smoother, make_lgssm_params
 from fastscan.streaming import smooth_stream
+from fastscan.streaming.blocks import default_size
+from fastscan.streaming.pieces import smooth_piece
 
 STEPS = 100_000_000
 CHECKED = 200_000
@@ -18,7 +22,7 @@ def model() -> ParamsLGSSM:
     """Makes the model: an object that is pulled back, and seen with noise."""
     F, Q = np.array([[0.99, 0.1], [-0.05, 0.98]]), 0.01 * np.eye(2)
     params = make_lgssm_params(np.zeros(2), np.eye(2), F, Q, np.array([[1.0, 0.0]]), np.array([[0.25]]))
-    return ParamsLGSSM(*(type(part)(*(np.asarray(x, "float32") for x in part)) for part in params))
+    return jax.tree.map(lambda x: np.asarray(x, "float32"), params)
 
 
 def write_emissions(path: Path, steps: int, block: int = 1_000_000, seed: int = 0) -> np.ndarray:
@@ -53,17 +57,24 @@ def run_streams(folder: Path, steps: int = STEPS, block_size: int | None = None)
     count = min(steps, CHECKED)
     wanted = np.asarray(lgssm_smoother(params, np.asarray(y[:count])).smoothed_means)[: count // 2]
     apart = float(np.abs(found.smoothed_means[: count // 2] - wanted).max() / np.abs(wanted).max())
-    print(
-        f"{steps:,} steps in {seconds:.1f} s, {1e9 * seconds / steps:.0f} ns a step; {memory / 2**20:.0f} MiB more memory at most"
-    )
-    print(
-        f"log-likelihood {found.marginal_loglik:.6g}; means of the first {count // 2:,} steps within {apart:.1e} of those at once"
-    )
-    return {"seconds": seconds, "memory": memory, "apart": apart}
+    device = device_memory(params, block_size or default_size(2, 1))
+    print(f"{steps:,} steps in {seconds:.1f} s, {1e9 * seconds / steps:.0f} ns a step; {device / 2**20:.0f} MiB on the device,")
+    print(f"{memory / 2**20:.0f} MiB more of the process at most, pages of mapped files among them.")
+    print(f"log-likelihood {found.marginal_loglik:.8g}; the first {count // 2:,} means within {apart:.1e} of those at once")
+    return {"seconds": seconds, "device": device, "memory": memory, "apart": apart}
+
+
+def device_memory(params: ParamsLGSSM, block: int) -> int:
+    """Returns the bytes that XLA plans for a block of the pass back, which takes most: what goes in, comes out, and what is
+    between.
+    """
+    state = GaussianState(jnp.zeros(2), jnp.eye(2))
+    given = params, jnp.zeros((block, 1)), None, state, state, False, None
+    found = smooth_piece.lower(*given).compile().memory_analysis()
+    assert found is not None, "XLA says what memory a program for a CPU takes"
+    return found.temp_size_in_bytes + found.output_size_in_bytes + found.argument_size_in_bytes
 
 
 def _most_memory() -> int:
-    """Returns the most memory that this process has had, in bytes; pages of files that are mapped count as long as they are
-    there.
-    """
+    """Returns the most memory that this process has had, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

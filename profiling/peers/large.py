@@ -151,7 +151,7 @@ def memory(D: int = 97, T: int = 34_751) -> dict[str, int]:
     functions = {
         "lgssm_marginal_loglik": lambda params, y: fastscan.lgssm_marginal_loglik(params, y, missing=False),
         "its gradient": jax.grad(lambda params, y: fastscan.lgssm_marginal_loglik(params, y, missing=False)),
-        "the E-step of fit_em": lambda params, y: LGSSM.expect(params, y[None], None, False),
+        "the E-step of fit_em": lambda params, y: LGSSM.expect(params, y[None], None, False, None),
     }
     sizes = {}
     for name, function in functions.items():
