@@ -35,6 +35,7 @@ REPEATS = 7
 AFFINE = (("dense", 1_000_000, 4), ("dense", 100_000, 4), ("diagonal", 100_000, 64), ("dense", 10_000, 32))
 SEQUENCES, LONGEST = 2_000, 400
 """A panel's sequences, and the steps of the longest; their lengths are uniform from 1 on."""
+PIECES, PIECE_STEPS = 100, 1_000_000
 NETWORK, NETWORK_STEPS = 8, 4_096
 """The units of a gated network, and its steps."""
 
@@ -84,6 +85,8 @@ def calls() -> Iterator[tuple[str, str, Callable[[], Callable[[], Any]]]]:
         work = f"{name} of a panel, {SEQUENCES:,} sequences of 1 to {LONGEST} steps"
         for who in ("packed", "padded"):
             yield work, who, functools.partial(_panel, name, who)
+    for who in (1, PIECES):
+        yield f"lgssm_filter, D=4, m=2, T={PIECE_STEPS:,}, row by row", f"{who} pieces", functools.partial(_pieces, who)
     for who in ("fastscan", "lax.scan"):
         yield f"gated network, D={NETWORK}, T={NETWORK_STEPS:,}", who, functools.partial(_network, who)
 
@@ -130,6 +133,22 @@ def _panel(name: str, who: str) -> Callable[[], Any]:
     marks = {"starts": starts} if who == "packed" else {}
     compiled = jax.jit(lambda given, **marks: PANELS[name](*model, given, **known, **marks))
     return lambda: compiled(given, **marks)
+
+
+def _pieces(count: int) -> Callable[[], Any]:
+    """Makes a call of the filter for every piece of a series, each from the state after the one before."""
+    params = random_params(4, 2)
+    pieces = jnp.split(jax.random.normal(jax.random.key(0), (PIECE_STEPS, 2)), count)
+
+    def run() -> Any:
+        state, found = None, []
+        for piece in pieces:
+            out = lgssm_filter(params, piece, initial_state=state, missing=False, implementation="sequential")
+            state = out.final_state
+            found.append(out)
+        return found
+
+    return run
 
 
 def _with_gradient(function: Callable) -> Callable:

@@ -126,8 +126,11 @@ def test_a_record_of_scans(tmp_path, monkeypatch):
     assert scans_table(tmp_path) == "Not measured yet."
     monkeypatch.setattr(scans, "AFFINE", (("dense", 40, 2), ("diagonal", 40, 3)))
     monkeypatch.setattr(scans, "NETWORK_STEPS", 40)
+    monkeypatch.setattr(scans, "SEQUENCES", 3)
+    monkeypatch.setattr(scans, "PIECES", 4)
+    monkeypatch.setattr(scans, "PIECE_STEPS", 40)
     found = scans.run_scans(tmp_path)
-    assert [x.iterations > 1 for x in found] == [False] * 12 + [True, False]
+    assert [x.iterations > 1 for x in found] == [False] * 28 + [True, False]
     assert all(f"| {x.work} | {x.who} | " in scans_table(tmp_path) for x in found)
     A, b = np.random.default_rng(0).normal(size=(2, 9, 3)).astype("float32")
     for function in scans.WHO.values():
