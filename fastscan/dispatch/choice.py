@@ -69,7 +69,8 @@ class Choice(NamedTuple):
 
 class Problem(NamedTuple):
     """The arguments of `choose`, but for B; the fewest rows of a program for several lengths, None of one for one; and whether
-    users' functions are called in its loops, of which nobody knows whether they fit into one function.
+    its loops are not marked to be one function: users' functions are called in them, of which nobody knows whether they fit, or
+    they are so small that XLA makes one of them by itself, without the copies that a mark takes.
     """
 
     implementation: str | None
@@ -80,14 +81,14 @@ class Problem(NamedTuple):
     family: str = "lgssm"
     shared: bool = False
     fewest: int | None = None
-    calling: bool = False
+    unmarked: bool = False
 
     def plan(self, B: int) -> Plan:
         """Chooses the plan for B sequences."""
         given = self._asdict()
-        fewest, calling = given.pop("fewest"), given.pop("calling")
+        fewest, unmarked = given.pop("fewest"), given.pop("unmarked")
         plan = choose(**given, B=B).plan
-        plan = plan._replace(one_function=False) if calling else plan
+        plan = plan._replace(one_function=False) if unmarked else plan
         return plan if fewest is None else plan.from_fewest(fewest)
 
 
@@ -168,9 +169,7 @@ def choose(
         check_gpu(name, device)
     in_turn = large.in_turn(name, device, family, B, D, shared=shared)
     B = 1 if in_turn else B
-    by_entries, in_chunks = family in large.BY_ENTRIES, name == "chunked"
-    lanes = one_function_lanes(max(D, m), dtype, chunked=in_chunks, shared=shared, by_entries=by_entries)
-    lanes = lanes if large.hinted(device) else 0
+    lanes = one_function_lanes(max(D, m), dtype, chunked=name == "chunked", shared=shared) if large.hinted(device) else 0
     hmm = family in large.HMMS
     if hmm and D == 1:  # all results for one state are known beforehand: nothing would read a function's arguments
         lanes = 0
@@ -248,9 +247,10 @@ def _plan(name: str, chunks: int | None, device: str, family: str, rows: int, B:
     if name == "sequential":
         if hmm and D > UNROLLED_TERMS:
             return Plan(rows, 1, algebra="staged vectors" if lanes >= B else "stacked")
-        if B == 1 and family in large.AFFINE:
-            return Plan(rows, 1, algebra="stacked alone")
-        if B == 1 and (family in large.SCANS or (algebra == "staged" and not hmm and D > UNROLLED_TERMS)):
+        if family in large.SCANS:
+            algebra = "stacked" if family in large.AFFINE else algebra
+            return Plan(rows, 1, algebra=f"{algebra} alone" if B == 1 else algebra)
+        if algebra == "staged" and not hmm and B == 1 and D > UNROLLED_TERMS:
             return Plan(rows, 1, algebra="staged alone")
         return Plan(rows, 1, algebra="stacked" if hmm and lanes < B < xla_hints.STAGED_LANES else algebra)
     if name == "associative":
@@ -263,20 +263,17 @@ def _algebra(device: str) -> str:
     return "staged" if large.hinted(device) else "stacked"
 
 
-def one_function_lanes(size: int, dtype: Any, *, chunked: bool, shared: bool = False, by_entries: bool = False) -> int:
+def one_function_lanes(size: int, dtype: Any, *, chunked: bool, shared: bool = False) -> int:
     """Counts the lanes, at most, whose loops are compiled to one function on a CPU, for matrices of up to ``size`` rows; 0 if
     none are.
 
-    With ``by_entries`` a matrix has so many entries. The limits are those of `kernels.xla_hints.ONE_FUNCTION_BYTES`, where XLA
-    would hand parts of an operation to its threads or to a library, which one function can't. In chunks there are half as many
-    lanes: where chunks have summaries, these are scanned from both sides at once, in twice as many lanes. (Relays have none;
-    more lanes have not been tried for them.)
+    The limits are those of `kernels.xla_hints.ONE_FUNCTION_BYTES`, where XLA would hand parts of an operation to its threads or
+    to a library, which one function can't. In chunks there are half as many lanes: where chunks have summaries, these are
+    scanned from both sides at once, in twice as many lanes. (Relays have none; more lanes have not been tried for them.)
     """
-    column = max(size, 1) * jax.numpy.dtype(dtype).itemsize
-    if by_entries:
-        return xla_hints.ONE_FUNCTION_BYTES // column // (2 if chunked else 1)
     if size > UNROLLED_TERMS:
         return 0
+    column = max(size, 1) * jax.numpy.dtype(dtype).itemsize
     if shared and not chunked:
         return xla_hints.ONE_FUNCTION_BYTES // column // xla_hints.VECTOR * xla_hints.VECTOR
     lanes = xla_hints.ONE_FUNCTION_BYTES // (column * max(size, 1))

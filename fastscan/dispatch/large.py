@@ -4,9 +4,7 @@ from fastscan.kernels import xla_hints
 from fastscan.kernels.algebra import UNROLLED_TERMS
 
 LGSSMS, HMMS = ("lgssm", "lgssm_varying"), ("hmm", "hmm_mode", "hmm_sample")
-BY_ENTRIES = ("affine_diagonal", "affine_blocks")
-"""Families whose matrices are applied entry by entry: their size is the number of these entries."""
-AFFINE = ("affine_dense", *BY_ENTRIES)
+AFFINE = ("affine_dense", "affine_diagonal", "affine_blocks")
 SCANS = ("recurrence", *AFFINE)
 """Families that know no model: affine recurrences, and a user's own."""
 
@@ -48,12 +46,13 @@ def settles(name: str, device: str, family: str, T: int, B: int, D: int, *, shar
 
 def in_turn(name: str, device: str, family: str, B: int, D: int, *, shared: bool) -> bool:
     """Tells whether sequences run one after the other: each has matrices of its own, whose rows fill whole vectors or which a
-    library wants, or the vectors of an HMM, of which loops over one sequence are one function.
+    library wants; or the vectors of an HMM, of which loops over one sequence are one function; or the dense matrices of an
+    affine recurrence, whose copy in another order would take longer.
     """
     if not (name == "sequential" and B > 1 and hinted(device)):
         return False
     if family in SCANS:
-        return True
+        return family == "affine_dense"
     if family in HMMS:
         return vectors_in_one_function(D) and MOST_IN_TURN.get(family, B) >= B
     return family in LGSSMS and not shared and (D > UNROLLED_TERMS or D == xla_hints.VECTOR)

@@ -10,7 +10,8 @@ _LGSSM_SIZES = {"float32": {1: 9, 2: 9, 3: 9, 4: 9, 5: 9, 6: 6}, "float64": {1: 
 _HMM_SIZES = {"float32": dict.fromkeys(range(1, 9), 0), "float64": dict.fromkeys(range(1, 5), 0)}
 _LDS_SIZES = {"float32": dict.fromkeys(range(1, 5), 0), "float64": dict.fromkeys(range(1, 3), 0)}
 _DENSE_SIZES = {"float32": dict.fromkeys(range(1, 8), 0), "float64": dict.fromkeys(range(1, 5), 0)}
-_ENTRIES_SIZES = {"float32": dict.fromkeys(range(1, 17), 0), "float64": dict.fromkeys(range(1, 9), 0)}
+_DIAGONAL_SIZES = {"float32": dict.fromkeys(range(1, 17), 0), "float64": dict.fromkeys(range(1, 9), 0)}
+_BLOCKS_SIZES = {"float32": dict.fromkeys(range(2, 9, 2), 0), "float64": dict.fromkeys(range(2, 5, 2), 0)}
 _SCORE_SIZES = {"float32": {1: 9, 2: 9, 3: 9, 4: 9, 5: 4, 6: 1}, "float64": {1: 4, 2: 4, 3: 4, 4: 4}}
 KERNEL_SIZES: dict[str, dict] = {
     **dict.fromkeys(large.HMMS, _HMM_SIZES),
@@ -18,7 +19,8 @@ KERNEL_SIZES: dict[str, dict] = {
     "lds": _LDS_SIZES,
     "recurrence": {"float32": dict.fromkeys(range(1, 7), 0), "float64": dict.fromkeys(range(1, 5), 0)},
     "affine_dense": _DENSE_SIZES,
-    **dict.fromkeys(large.BY_ENTRIES, _ENTRIES_SIZES),
+    "affine_diagonal": _DIAGONAL_SIZES,
+    "affine_blocks": _BLOCKS_SIZES,
     "lgssm_score": _SCORE_SIZES,
 }
 """For every D that a thread's registers hold, of a family, the largest m. At (4, 9), (5, 9), (6, 6), and (4, 4) in float64, the
@@ -31,7 +33,7 @@ at (4, 9), and in float64 from (4, 2) on: at (4, 4) one instruction in twenty mo
 INTERPRETED_SIZES: dict[str, dict] = {
     **dict.fromkeys(large.LGSSMS, dict.fromkeys(range(1, 7), 9)),
     **dict.fromkeys((*large.HMMS, "lds", "recurrence", "affine_dense"), dict.fromkeys(range(1, 9), 0)),
-    **dict.fromkeys(large.BY_ENTRIES, dict.fromkeys(range(1, 17), 0)),
+    **dict.fromkeys(("affine_diagonal", "affine_blocks"), dict.fromkeys(range(1, 17), 0)),
 }
 """The same in the interpreter, which has no registers."""
 
@@ -121,7 +123,7 @@ def launched(family: str, D: int, m: int, dtype: str, fields: dict[str, Any], *,
     if not in_programs(family, D, m, dtype, interpreted=interpreted):
         return Launch(interpret=interpreted)._replace(**fields)
     of_hmm, side = family in large.HMMS, padded(max(D, m))
-    warps = 1 if family in large.BY_ENTRIES else _WARPS[of_hmm][side]
+    warps = 1 if family == "affine_diagonal" else _WARPS[of_hmm][side]
     return Launch(
         lanes=1,
         warps=warps,

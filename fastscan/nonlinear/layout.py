@@ -83,7 +83,7 @@ def how_to_run(functions: Functions, given: Given, implementation: str | None) -
     B, T, m, _ = given.y.shape
     D = given.cov.shape[-1]
     small = all(g is None or is_small(g) for g in functions[:3])
-    problem = Problem(implementation, T, D, m, str(given.y.dtype), "lgssm_varying", calling=not small)
+    problem = Problem(implementation, T, D, m, str(given.y.dtype), "lgssm_varying", unmarked=not small)
     return How(problem.plan(B), problem)
 
 

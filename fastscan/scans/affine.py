@@ -9,16 +9,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from fastscan.dispatch.choice import How, Problem
 from fastscan.kernels.affine.maps import AffineMap, adjoint_maps, affine_maps
 from fastscan.kernels.affine.structures import Structure
-from fastscan.kernels.arrays import alike
+from fastscan.kernels.arrays import alike, as_lanes, as_rows
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.ranges import ranged
 from fastscan.kernels.scan import driver
-from fastscan.scans.layout import System, family_of, numbers, read
+from fastscan.scans.layout import System, number_array, read
 from fastscan.transforms import batch_size, in_lanes, in_turn
 
 
@@ -59,27 +60,27 @@ def affine_scan(
             such matrices.
         RuntimeError: ``implementation="pallas"`` where kernels can't run.
     """
-    before, marks = (None if x is None else numbers(name, x) for name, x in (("x0", x0), ("starts", starts)))
+    before, marks = (None if x is None else number_array(name, x) for name, x in (("x0", x0), ("starts", starts)))
     if marks is not None and not jnp.issubdtype(jnp.result_type(marks), jnp.bool_):
         raise TypeError(f"starts: {jnp.result_type(marks)} given, wanted True where a sequence begins, else False.")
-    return _affine_scan(numbers("A", A), numbers("b", b), before, marks, bool(reverse), structure, implementation)
+    return _affine_scan(number_array("A", A), number_array("b", b), before, marks, bool(reverse), structure, implementation)
 
 
 @functools.partial(jax.jit, static_argnames=("reverse", "structure", "implementation"))
 def _affine_scan(A, b, x0, starts, reverse, structure, implementation) -> jax.Array:
     system = read(A, b, x0, starts, structure, reverse=reverse)
     B, T, *_ = system.b.shape
+    problem = Problem(implementation, T + 1, np.shape(b)[-1], 0, str(system.b.dtype), f"affine_{system.name}", unmarked=True)
+    how = How(problem.plan(B), problem)
     if T == 0:
         return jnp.zeros(jnp.shape(b), system.b.dtype)
-    family, D = family_of(system)
-    problem = Problem(implementation, T + 1, D, 0, str(system.b.dtype), family, calling=True)
-    how = How(problem.plan(B), problem)
     return _solve(how, system, reverse).reshape(jnp.shape(b))
 
 
 def _solve(how: How, system: System, reverse: bool) -> jax.Array:
     """Solves for x (B, T, n, p). The state before the first row is an unknown, too, that an equation of its own tells."""
-    structure, A, starts = system.structure, system.A, system.starts
+    structure = system.structure
+    A, b, x0, starts = alike((system.A, system.b, system.x0, system.starts))
     forward = in_lanes(how, functools.partial(_forward, structure, reverse))
     back = in_lanes(how, functools.partial(_back, structure, reverse))
 
@@ -89,17 +90,17 @@ def _solve(how: How, system: System, reverse: bool) -> jax.Array:
 
     def solve(_: Any, right: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         b, x0 = right
-        return forward(*alike((A, b, x0, starts))), x0
+        return forward(A, b, x0, starts), x0
 
     def solve_back(_: Any, right: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         of_x, of_fresh = right
-        of_b, of_first = back(*alike((A, of_x, starts)))
+        of_b, of_first = back(A, of_x, starts)
         if starts is not None:
             others = jnp.where(starts[..., None, None], of_b, 0)
             of_first += _products(structure, _transposed(structure, A), others).sum(1, keepdims=True)
         return of_b, of_fresh + of_first
 
-    return lax.custom_linear_solve(residual, _with_one_tangent(system.b, system.x0), solve, solve_back)[0]
+    return lax.custom_linear_solve(residual, _with_one_tangent(b, x0), solve, solve_back)[0]
 
 
 def _with_one_tangent(b: jax.Array, x0: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -117,10 +118,10 @@ def _forward(
 
     def one(A: jax.Array, b: jax.Array, x0: jax.Array, starts: Any) -> jax.Array:
         params, rows = _divided(A, b, starts, x0)
-        _, out = driver.run(plan, affine_maps(structure), params, _lanes(x0), rows, reverse=reverse)
+        _, out = driver.run(plan, affine_maps(structure), params, as_lanes(x0), rows, reverse=reverse)
         return driver.phases(plan).join(out)
 
-    return _broadcast(in_turn(plan, one, A, b, x0, starts), (A, b, x0))
+    return _broadcast(in_turn(plan, one, A, b, x0, starts), (A, b, x0, starts))
 
 
 def _back(structure: Structure, reverse: bool, plan: Plan, A: jax.Array, change: jax.Array, starts: Any) -> Any:
@@ -131,22 +132,18 @@ def _back(structure: Structure, reverse: bool, plan: Plan, A: jax.Array, change:
     def one(A: jax.Array, change: jax.Array, starts: Any) -> Any:
         params, rows = _divided(A, change, starts)
         nothing = jnp.zeros_like(change[:, :1])
-        last, out = driver.run(plan, adjoint_maps(structure), params, _lanes(nothing), rows, reverse=not reverse)
-        return driver.phases(plan).join(out), last.transpose(3, 2, 0, 1)
+        last, out = driver.run(plan, adjoint_maps(structure), params, as_lanes(nothing), rows, reverse=not reverse)
+        return driver.phases(plan).join(out), as_rows(last)
 
-    return _broadcast(in_turn(plan, one, A, change, starts), (A, change))
+    return _broadcast(in_turn(plan, one, A, change, starts), (A, change, starts))
 
 
 def _divided(A: jax.Array, e: jax.Array, starts: Any, fresh: Any = None) -> tuple[AffineMap, AffineMap]:
     """Divides a series into what is the same in every row and what is not."""
     begin = None if starts is None else starts[..., None, None].astype(jnp.int32)
-    fresh = None if starts is None or fresh is None else _lanes(fresh)
+    fresh = None if starts is None or fresh is None else as_lanes(fresh)
     same = A.shape[1] == 1
-    return AffineMap(_lanes(A) if same else None, None, None, fresh), AffineMap(None if same else A, e, begin, None)
-
-
-def _lanes(x: jax.Array) -> jax.Array:
-    return x.transpose(2, 3, 1, 0)
+    return AffineMap(as_lanes(A) if same else None, None, None, fresh), AffineMap(None if same else A, e, begin, None)
 
 
 def _broadcast(tree: Any, given: Any) -> Any:

@@ -12,7 +12,7 @@ from fastscan.kernels.plan import Plan
 from fastscan.kernels.ranges import ranged
 from fastscan.kernels.scan import driver
 from fastscan.kernels.scan.recurrence import Recurrence
-from fastscan.scans.layout import numbers
+from fastscan.scans.layout import number_array
 from fastscan.transforms import batch_size, in_turn, transformable
 
 
@@ -30,7 +30,8 @@ def scan(
 
     Its functions are given matrices of `fastscan.kernels.algebra`: they take ``+ - * @ .T``, ``maximum`` and the functions of
     that module, and not those of `jax.numpy`. So the same text runs through XLA and as GPU kernels. "Add a model in forty
-    lines" in kernels/README.md shows one. `vmap` makes a batch; derivatives are those of the loops that XLA runs.
+    lines" in kernels/README.md shows one. `vmap` makes a batch; derivatives are those of the loops that XLA runs. What is
+    mapped or differentiated goes into ``params``: the functions may not close over it.
 
     Args:
         recurrence: the model, as five functions.
@@ -42,8 +43,8 @@ def scan(
 
     Returns:
         The state after all rows, in its own shapes, and the outputs of every row, (T, rows, columns). Arrays may be given
-        without their axes of one: (rows,) is a column, and a number (1, 1). Floats of several dtypes are promoted as JAX
-        promotes them. Outputs always have all axes.
+        without their axes of one: (rows,) is a column, and a number (1, 1). Floats of several dtypes, and numbers of Python,
+        are promoted as JAX promotes them; arrays of integers stay what they are. Outputs always have all axes.
 
     Raises:
         TypeError: no `Recurrence`; arrays of anything but numbers.
@@ -52,8 +53,10 @@ def scan(
     """
     if not isinstance(recurrence, Recurrence):
         raise TypeError(f"recurrence: {type(recurrence).__name__} given, wanted a fastscan.Recurrence.")
+    if recurrence.sums is not None:
+        raise ValueError("recurrence: sums given, which only kernels of fastscan's own passes have. Put them into the state.")
     params, state, series = (
-        jax.tree.map(functools.partial(numbers, name), tree)
+        jax.tree.map(functools.partial(number_array, name), tree)
         for name, tree in (("params", params), ("state", state), ("series", series))
     )
     if not jax.tree.leaves(state) or not jax.tree.leaves(series):
@@ -72,9 +75,12 @@ def _scan(recurrence: Recurrence, params: Any, state: Any, series: Any, reverse:
         raise ShapeError(f"series: arrays with {' and '.join(map(str, lengths))} rows given, wanted one number of rows.")
     (T,) = lengths
     size = max(n for x in jax.tree.leaves(given) for n in x.shape[-2:])
-    problem = Problem(implementation, T + 1, size, 0, str(dtype), "recurrence", calling=True)
+    problem = Problem(implementation, T + 1, size, 0, str(dtype), "recurrence", unmarked=True)
     how = How(problem.plan(1), problem)
     last, outs = transformable(how, functools.partial(_run, recurrence, reverse))(*given)
+    before, after = (jax.tree.map(lambda x: x.shape[1:], tree) for tree in (given[1], last))
+    if before != after:
+        raise ShapeError(f"recurrence: a step from a state of shapes {before} to one of {after} given, wanted the same.")
     last = jax.tree.map(lambda x, given: x[0].reshape(jnp.shape(given)), last, state)
     return last, jax.tree.map(lambda x: x[0], outs)
 
@@ -84,13 +90,14 @@ _KINDS = (("params", 0), ("state", 0), ("series", 1))
 
 
 def _matrix(dtype: Any, name: str, more: int, x: Any) -> jax.Array:
-    """Returns an array with all of its axes, and one for a batch at its beginning."""
+    """Returns an array with all of its axes, and one for a batch at its beginning. Numbers of Python become floats."""
     x = jnp.asarray(x)
+    weak = x.weak_type and x.dtype != bool
     if not more <= x.ndim <= more + 2:
         wanted = "(T, rows, columns)" if more else "(rows, columns)"
         raise ShapeError(f"{name}: shape {x.shape} given, wanted {wanted}, or without axes of one at the end.")
     x = x.reshape(1, *x.shape, *[1] * (more + 2 - x.ndim))
-    return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.inexact) else x
+    return x.astype(dtype) if weak or jnp.issubdtype(x.dtype, jnp.inexact) else x
 
 
 def _dtype(tree: Any) -> Any:

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from fastscan.given import ShapeError, array
+from fastscan.given import ShapeError, array, check_dtypes, check_kind
 from fastscan.kernels.affine.structures import BLOCKS, DENSE, DIAGONAL, Structure
 
 STRUCTURES = {"dense": DENSE, "diagonal": DIAGONAL, "blocks": BLOCKS}
@@ -16,6 +17,7 @@ class System(NamedTuple):
     """An affine recurrence.
 
     Attributes:
+        name: of the structure, as users have it.
         structure: of its matrices.
         A: (B or 1, T or 1, rows, columns), as the structure has them.
         b: (B, T, n, p), as the structure has vectors.
@@ -23,6 +25,7 @@ class System(NamedTuple):
         starts: bool (B or 1, T), or None. The first is where the scan begins anyway.
     """
 
+    name: str
     structure: Structure
     A: jax.Array
     b: jax.Array
@@ -30,16 +33,24 @@ class System(NamedTuple):
     starts: jax.Array | None
 
 
-def numbers(name: str, x: Any) -> Any:
+def number_array(name: str, x: Any) -> Any:
     """Returns an array, of complex numbers too, and what is like one as NumPy takes it; numbers stay as they are.
 
     Raises:
-        TypeError: what is no array of numbers.
+        TypeError: what is no array of numbers, or of float16 and the like.
         ValueError: nested lists of different lengths.
     """
-    if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.complexfloating):
+    if isinstance(x, bool | int | float | complex) or _is_complex(x):
         return x
-    return x if isinstance(x, bool | int | float | complex) else array(name, x)
+    x = array(name, x)
+    check_kind(name, x)
+    if not _is_complex(x):
+        check_dtypes({name: x.dtype})
+    return x
+
+
+def _is_complex(x: Any) -> bool:
+    return isinstance(x, jax.Array | np.ndarray) and jnp.issubdtype(x.dtype, jnp.complexfloating)
 
 
 def read(A: Any, b: Any, x0: Any, starts: Any, structure: str | None, *, reverse: bool) -> System:
@@ -55,6 +66,8 @@ def read(A: Any, b: Any, x0: Any, starts: Any, structure: str | None, *, reverse
     if b.ndim < 2:
         raise ShapeError(f"b: shape {b.shape} given, wanted (..., T, D).")
     *batch, T, D = b.shape
+    if not D or 0 in batch:
+        raise ShapeError(f"b: shape {b.shape} given, wanted (..., T, D) with batch axes and D at least 1.")
     name, batched, varying = _reading(A.shape, tuple(batch), T, D, structure)
     B, own = math.prod(batch), STRUCTURES[name]
     vector = (2, D // 2) if name == "blocks" else (D, 1)
@@ -62,6 +75,7 @@ def read(A: Any, b: Any, x0: Any, starts: Any, structure: str | None, *, reverse
     A = A.astype(dtype).reshape(B if batched else 1, T if varying else 1, *matrix)
     of_start = jnp.zeros((1, D), dtype) if x0 is None else _state(jnp.asarray(x0).astype(dtype), tuple(batch), D)
     return System(
+        name,
         own,
         A,
         b.astype(dtype).reshape(B, T, *vector),
@@ -70,17 +84,13 @@ def read(A: Any, b: Any, x0: Any, starts: Any, structure: str | None, *, reverse
     )
 
 
-def family_of(system: System) -> tuple[str, int]:
-    """Returns the family of problems that a system belongs to, and its size there."""
-    name = next(name for name, s in STRUCTURES.items() if s is system.structure)
-    return f"affine_{name}", system.A.shape[-1] if name == "blocks" else system.A.shape[-2]
-
-
 def _reading(shape: tuple, batch: tuple, T: int, D: int, structure: str | None) -> tuple[str, bool, bool]:
     """Finds the structure, whether there is a batch axis, and whether matrices vary in time."""
     if structure is not None and structure not in STRUCTURES:
         raise ValueError(f"structure: {structure!r} given, wanted None or one of {', '.join(STRUCTURES)}.")
     ends = {"dense": (D, D), "diagonal": (D,), "blocks": (2, 2, D // 2)}
+    if structure == "blocks" and D % 2:
+        raise ShapeError(f"b: shape {(*batch, T, D)} given, wanted an even D for blocks.")
     if D % 2:
         del ends["blocks"]
     ways = {}
@@ -88,7 +98,8 @@ def _reading(shape: tuple, batch: tuple, T: int, D: int, structure: str | None) 
         for lead, time in ((batch, (T,)), ((), (T,)), ((), ()), (batch, (1,))):
             if structure in (None, name) and shape == (*lead, *time, *end):
                 ways.setdefault((name, bool(lead), time == (T,)))
-    if len({name for name, *_ in ways}) > 1:
+    different = {(D == 1 or name, batched, varying and T > 1) for name, batched, varying in ways}
+    if len({name for name, *_ in ways}) > 1 and len(different) > 1:
         raise ShapeError(
             f"A: shape {shape} given for b {(*batch, T, D)}, which may be {' or '.join(sorted({n for n, *_ in ways}))} "
             "matrices. Say which: structure=..."

@@ -15,9 +15,10 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from fastscan.given import ShapeError
+from fastscan.kernels.algebra import stable_carry
 from fastscan.kernels.ranges import ranged
 from fastscan.scans.affine import affine_scan
-from fastscan.scans.layout import numbers
+from fastscan.scans.layout import number_array
 
 
 class NewtonScan(NamedTuple):
@@ -63,8 +64,9 @@ def newton_scan(
         x0: the state before the first step, an array of floats or a pytree of such, D numbers in all.
         inputs: a pytree of arrays with leading axis T.
         guess: of the states, as `NewtonScan` has them; None for x0 at all steps.
-        jacobian: "full", with D^2 numbers a step; "diagonal", of which only the diagonals are taken: cheaper iterations, but
-            more; or a function of state and inputs, raveled to (D,), returning (D, D) or (D,).
+        jacobian: "full", with D^2 numbers a step; "diagonal", of which only the diagonals are kept: cheaper scans, but more
+            iterations; or a function of the state, raveled to (D,), and a step's inputs, that returns (D, D) or (D,), which
+            saves D derivatives a step.
         damping: from 0 to 1, by how much Jacobians are made smaller. At 1, every iteration takes the recurrence one step on.
             A recurrence that grows for a while may overflow undamped.
         tolerance: of the residual; default 16 roundings of the states' dtype. The last iteration begins from states within it.
@@ -82,17 +84,21 @@ def newton_scan(
         raise ValueError(f"jacobian: {jacobian!r} given, wanted a function or one of {', '.join(JACOBIANS)}.")
     if not 0 <= damping <= 1:
         raise ValueError(f"damping: {damping} given, wanted a number from 0 to 1.")
-    x0, inputs = (jax.tree.map(functools.partial(numbers, name), x) for name, x in (("x0", x0), ("inputs", inputs)))
+    x0 = jax.tree.map(functools.partial(number_array, "x0"), x0)
+    for x in jax.tree.leaves(x0):
+        if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
+            raise TypeError(f"x0: {jnp.result_type(x)} given, wanted floats.")
     start, unravel = ravel_pytree(x0)
     T = _length(inputs)
-    if not jnp.issubdtype(start.dtype, jnp.floating):
-        raise TypeError(f"x0: {start.dtype} given, wanted floats.")
     first = _checked_guess(guess, x0, start, T)
 
     def flat(x: jax.Array, u: Any) -> jax.Array:
         out = f(unravel(x), u)
         if (form := jax.tree.map(jnp.shape, out)) != (wanted := jax.tree.map(jnp.shape, x0)):
             raise TypeError(f"f: a state of shapes {form} returned, wanted those of x0, {wanted}.")
+        for y in jax.tree.leaves(out):
+            if jnp.promote_types(jnp.result_type(y), start.dtype) != start.dtype:
+                raise TypeError(f"f: {jnp.result_type(y)} returned, wanted {start.dtype}, that of x0.")
         return ravel_pytree(out)[0].astype(start.dtype)
 
     if T == 0:
@@ -138,17 +144,20 @@ def _iterate(
     def iterate(carry: Any) -> Any:
         x, k, _ = carry
         before = _before(x, x0)
-        value, J = jax.vmap(f)(before, inputs), jacobians(before, inputs) * scale
-        moved = (J * before[:, None, :]).sum(-1) if J.ndim == 3 else J * before
+        value, J = jax.vmap(f)(before, inputs), jacobians(before, inputs)
+        J = jnp.where(jnp.isfinite(J), J, 0) * scale  # any matrices will do, but for how many iterations it takes
         structure = "dense" if J.ndim == 3 else "diagonal"
-        new = affine_scan(J, value - moved, x0, structure=structure, implementation=implementation)
+        change = affine_scan(J, value - x, structure=structure, implementation=implementation)
+        earlier = _before(change, jnp.zeros_like(x0))  # exactly zero where x is right, so that it stays so to the bit
+        new = value + ((J * earlier[:, None, :]).sum(-1) if J.ndim == 3 else J * earlier)
         return jnp.where(jnp.isfinite(new), new, x), k + 1, _residual(x, x - value)
 
     def goes_on(carry: Any) -> jax.Array:
         _, k, residual = carry
         return (k < most) & ~(residual <= tolerance)
 
-    x, k, _ = lax.while_loop(goes_on, iterate, (guess, jnp.int32(0), jnp.asarray(jnp.inf, x0.dtype)))
+    begun = guess, jnp.int32(0), jnp.asarray(jnp.inf, x0.dtype)
+    x, k, _ = lax.while_loop(goes_on, iterate, stable_carry(lambda carry, _: (iterate(carry), None), begun, None))
     return x, k.astype(x.dtype)  # as integers have no derivatives that a rule could return
 
 
@@ -156,7 +165,7 @@ def _jacobians(f: Callable, jacobian: str | Callable, x: jax.Array, inputs: Any)
     """Computes Jacobians (T, D, D), or diagonals (T, D)."""
     if callable(jacobian):
         J = jax.vmap(jacobian)(x, inputs)
-        if J.shape not in ((*x.shape, x.shape[-1]), x.shape):
+        if jnp.shape(J) not in ((*x.shape, x.shape[-1]), x.shape):
             raise ShapeError(f"jacobian: shape {J.shape[1:]} returned, wanted {x.shape[1:] * 2} or {x.shape[1:]}.")
         return J.astype(x.dtype)
     J = jax.vmap(jax.jacfwd(f))(x, inputs)

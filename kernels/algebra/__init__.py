@@ -44,6 +44,7 @@ ALGEBRAS: dict[str, type] = {
     "staged vectors": StagedVectors,
     "unrolled stacked": UnrolledStacked,
     "unrolled staged": UnrolledStaged,
+    "unrolled stacked alone": UnrolledStacked,
     "unrolled staged alone": UnrolledStaged,
     "unrolled staged vectors": UnrolledStacked,
 }

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastscan.kernels.affine.maps import AFFINE_MAPS, AffineMap
+from fastscan.kernels.affine.maps import AFFINE_MAPS, AffineMap, adjoint_maps, affine_maps
+from fastscan.kernels.affine.structures import BLOCKS, DENSE, DIAGONAL
 from fastscan.kernels.algebra import Lanes, Stacked
 from fastscan.kernels.lgssm.gaussian import Gaussian, Transition
 from fastscan.kernels.lgssm.kalman import KALMAN_FILTER, FilterInputs
@@ -17,7 +18,15 @@ from fastscan.kernels.lgssm.smoothing import RTS_SMOOTHER, SmootherInputs
 from fastscan.kernels.plan import Plan
 from fastscan.kernels.scan.driver import phases, run
 
-SHAPES = {"filter": [(1, 1), (3, 2), (2, 3)], "smoother": [(1, 1), (3, 1)], "affine": [(1, 1), (3, 1)]}
+SHAPES = {
+    "filter": [(1, 1), (3, 2), (2, 3)],
+    "smoother": [(1, 1), (3, 1)],
+    "affine": [(1, 1), (3, 1)],
+    "diagonal": [(3, 1)],
+    "blocks": [(2, 1)],
+    "adjoints": [(3, 1)],
+    "adjoints of blocks": [(2, 1)],
+}
 
 
 def psd(r, n, rank):
@@ -60,7 +69,28 @@ def affine_case(r, D, _):
     return AFFINE_MAPS, AffineMap(), r.normal(size=(D, 1)), lambda: AffineMap(r.normal(size=(D, D)), r.normal(size=(D, 1)))
 
 
-CASES = {"filter": filter_case, "smoother": smoother_case, "affine": affine_case}
+def structured_case(structure, make, r, D, _):
+    """Where sequences begin at some rows, with a vector of their own."""
+    matrix, vector = {"affine": ((D, D), (D, 1)), "diagonal_affine": ((D, 1), (D, 1)), "blocks_affine": ((4, D), (2, D))}[
+        structure.name
+    ]
+
+    def row():
+        return AffineMap(r.normal(size=matrix), r.normal(size=vector), (r.random((1, 1)) < 0.3).astype("int32"))
+
+    params = AffineMap(fresh=r.normal(size=vector)) if make is affine_maps else AffineMap()
+    return make(structure), params, r.normal(size=vector), row
+
+
+CASES = {
+    "filter": filter_case,
+    "smoother": smoother_case,
+    "affine": affine_case,
+    "diagonal": functools.partial(structured_case, DIAGONAL, affine_maps),
+    "blocks": functools.partial(structured_case, BLOCKS, affine_maps),
+    "adjoints": functools.partial(structured_case, DENSE, adjoint_maps),
+    "adjoints of blocks": functools.partial(structured_case, BLOCKS, adjoint_maps),
+}
 
 
 @functools.cache

@@ -162,6 +162,50 @@ def test_batches_and_vmap(implementation):
     np.testing.assert_allclose(shared[1, 1], affine_scan(A[0, 0], b[1, 1], x0[0, 0], starts=starts[0, 0]), rtol=1e-12)
 
 
+@pytest.mark.parametrize("which", range(4))
+def test_one_argument_is_mapped(which):
+    """And its gradient; of starts, too."""
+    given = list(case(7, "dense"))
+    many = [np.stack([given[which], np.roll(given[which], 1, 0)]) if k == which else x for k, x in enumerate(given)]
+    axes = [0 if k == which else None for k in range(4)]
+
+    def run(A, b, x0, starts):
+        return jnp.sin(affine_scan(A, b, x0, starts=starts)).sum(-1)
+
+    def slope(A, b, x0, starts):
+        return jax.grad(lambda b: run(A, b, x0, starts).sum())(b)
+
+    for f in (run, slope):
+        found = jax.vmap(f, axes)(*many)
+        for i in range(2):
+            one = [x[i] if k == which else x for k, x in enumerate(many)]
+            np.testing.assert_allclose(found[i], f(*one), rtol=1e-9, atol=1e-12)
+
+
+def test_between_devices():
+    """Under `shard_map`, with vectors that differ between devices and matrices that do not; and the gradient."""
+    mesh = jax.make_mesh((1,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
+    parts = jax.sharding.PartitionSpec
+    A, b, x0, _ = case(5, "dense")
+
+    def run(A, b):
+        return affine_scan(A, b[0], x0)[None]
+
+    mapped = jax.shard_map(run, mesh=mesh, in_specs=(parts(), parts("i")), out_specs=parts("i"))
+    np.testing.assert_allclose(mapped(A, b[None]), run(A, b[None]), rtol=1e-12)
+    got, wanted = (jax.grad(lambda A, f=f: (f(A, b[None]) ** 2).sum())(A) for f in (mapped, run))
+    np.testing.assert_allclose(got, wanted, rtol=1e-10)
+
+
+@pytest.mark.parametrize("structure", ["diagonal", "blocks"])
+def test_batches_of_vectors(structure):
+    A, b, x0, starts = case(13, structure, 5)
+    found = affine_scan(A, b, x0, starts=starts, structure=structure)
+    for i in range(5):
+        alone = by_loop(dense(A[i], structure), b[i], x0[i], starts[i] | (np.arange(13) == 0), False)
+        np.testing.assert_allclose(found[i], alone, rtol=1e-10, atol=1e-12)
+
+
 def test_large_matrices_and_many_steps():
     """Dense ones of a library's size, and diagonals longer than one function takes."""
     r = np.random.default_rng(0)
@@ -172,6 +216,19 @@ def test_large_matrices_and_many_steps():
     for t in range(30):
         wanted[t] = A[t] * wanted[t - 1] + b[t]
     np.testing.assert_allclose(affine_scan(A, b), wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_one_entry_is_read_either_way():
+    assert affine_scan(np.full((1, 1), 3.0), np.ones((1, 1)), np.ones(1)).tolist() == [[4.0]]
+    with pytest.raises(ValueError, match="dense or diagonal"):
+        affine_scan(np.ones((5, 1, 1)), np.ones((5, 5, 1)))
+
+
+def test_halves_are_refused_traced_or_not():
+    a = jnp.ones((5, 3), "bfloat16")
+    for call in (affine_scan, jax.jit(affine_scan)):
+        with pytest.raises(TypeError, match="A: bfloat16"):
+            call(a, a)
 
 
 def test_no_steps():
@@ -186,6 +243,8 @@ def test_no_steps():
         ({"b": np.ones(5)}, r"b: shape \(5,\).*\(\.\.\., T, D\)"),
         ({"x0": np.ones(2)}, r"x0: shape \(2,\).*\(3,\)"),
         ({"starts": np.ones(4, bool)}, r"starts: shape \(4,\).*\(5,\)"),
+        ({"A": np.ones((5, 2, 2, 1)), "structure": "blocks"}, "an even D for blocks"),
+        ({"b": np.ones((5, 0)), "A": np.ones((5, 0))}, "at least 1"),
         ({"structure": "sparse"}, "structure: 'sparse'.*dense, diagonal, blocks"),
         ({"implementation": "fast"}, "implementation: 'fast'"),
         ({"implementation": "pallas_interpret", "b": np.ones((5, 3), complex)}, "complex128"),

@@ -127,6 +127,39 @@ def test_what_grows_for_a_while_is_found():
     np.testing.assert_allclose(found.states, by_scan(f, x0, inputs), atol=1e-4)
 
 
+@pytest.mark.parametrize("implementation", [None, "chunked:3"])
+def test_steep_functions_are_right_to_the_bit(implementation):
+    """After T + 1 iterations, however steep they are, and whatever their Jacobians."""
+    u = np.random.default_rng(0).normal(size=(30, 1)).astype("float32")
+    for f in (
+        lambda x, u: jnp.sin(1000 * x) + u,
+        lambda x, u: jnp.sqrt(jnp.abs(x)) + 0 * u,
+        lambda x, u: 3.9 * x * (1 - x) + 0 * u,
+    ):
+        x0 = np.full(1, 0.3, "float32")
+        found = newton_scan(f, x0, u, implementation=implementation)
+        assert found.residual < 2e-7
+        assert found.converged
+        assert found.iterations <= 31
+    kinked = newton_scan(lambda x, u: 0.5 * jnp.linalg.norm(x) + u, np.zeros(2), np.ones((5, 2)), damping=1.0)
+    assert kinked.converged
+    np.testing.assert_allclose(kinked.states, by_scan(lambda x, u: 0.5 * jnp.linalg.norm(x) + u, np.zeros(2), np.ones((5, 2))))
+
+
+def test_between_devices():
+    """Under `shard_map`, with inputs that differ between devices and others that do not."""
+    mesh = jax.make_mesh((1,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
+    parts = jax.sharding.PartitionSpec
+    r = np.random.default_rng(0)
+    x0, inputs = r.normal(size=2), r.normal(size=(1, 9, 2))
+
+    def states(x0, inputs):
+        return newton_scan(functools.partial(gru, weights(2)), x0, inputs[0]).states[None]
+
+    mapped = jax.shard_map(states, mesh=mesh, in_specs=(parts(), parts("i")), out_specs=parts("i"))
+    np.testing.assert_allclose(mapped(x0, inputs), states(x0, inputs), rtol=1e-12)
+
+
 def test_what_does_not_converge_says_so():
     r = np.random.default_rng(1)
     found = newton_scan(functools.partial(gru, weights(4)), np.zeros(4), r.normal(size=(100, 4)), max_iterations=1)
@@ -167,6 +200,9 @@ def test_no_steps():
         ({"jacobian": "sparse"}, ValueError, "jacobian: 'sparse'.*full, diagonal"),
         ({"damping": 2.0}, ValueError, "damping: 2.0"),
         ({"x0": np.zeros(2, int)}, TypeError, "x0: int64"),
+        ({"x0": (np.zeros(2), np.int32(1))}, TypeError, "x0: int32"),
+        ({"x0": jnp.zeros(2, "bfloat16")}, TypeError, "x0: bfloat16"),
+        ({"f": lambda x, u: 1j * x + u}, TypeError, "f: complex128 returned, wanted float64"),
         ({"inputs": (np.ones(3), np.ones(4))}, ValueError, "inputs: leading axes"),
         ({"inputs": 1.0}, ValueError, "inputs: leading axes"),
         ({"guess": np.zeros((3, 2))}, ValueError, r"guess: shapes \(3, 2\).*\(4, 2\)"),

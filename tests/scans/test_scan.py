@@ -115,6 +115,11 @@ def test_dtypes_are_promoted_as_jax_promotes_them():
     assert fastscan.scan(CUSUM, jnp.float64(0.1), 0.0, jnp.asarray(x))[0].dtype == np.float64
 
 
+def test_numbers_of_python_are_promoted():
+    x = np.ones(5, np.float32)
+    assert fastscan.scan(CUSUM, 1, 0, x)[1].dtype == np.float32
+
+
 def test_no_rows():
     last, out = fastscan.scan(CUSUM, 0.1, 0.5, np.zeros(0))
     assert last == 0.5
@@ -124,6 +129,12 @@ def test_no_rows():
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
+        ({"recurrence": CUSUM._replace(sums=lambda _, state: state)}, ValueError, "sums given"),
+        (
+            {"recurrence": CUSUM._replace(step=lambda _, s, x: (type(s).vstack([x, x]), x)), "implementation": "sequential"},
+            ValueError,
+            "a step from a state of shapes",
+        ),
         ({"recurrence": cusum_step}, TypeError, "recurrence: function given.*fastscan.Recurrence"),
         ({"series": (np.ones(3), np.ones(4))}, ValueError, "series: arrays with 3 and 4 rows"),
         ({"series": ()}, ValueError, "no arrays given"),
