@@ -275,6 +275,8 @@ def _given(
     ll = log_likelihoods_array(log_likelihoods)
     matrix, called = transition_weights(matrix, function, ll, state is not None)
     state = None if state is None else array("initial_state", state)
+    if state is not None and seen(state):
+        check_weights(state, None, False, "initial_state")
     initial = None if initial is None else array("initial_distribution", initial)
     if starts is not None and ll.ndim in (2, 3):
         starts = checked_starts(starts, ll.shape[-2], len(ll) if ll.ndim == 3 else None)

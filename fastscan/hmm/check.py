@@ -125,14 +125,14 @@ def _checked_regimes(regimes: Regimes, B: int | None, T: int, K: int, dtype: Any
     return as_series(table) if K == 1 else table
 
 
-def check_weights(initial: Any, matrix: Any, log_weights: bool) -> None:
+def check_weights(initial: Any, matrix: Any, log_weights: bool, name_of_initial: str = "initial_distribution") -> None:
     """Refuses weights of paths that are negative or NaN, as far as their values are known.
 
     Raises:
         ValueError: such weights.
     """
     A = matrix.values if isinstance(matrix, Regimes) else _smallest_computed(matrix) if is_computed(matrix) else matrix
-    for name, x in (("initial_distribution", initial), ("transition_matrix", A)):
+    for name, x in ((name_of_initial, initial), ("transition_matrix", A)):
         if known(type(x)) and not (least := smallest(np.asarray(x))) >= 0 and (not log_weights or math.isnan(least)):
             given = "NaN" if math.isnan(least) else f"{least:.3g}"
             raise ValueError(

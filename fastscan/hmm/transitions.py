@@ -16,6 +16,7 @@ from fastscan.hmm.check import (
     weights_dtype,
 )
 from fastscan.kernels.ranges import ranged
+from fastscan.sequences.packing import checked_starts
 from fastscan.types import HMMPosterior, Regimes
 
 
@@ -27,6 +28,7 @@ def compute_transition_probs(
     *,
     summed: bool | None = None,
     log_weights: bool = False,
+    starts: ArrayLike | None = None,
 ) -> jax.Array:
     """Computes the probabilities of transitions, p(z_t, z_{t+1} | y_1..T).
 
@@ -36,6 +38,7 @@ def compute_transition_probs(
         transition_fn: that of the posterior, likewise.
         summed: over t, without keeping every t; default as dynamax: if the transition matrix is (K, K).
         log_weights: the transition matrices are logarithms.
+        starts: those of the posterior, as `hmm_filter` has them: between two sequences there is no transition.
 
     Returns:
         (K, K) or (T - 1, K, K), for a batch with a leading axis.
@@ -56,7 +59,8 @@ def compute_transition_probs(
     A = check_transitions(matrix, called, probs.shape[0] if batched else None, T, K, promoted(given.values()))
     summed = summed_by_default(matrix, called) if summed is None else summed
     posterior = hmm_posterior if batched else jax.tree.map(lambda x: jnp.asarray(x)[None], hmm_posterior)
-    probs = hmm_inference.transition_probs(A, posterior, summed, log_weights)
+    marks = None if starts is None else checked_starts(starts, T, len(probs) if batched else None)
+    probs = hmm_inference.transition_probs(A, posterior, summed, log_weights, None, marks)
     return probs if batched else probs[0]
 
 

@@ -48,6 +48,7 @@ from fastscan.kernels.tables import Computed
 from fastscan.lgssm import inference as lgssm_inference
 from fastscan.lgssm.check import Sizes, check_model
 from fastscan.lgssm.covariances import check_covariances
+from fastscan.lgssm.packed import checked_state
 from fastscan.lgssm.problem import Given, prepare
 from fastscan.lgssm.timing import plain_params
 from fastscan.sequences.packing import checked_starts
@@ -265,8 +266,9 @@ def _given(
             raise ValueError(
                 'initial_state: given with timing="departure"; wanted "arrival", with the transition into the first step.'
             )
-        state = GaussianState(*(array(f"initial_state.{n}", getattr(state, n)) for n in GaussianState._fields))
-    starts = None if starts is None else checked_starts(starts, T, emissions.shape[0] if emissions.ndim == 3 else None)
+        state = checked_state(state)
+    if starts is not None and emissions.ndim in (2, 3):
+        starts = checked_starts(starts, T, emissions.shape[0] if emissions.ndim == 3 else None)
     model = Given(params, starts, state)
     missing = check_missing(missing)
     if not seen(emissions):

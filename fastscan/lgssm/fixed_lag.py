@@ -13,6 +13,7 @@ from fastscan.kernels.lgssm.smoothing import BackwardKernel
 from fastscan.kernels.ranges import ranged
 from fastscan.lgssm import inference as lgssm_inference
 from fastscan.lgssm.covariances import check_covariances
+from fastscan.lgssm.packed import checked_state
 from fastscan.lgssm.problem import Given, prepare
 from fastscan.lgssm.timing import plain_params
 from fastscan.types import GaussianState, ParamsLGSSM, PosteriorGSSMSmoothed
@@ -60,7 +61,8 @@ def lgssm_fixed_lag_smoother(
     if seen(y):
         check_covariances(params, T)
         missing = missing_entries(y, missing)
-    return _fixed_lag(Given(params, None, initial_state), y, inputs, lag, missing, implementation)
+    state = None if initial_state is None else checked_state(initial_state)
+    return _fixed_lag(Given(params, None, state), y, inputs, lag, missing, implementation)
 
 
 @functools.partial(jax.jit, static_argnames=("lag", "missing", "implementation"))

@@ -5,16 +5,20 @@ That is a transition like others: with F = 0, the first state's mean for a bias,
 implementation, every derivative and every sampler knows of sequences already; chunks of time may end anywhere.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from fastscan.given import ShapeError
+from fastscan.given import ShapeError, array
 from fastscan.lgssm.check import Model
+from fastscan.lgssm.covariances import check_covariance
+from fastscan.lgssm.layout import known_terms
 from fastscan.sequences.packing import begun, checked_starts
 from fastscan.types import GaussianState
 
 
-def with_starts(model: Model, starts: jax.Array | None, T: int, batch: int | None) -> Model:
+def with_starts(model: Model, starts: jax.Array | None, T: int, batch: int | None, *, resumed: bool = False) -> Model:
     """Returns a model whose state begins anew at some steps.
 
     Args:
@@ -22,6 +26,7 @@ def with_starts(model: Model, starts: jax.Array | None, T: int, batch: int | Non
         starts: bool (T,) or (B, T), True where a sequence begins; None for one sequence.
         T: time steps.
         batch: B, or None.
+        resumed: whether there is a state before the first step, which may begin anew, too.
 
     Raises:
         ValueError: a shape other than these.
@@ -29,17 +34,32 @@ def with_starts(model: Model, starts: jax.Array | None, T: int, batch: int | Non
     if starts is None:
         return model
     marks = checked_starts(starts, T, batch).reshape(-1, T)
-    if T == 1:
+    if T == 1 and not resumed:
         return model
-    nothing = jnp.zeros_like(model.initial_cov)
-    b = jnp.zeros_like(model.initial_mean) if model.b is None else model.b
-    B = model.B if model.B is None else begun(model.B, jnp.zeros((1, 1, *model.B.shape[2:]), model.B.dtype), marks)
+    drift, _ = known_terms(model)  # of inputs, too: those at a beginning are not read
     return model._replace(
-        F=begun(model.F, nothing, marks),
-        b=jnp.where(marks[..., None, None], model.initial_mean, b),
-        B=B,
+        F=begun(model.F, jnp.zeros_like(model.initial_cov), marks),
+        b=jnp.where(marks[..., None, None], model.initial_mean, drift),
+        B=None,
         Q=begun(model.Q, model.initial_cov, marks),
     )
+
+
+def checked_state(state: Any) -> GaussianState:
+    """Returns a state before the first step as arrays.
+
+    Raises:
+        TypeError: no `GaussianState`, nor what has its fields.
+        ValueError: a covariance that is none, as far as its values are known.
+    """
+    if not (hasattr(state, "mean") and hasattr(state, "cov")) or hasattr(state, "shape"):
+        raise TypeError(
+            f"initial_state: {type(state).__name__} given, wanted a fastscan.GaussianState, such as a posterior's final_state."
+        )
+    mean, cov = (array(f"initial_state.{name}", getattr(state, name)) for name in GaussianState._fields)
+    if cov.ndim == 2:
+        check_covariance("initial_state.cov", cov)
+    return GaussianState(mean, cov)
 
 
 def going_on_from(state: GaussianState | None, model: Model, batch: int | None) -> Model:

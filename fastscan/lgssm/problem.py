@@ -38,7 +38,8 @@ def prepare(
     check_emissions(emissions)
     batch = emissions.shape[0] if emissions.ndim == 3 else None
     model, sizes = check_model(given.params, emissions.shape[-2], batch, emissions.dtype, inputs)
-    model = going_on_from(given.state, with_starts(model, given.starts, sizes.T, batch), batch)
+    model = with_starts(model, given.starts, sizes.T, batch, resumed=given.state is not None)
+    model = going_on_from(given.state, model, batch)
     check_emission_dim(emissions, sizes.m)
     emissions = emissions.astype(model.F.dtype)
     matrices = model.initial_cov, model.F, model.Q, model.H, model.R

@@ -29,6 +29,8 @@ def pack_sequences(sequences: Sequence[jax.typing.ArrayLike]) -> tuple[jax.Array
         TypeError: what is no array of numbers.
         ValueError: no sequences, shapes that do not go together, a sequence without steps.
     """
+    if isinstance(sequences, jax.Array | np.ndarray):
+        raise ShapeError(f"sequences: one array of shape {sequences.shape} given, wanted a list of arrays.")
     arrays = [emissions_array(s) for s in sequences]
     shapes = [np.shape(s) for s in arrays]
     if not shapes or any(not s or s[1:] != shapes[0][1:] or not s[0] for s in shapes):
@@ -92,8 +94,9 @@ def begun(x: Any, at_start: jax.Array, starts: jax.Array) -> Any:
     here = starts[..., None, None]
     if is_table(x) and not is_computed(x):
         R, (values, new) = x.values.shape[1], _alike(x.values, at_start)
-        return Table(jnp.concatenate([values, new], 1), jnp.where(here, R, x.index))
-    if not is_table(x) and x.shape[1] == 1:
+        index = jnp.where(x.index >= R, x.index + 1, x.index)  # numbers of no matrix stay such
+        return Table(jnp.concatenate([values, new], 1), jnp.where(here, R, index))
+    if not is_table(x) and x.shape[1] == 1 < starts.shape[-1]:
         return Table(jnp.concatenate(_alike(x, at_start), 1), here.astype(jnp.int32))
     return jnp.where(here, at_start, as_series(x))
 

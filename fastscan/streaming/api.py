@@ -14,14 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastscan.given import count, missing_entries, promoted
+from fastscan.given import ShapeError, count, missing_entries, promoted
 from fastscan.lgssm import lgssm_filter
 from fastscan.lgssm.check import check_model
 from fastscan.lgssm.timing import plain_params
 from fastscan.streaming.blocks import Blocks, default_size
-from fastscan.streaming.journal import Journal
+from fastscan.streaming.journal import Journal, digest_of
 from fastscan.streaming.pieces import pull_piece, smooth_piece
-from fastscan.types import GaussianState, ParamsLGSSM
+from fastscan.types import GaussianState, ParamsLGSSM, Regimes
 
 
 class StreamedFilter(NamedTuple):
@@ -67,7 +67,9 @@ class _Work(NamedTuple):
         """Returns the filtered state before a block."""
         if k == 0:
             return None
-        return GaussianState(*(jnp.asarray(self.journal.numbers[name][k - 1]) for name in ("means", "covs")))
+        kept = self.journal.numbers
+        row = k - 1 - int(kept["blocks"])  # of the last ones, as many as are kept
+        return GaussianState(*(jnp.asarray(kept[name][row]) for name in ("means", "covs")))
 
 
 def filter_stream(
@@ -102,7 +104,7 @@ def filter_stream(
         ImportError: ``progress=True`` without rich.
     """
     work = _prepared("filter", params, emissions, inputs, folder, block_size, implementation, progress)
-    return _filtered(work, results=folder is not None and work.blocks.T is not None)
+    return _filtered(work, results=folder is not None and work.blocks.T is not None, states=False)
 
 
 def smooth_stream(
@@ -123,12 +125,16 @@ def smooth_stream(
     Returns:
         The log-likelihood and the moments.
     """
+    if folder is None:
+        raise TypeError("folder: None given, wanted a path for smoothed moments.")
     work = _prepared("smoother", params, emissions, inputs, folder, block_size, implementation, progress)
     _refuse_iterators(work)
-    found, blocks, journal = _filtered(work, results=False), work.blocks, work.journal
+    found, blocks, journal = _filtered(work), work.blocks, work.journal
     total, T, state = blocks.count or 0, blocks.T or 0, found.final_state
     done = int(journal.numbers.get("smoothed_blocks", 0))
-    after = None if not done else GaussianState(*(jnp.asarray(journal.numbers[n]) for n in ("after_mean", "after_cov")))
+    after = (
+        None if not 0 < done < total else GaussianState(*(jnp.asarray(journal.numbers[n]) for n in ("after_mean", "after_cov")))
+    )
     for k in _bar(range(total - done - 1, -1, -1), "smoothing", total, work.progress):
         start, *_ = block = blocks.read(k)
         y, u, missing = work.given(block)
@@ -161,12 +167,12 @@ def value_and_grad_stream(
     """
     work = _prepared("gradient", params, emissions, inputs, folder, block_size, implementation, progress)
     _refuse_iterators(work)
-    found, blocks, journal = _filtered(work, results=False), work.blocks, work.journal
+    found, blocks, journal = _filtered(work), work.blocks, work.journal
     leaves, tree = jax.tree.flatten(work.params)
     total, done = blocks.count or 0, int(journal.numbers.get("differentiated_blocks", 0))
     sums = [journal.numbers.get(f"sum_{i}", np.zeros(np.shape(x))) for i, x in enumerate(leaves)]
     change = jax.tree.map(jnp.zeros_like, found.final_state)
-    if done:
+    if 0 < done < total:
         change = GaussianState(*(jnp.asarray(journal.numbers[n]) for n in ("change_mean", "change_cov")))
     for k in _bar(range(total - done - 1, -1, -1), "differentiating", total, work.progress):
         y, u, missing = work.given(blocks.read(k))
@@ -192,17 +198,28 @@ def _prepared(
     """Checks what is given, and opens the folder."""
     if progress and importlib.util.find_spec("rich") is None:
         raise ImportError("progress: True given, which needs rich: pip install 'fastscan[learn]'")
+    for part in (params.initial, params.dynamics, params.emissions):
+        if any(callable(x) or isinstance(x, Regimes) for x in part):
+            raise ValueError("params: functions of t, or Regimes, given; streams want a model that does not vary in time.")
     params = plain_params(params, 1)
+    D, m = jnp.shape(params.dynamics.weights)[-1], jnp.shape(params.emissions.weights)[-2]
+    blocks = Blocks(emissions, inputs, m, default_size(D, m) if size is None else count("block_size", size))
+    given = [emissions] if blocks.whole else emissions if blocks.again else []
     dtypes = [x.dtype for x in (params.initial.mean, params.dynamics.weights, params.emissions.weights)]
-    dtype = promoted(jax.dtypes.canonicalize_dtype(d) for d in dtypes)
-    model, sizes = check_model(params, 2, None, dtype, None if inputs is None else np.zeros((2, np.shape(inputs)[-1])))
+    dtype = promoted(jax.dtypes.canonicalize_dtype(d) for d in (*dtypes, *(np.asarray(x[:0]).dtype for x in given)))
+    model, _ = check_model(params, 2, None, dtype, None if inputs is None else np.zeros((2, np.shape(inputs)[-1])))
     varying = [name for name, x in model._asdict().items() if name != "u" and x is not None and x.shape[1] > 1]
     if varying:
         raise ValueError(f"params: {', '.join(varying)} vary in time given; streams want a model that does not.")
-    size = default_size(sizes.D, sizes.m) if size is None else count("block_size", size)
-    blocks = Blocks(emissions, inputs, sizes.m, size)
     params = jax.tree.map(lambda x: jnp.asarray(x, dtype), params)
-    identity = kind, params, -1 if blocks.T is None else blocks.T, size if blocks.whole else 0, implementation or ""
+    identity = (
+        kind,
+        params,
+        -1 if blocks.T is None else blocks.T,
+        blocks.size if blocks.whole else 0,
+        blocks.lengths,
+        implementation or "",
+    )
     return _Work(params, blocks, Journal(None if folder is None else Path(folder), *identity), dtype, implementation, progress)
 
 
@@ -211,24 +228,37 @@ def _refuse_iterators(work: _Work) -> None:
         raise ValueError("emissions: an iterator given, wanted an array or a list of blocks, for two passes.")
 
 
-def _filtered(work: _Work, *, results: bool) -> StreamedFilter:
-    """Runs the filter over all blocks that it has not run over, and keeps the state after each; and moments, if they are to be
-    results.
+def _filtered(work: _Work, *, results: bool = False, states: bool = True) -> StreamedFilter:
+    """Runs the filter over all blocks that it has not run over, and keeps the states after each, or after the last alone; and
+    moments, if they are to be results.
+
+    Raises:
+        ValueError: data that are not those that were filtered before.
     """
     blocks, journal = work.blocks, work.journal
     done, loglik = int(journal.numbers.get("blocks", 0)), float(journal.numbers.get("loglik", 0.0))
-    if blocks.count is None or done < blocks.count:
-        for k, block in enumerate(_bar(blocks.from_block(done), "filtering", blocks.count, work.progress), done):
-            y, u, missing = work.given(block)
-            options = {"initial_state": work.state(k), "missing": missing, "implementation": work.implementation}
-            posterior = lgssm_filter(work.params, y, u, **options)
-            if results:
-                for name in _FILTERED:
-                    journal.put(name, blocks.T or 0, block[0], getattr(posterior, name))
-            loglik += float(posterior.marginal_loglik)
-            kept = {n: x[None] for n, x in zip(("means", "covs"), map(np.asarray, posterior.final_state), strict=True)}
-            kept = {n: np.concatenate([journal.numbers[n], x]) if k else x for n, x in kept.items()}
-            journal.write(blocks=k + 1, loglik=loglik, **kept)
+    seen = list(journal.numbers.get("digests", []))
+    total = None if blocks.count is None else blocks.count - max(done - 2, 0)
+    for k, block in _bar(blocks.numbered(done), "filtering", total, work.progress):
+        digest = digest_of(*(x for x in block[1:] if x is not None))
+        if k < done:
+            if digest != seen[k]:
+                raise ValueError(f"folder: block {k} of emissions or inputs is another than when its stream was begun.")
+            continue
+        y, u, missing = work.given(block)
+        options = {"initial_state": work.state(k), "missing": missing, "implementation": work.implementation}
+        posterior = lgssm_filter(work.params, y, u, **options)
+        if results:
+            for name in _FILTERED:
+                journal.put(name, blocks.T or 0, block[0], getattr(posterior, name))
+        loglik += float(posterior.marginal_loglik)
+        seen.append(digest)
+        kept = {n: x[None] for n, x in zip(("means", "covs"), map(np.asarray, posterior.final_state), strict=True)}
+        if states and k:
+            kept = {n: np.concatenate([journal.numbers[n], x]) for n, x in kept.items()}
+        journal.write(blocks=k + 1, loglik=loglik, digests=np.array(seen), **kept)
+    if "means" not in journal.numbers:
+        raise ShapeError("emissions: no blocks given, wanted at least one.")
     final = GaussianState(*(jnp.asarray(journal.numbers[n][-1]) for n in ("means", "covs")))
     if not results:
         return StreamedFilter(loglik, final, None, None)

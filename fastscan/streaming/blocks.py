@@ -15,6 +15,7 @@ class Blocks:
     """A series, block by block: `read` one by its number where `again` is True, or iterate once.
 
     Attributes:
+        lengths: of a list's blocks, else empty.
         T: time steps, or None if only the end of an iterator will tell.
         count: blocks, or None likewise.
         again: whether a block can be read more than once.
@@ -26,6 +27,7 @@ class Blocks:
         self.whole = hasattr(emissions, "shape")
         self.again = self.whole or isinstance(emissions, Sequence)
         self.T = self.count = None
+        self.lengths: list[int] = []
         if self.whole:
             shape = tuple(self.emissions.shape)
             if len(shape) != 2 or shape[1] != m or not shape[0]:
@@ -33,7 +35,8 @@ class Blocks:
             self.T = shape[0]
             self.count = -(-self.T // size)
         elif self.again:
-            self.starts = np.cumsum([0, *(self.checked(k, x).shape[0] for k, x in enumerate(emissions))])
+            self.lengths = [len(self.checked(k, x)) for k, x in enumerate(emissions)]
+            self.starts = np.cumsum([0, *self.lengths])
             self.T, self.count = int(self.starts[-1]), len(emissions)
             if not self.count:
                 raise ShapeError("emissions: no blocks given, wanted at least one.")
@@ -47,19 +50,21 @@ class Blocks:
         if not self.whole:
             return int(self.starts[k]), self.checked(k, self.emissions[k]), None
         part = slice(k * self.size, min((k + 1) * self.size, self.T or 0))
-        inputs = None if self.inputs is None else np.asarray(self.inputs[part])
-        return part.start, self.checked(k, np.asarray(self.emissions[part])), inputs
+        inputs = None if self.inputs is None else np.asarray(array("inputs", self.inputs[part]))
+        return part.start, self.checked(k, self.emissions[part]), inputs
 
-    def from_block(self, first: int) -> Iterator[tuple[int, Any, Any]]:
-        """Iterates over blocks from a number on; of an iterator, past those before it."""
+    def numbered(self, first: int) -> Iterator[tuple[int, tuple[int, Any, Any]]]:
+        """Iterates over blocks, from a number on, and over the first and the last of those before it; an iterator over all of
+        them.
+        """
         if self.again:
-            yield from map(self.read, range(first, self.count or 0))
+            before = sorted({0, first - 1}) if first else []
+            yield from ((k, self.read(k)) for k in (*before, *range(first, self.count or 0)))
             return
         t = 0
         for k, x in enumerate(self.emissions):
             block = self.checked(k, x)
-            if k >= first:
-                yield t, block, None
+            yield k, (t, block, None)
             t += len(block)
         if not t:
             raise ShapeError("emissions: no blocks given, wanted at least one.")

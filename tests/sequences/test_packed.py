@@ -115,6 +115,28 @@ def test_inputs_act_within_sequences_alone():
     np.testing.assert_allclose(found.filtered_means, cat(wanted, "filtered_means"), rtol=1e-9)
 
 
+def test_inputs_at_a_beginning_are_not_read():
+    """As entry 0 of one sequence is not: covariates with a lag have none there."""
+    params, y = random_params(0, D, M), np.random.default_rng(0).normal(size=(6, M))
+    params = params._replace(dynamics=params.dynamics._replace(input_weights=np.ones((D, 1))))
+    u = np.where(np.arange(6)[:, None] % 3 == 0, np.nan, 1.0)
+    wanted = sum(fs.lgssm_marginal_loglik(params, y[a : a + 3], u[a : a + 3]) for a in (0, 3))
+    np.testing.assert_allclose(fs.lgssm_marginal_loglik(params, y, u, starts=np.arange(6) % 3 == 0), wanted, rtol=1e-10)
+
+
+def test_numbers_of_no_regime_stay_such():
+    params, y = random_params(0, D, M), np.zeros((6, M))
+    starts = np.arange(6) == 3
+
+    def loglik(index):
+        dynamics = params.dynamics._replace(weights=fs.Regimes(np.zeros((2, D, D)), index))
+        return fs.lgssm_marginal_loglik(params._replace(dynamics=dynamics), y, starts=starts)
+
+    assert np.isfinite(jax.jit(loglik)(jnp.array([0, 0, 1, 9, 1, 1])))  # not read where a sequence begins
+    assert np.isnan(jax.jit(loglik)(jnp.array([0, 0, 1, 0, 2, 1])))
+    assert np.isnan(jax.jit(loglik)(jnp.array([0, 0, 1, 0, 7, 1])))
+
+
 @pytest.mark.parametrize("kind", ["static", "arrays", "regimes"])
 def test_gradients(kind):
     """With respect to everything, the first state's distribution among it, and mapped."""
@@ -194,6 +216,8 @@ def test_hidden_markov_models(varying, log_weights, implementation):
         np.testing.assert_array_equal(np.asarray(found.trans_probs)[np.asarray(starts)[1:]], 0)
     else:
         np.testing.assert_allclose(found.trans_probs, sum(w.trans_probs for w in wanted), rtol=1e-8)
+        counted = fs.compute_transition_probs(given[1], found, starts=starts, log_weights=log_weights)
+        np.testing.assert_allclose(counted, found.trans_probs, rtol=1e-8)
     states = fs.hmm_posterior_mode(*given, ll, **options)
     paths = each(lambda x, a: fs.hmm_posterior_mode(initial, a, x), sequences, matrices)
     np.testing.assert_array_equal(states, np.concatenate(paths))
@@ -261,6 +285,8 @@ def test_em_of_hidden_markov_models():
         (lambda p, y: fs.lgssm_filter(p, y, starts=np.ones(4, int)), TypeError, "starts: int64.*True where"),
         (lambda p, y: fs.lgssm_filter(p, y[None], starts=np.ones((2, 4), bool)), ValueError, r"\(4,\) or \(1, 4\)"),
         (lambda _, y: fs.hmm_filter(np.ones(2), np.eye(2), y, starts=np.ones(3, bool)), ValueError, r"starts: shape \(3,\)"),
+        (lambda _, y: fs.pack_sequences(y), ValueError, "one array of shape"),
+        (lambda p, y: fs.lgssm_filter(p, y[:, 0], starts=np.ones(4, bool)), ValueError, "emissions: shape"),
         (lambda *_: fs.pack_sequences([]), ValueError, "at least one"),
         (lambda _, y: fs.pack_sequences([y, y[:0]]), ValueError, "T_i"),
         (lambda _, y: fs.pack_sequences([y, y[:, :1]]), ValueError, r"\(4, 1\)"),

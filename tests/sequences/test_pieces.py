@@ -96,6 +96,30 @@ def test_batches_vmap_and_starts():
     same(packed.filtered_means[20:], fs.lgssm_filter(params, y[30:]).filtered_means, False)
 
 
+def test_a_step_that_begins_a_sequence():
+    """A piece of one step, which forgets the state before it."""
+    params, y = data(3, 2, False)
+    state = fs.lgssm_filter(params, y[:10]).final_state
+    begun = fs.lgssm_filter(params, y[10:11], starts=np.array([True]), initial_state=state)
+    same(begun.filtered_means, fs.lgssm_filter(params, y[10:11]).filtered_means, False)
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "words"),
+    [
+        ((np.zeros(3), np.eye(3)), TypeError, "initial_state: tuple given.*final_state"),
+        (fs.GaussianState(np.zeros(3), -np.eye(3)), ValueError, r"initial_state.cov"),
+    ],
+)
+def test_states_that_are_none(state, error, words):
+    params, y = data(3, 2, False)
+    for function in (fs.lgssm_filter, lambda *a, **k: fs.lgssm_fixed_lag_smoother(*a, 2, **k)):
+        with pytest.raises(error, match=words):
+            function(params, y, initial_state=state)
+    with pytest.raises(ValueError, match="initial_state: -1 given, wanted weights that are not negative"):
+        fs.hmm_filter(*random_model(0, 4, 3), initial_state=np.array([-1.0, 1, 1]))
+
+
 def test_gradients_go_through_states():
     params, y = data(2, 2, True)
 
