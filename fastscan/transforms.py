@@ -72,6 +72,12 @@ def in_turn(plan: Plan, run: Callable[..., Any], *args: Any) -> Any:
     return lax.map(one, [leaves[k] for k in own])
 
 
+def for_all(plan: Plan, run: Callable[..., Any], *args: Any) -> Any:
+    """Does as `in_turn`, and repeats results that are the same for all sequences: arrays (B, ...)."""
+    B = batch_size(args)
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (B, *x.shape[1:])), in_turn(plan, run, *args))
+
+
 def batch_size(arguments: Any) -> int:
     """Returns B of arrays (B or 1, ...)."""
     return max(x.shape[0] for x in jax.tree.leaves(arguments))

@@ -279,7 +279,7 @@ def _given(
         check_weights(state, None, False, "initial_state")
     initial = None if initial is None else array("initial_distribution", initial)
     if starts is not None and ll.ndim in (2, 3):
-        starts = checked_starts(starts, ll.shape[-2], len(ll) if ll.ndim == 3 else None)
+        starts = checked_starts(starts, ll.shape[-2], ll.shape[:-2])
     if seen(ll):
         check_weights(initial, matrix, log_weights)
     return Weights(initial, matrix, starts, state), ll, called

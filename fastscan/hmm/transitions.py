@@ -59,7 +59,7 @@ def compute_transition_probs(
     A = check_transitions(matrix, called, probs.shape[0] if batched else None, T, K, promoted(given.values()))
     summed = summed_by_default(matrix, called) if summed is None else summed
     posterior = hmm_posterior if batched else jax.tree.map(lambda x: jnp.asarray(x)[None], hmm_posterior)
-    marks = None if starts is None else checked_starts(starts, T, len(probs) if batched else None)
+    marks = None if starts is None else checked_starts(starts, T, probs.shape[:-2])
     probs = hmm_inference.transition_probs(A, posterior, summed, log_weights, None, marks)
     return probs if batched else probs[0]
 

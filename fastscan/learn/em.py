@@ -140,7 +140,7 @@ def _marks(starts: Any, B: int, T: int) -> jax.Array | None:
     """
     if starts is None:
         return None
-    starts = jnp.broadcast_to(jnp.asarray(checked_starts(starts, T, B)), (B, T)).at[:, 0].set(True)
+    starts = jnp.broadcast_to(jnp.asarray(checked_starts(starts, T, (B,))), (B, T)).at[:, 0].set(True)
     if seen(starts) and T > 1 and bool(starts.all()):
         raise ValueError("starts: True at all steps given, wanted at least one sequence of two steps, to learn dynamics from.")
     return starts

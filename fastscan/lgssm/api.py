@@ -94,7 +94,10 @@ def lgssm_filter(
         RuntimeError: ``implementation="pallas"`` where kernels can't run.
     """
     return _by_length(
-        _filter, *_given(params, emissions, inputs, missing, timing, starts, initial_state), implementation, per_step_loglik
+        _filter,
+        *given_arrays(params, emissions, inputs, missing, timing, starts, initial_state),
+        implementation,
+        per_step_loglik,
     )
 
 
@@ -138,7 +141,7 @@ def lgssm_smoother(
     """
     return _by_length(
         _smooth,
-        *_given(params, emissions, inputs, missing, timing, starts, initial_state),
+        *given_arrays(params, emissions, inputs, missing, timing, starts, initial_state),
         implementation,
         per_step_loglik,
         central,
@@ -164,7 +167,10 @@ def lgssm_marginal_loglik(
         A scalar or (B,); with ``per_step_loglik``, log p(y_t | y_1..t-1) as (T,) or (B, T).
     """
     return _by_length(
-        _loglik, *_given(params, emissions, inputs, missing, timing, starts, initial_state), implementation, per_step_loglik
+        _loglik,
+        *given_arrays(params, emissions, inputs, missing, timing, starts, initial_state),
+        implementation,
+        per_step_loglik,
     )
 
 
@@ -206,7 +212,7 @@ def lgssm_posterior_sample(
         RuntimeError: ``implementation="pallas"`` where kernels can't run.
     """
     check_key(key, " The order is (key, params, emissions).")
-    return _sample(*_given(params, emissions, inputs, missing, timing, starts), implementation, key, jitter)
+    return _sample(*given_arrays(params, emissions, inputs, missing, timing, starts), implementation, key, jitter)
 
 
 @ranged
@@ -251,7 +257,7 @@ parallel_lgssm_smoother = lgssm_smoother
 parallel_lgssm_posterior_sample = lgssm_posterior_sample
 
 
-def _given(
+def given_arrays(
     params: Any, emissions: Any, inputs: Any, missing: bool | None, timing: str, starts: Any, state: Any = None
 ) -> tuple[Given, Any, Any, bool | None]:
     """Returns the arguments of the compiled functions: the model, where sequences begin and from what state, arrays, and
@@ -268,7 +274,7 @@ def _given(
             )
         state = checked_state(state)
     if starts is not None and emissions.ndim in (2, 3):
-        starts = checked_starts(starts, T, emissions.shape[0] if emissions.ndim == 3 else None)
+        starts = checked_starts(starts, T, emissions.shape[:-2])
     model = Given(params, starts, state)
     missing = check_missing(missing)
     if not seen(emissions):

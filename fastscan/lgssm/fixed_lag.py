@@ -6,16 +6,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fastscan.given import ShapeError, array, check_missing, count, emissions_array, missing_entries, seen
+from fastscan.given import ShapeError, count, emissions_array
 from fastscan.kernels.arrays import matmul
 from fastscan.kernels.lgssm.gaussian import Gaussian
 from fastscan.kernels.lgssm.smoothing import BackwardKernel
 from fastscan.kernels.ranges import ranged
 from fastscan.lgssm import inference as lgssm_inference
-from fastscan.lgssm.covariances import check_covariances
-from fastscan.lgssm.packed import checked_state
+from fastscan.lgssm.api import given_arrays
 from fastscan.lgssm.problem import Given, prepare
-from fastscan.lgssm.timing import plain_params
 from fastscan.types import GaussianState, ParamsLGSSM, PosteriorGSSMSmoothed
 
 
@@ -54,15 +52,8 @@ def lgssm_fixed_lag_smoother(
     y: Any = emissions_array(emissions)
     if y.ndim == 3:
         raise ShapeError(f"emissions: shape {y.shape} given, wanted (T, m); take `jax.vmap` for a batch.")
-    T = y.shape[0] if y.ndim else 0
-    inputs = None if inputs is None else array("inputs", inputs)
-    params = plain_params(params, T, inputs)
-    missing = check_missing(missing)
-    if seen(y):
-        check_covariances(params, T)
-        missing = missing_entries(y, missing)
-    state = None if initial_state is None else checked_state(initial_state)
-    return _fixed_lag(Given(params, None, state), y, inputs, lag, missing, implementation)
+    model, y, inputs, missing = given_arrays(params, y, inputs, missing, "arrival", None, initial_state)
+    return _fixed_lag(model, y, inputs, lag, missing, implementation)
 
 
 @functools.partial(jax.jit, static_argnames=("lag", "missing", "implementation"))

@@ -31,7 +31,7 @@ from fastscan.lgssm.check import Model
 from fastscan.lgssm.layout import known_terms, noise_of, rows_of, series
 from fastscan.lgssm.wide import narrowed, widened, widened_noise
 from fastscan.regimes import as_series, over_blocks, products
-from fastscan.transforms import any_missing, batch_size, in_turn, scored, transformable, under_xla
+from fastscan.transforms import any_missing, batch_size, for_all, in_turn, scored, transformable, under_xla
 
 
 def _either(
@@ -48,8 +48,7 @@ def _either(
             def sequences(model: Model, emissions: jax.Array, *noise: jax.Array) -> Any:
                 return run(by, series(by, model, emissions, missing), *noise)
 
-            out = in_turn(by, sequences, model, emissions, *noise)
-            return jax.tree.map(lambda x: jnp.broadcast_to(x, (B, *x.shape[1:])), out)
+            return for_all(by, sequences, model, emissions, *noise)
 
         return _with_gaps_or_without(how, plan, model, emissions, branch)
 

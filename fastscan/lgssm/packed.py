@@ -14,28 +14,21 @@ from fastscan.given import ShapeError, array
 from fastscan.lgssm.check import Model
 from fastscan.lgssm.covariances import check_covariance
 from fastscan.lgssm.layout import known_terms
-from fastscan.sequences.packing import begun, checked_starts
+from fastscan.sequences.packing import begun
 from fastscan.types import GaussianState
 
 
-def with_starts(model: Model, starts: jax.Array | None, T: int, batch: int | None, *, resumed: bool = False) -> Model:
+def with_starts(model: Model, starts: jax.Array | None, *, resumed: bool) -> Model:
     """Returns a model whose state begins anew at some steps.
 
     Args:
         model: checked.
-        starts: bool (T,) or (B, T), True where a sequence begins; None for one sequence.
-        T: time steps.
-        batch: B, or None.
+        starts: bool (T,) or (B, T), checked, True where a sequence begins; None for one sequence.
         resumed: whether there is a state before the first step, which may begin anew, too.
-
-    Raises:
-        ValueError: a shape other than these.
     """
-    if starts is None:
+    if starts is None or (starts.shape[-1] == 1 and not resumed):
         return model
-    marks = checked_starts(starts, T, batch).reshape(-1, T)
-    if T == 1 and not resumed:
-        return model
+    marks = starts.reshape(-1, starts.shape[-1])
     drift, _ = known_terms(model)  # of inputs, too: those at a beginning are not read
     return model._replace(
         F=begun(model.F, jnp.zeros_like(model.initial_cov), marks),

@@ -38,7 +38,7 @@ def prepare(
     check_emissions(emissions)
     batch = emissions.shape[0] if emissions.ndim == 3 else None
     model, sizes = check_model(given.params, emissions.shape[-2], batch, emissions.dtype, inputs)
-    model = with_starts(model, given.starts, sizes.T, batch, resumed=given.state is not None)
+    model = with_starts(model, given.starts, resumed=given.state is not None)
     model = going_on_from(given.state, model, batch)
     check_emission_dim(emissions, sizes.m)
     emissions = emissions.astype(model.F.dtype)

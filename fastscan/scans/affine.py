@@ -20,7 +20,8 @@ from fastscan.kernels.plan import Plan
 from fastscan.kernels.ranges import ranged
 from fastscan.kernels.scan import driver
 from fastscan.scans.layout import System, number_array, read
-from fastscan.transforms import batch_size, in_lanes, in_turn
+from fastscan.sequences.packing import checked_starts
+from fastscan.transforms import for_all, in_lanes
 
 
 @ranged
@@ -60,10 +61,11 @@ def affine_scan(
             such matrices.
         RuntimeError: ``implementation="pallas"`` where kernels can't run.
     """
-    before, marks = (None if x is None else number_array(name, x) for name, x in (("x0", x0), ("starts", starts)))
-    if marks is not None and not jnp.issubdtype(jnp.result_type(marks), jnp.bool_):
-        raise TypeError(f"starts: {jnp.result_type(marks)} given, wanted True where a sequence begins, else False.")
-    return _affine_scan(number_array("A", A), number_array("b", b), before, marks, bool(reverse), structure, implementation)
+    A, b = number_array("A", A), number_array("b", b)
+    before = None if x0 is None else number_array("x0", x0)
+    if starts is not None and jnp.ndim(b) > 1:
+        starts = checked_starts(starts, jnp.shape(b)[-2], jnp.shape(b)[:-2])
+    return _affine_scan(A, b, before, starts, bool(reverse), structure, implementation)
 
 
 @functools.partial(jax.jit, static_argnames=("reverse", "structure", "implementation"))
@@ -121,7 +123,7 @@ def _forward(
         _, out = driver.run(plan, affine_maps(structure), params, as_lanes(x0), rows, reverse=reverse)
         return driver.phases(plan).join(out)
 
-    return _broadcast(in_turn(plan, one, A, b, x0, starts), (A, b, x0, starts))
+    return for_all(plan, one, A, b, x0, starts)
 
 
 def _back(structure: Structure, reverse: bool, plan: Plan, A: jax.Array, change: jax.Array, starts: Any) -> Any:
@@ -135,7 +137,7 @@ def _back(structure: Structure, reverse: bool, plan: Plan, A: jax.Array, change:
         last, out = driver.run(plan, adjoint_maps(structure), params, as_lanes(nothing), rows, reverse=not reverse)
         return driver.phases(plan).join(out), as_rows(last)
 
-    return _broadcast(in_turn(plan, one, A, change, starts), (A, change, starts))
+    return for_all(plan, one, A, change, starts)
 
 
 def _divided(A: jax.Array, e: jax.Array, starts: Any, fresh: Any = None) -> tuple[AffineMap, AffineMap]:
@@ -144,11 +146,6 @@ def _divided(A: jax.Array, e: jax.Array, starts: Any, fresh: Any = None) -> tupl
     fresh = None if starts is None or fresh is None else as_lanes(fresh)
     same = A.shape[1] == 1
     return AffineMap(as_lanes(A) if same else None, None, None, fresh), AffineMap(None if same else A, e, begin, None)
-
-
-def _broadcast(tree: Any, given: Any) -> Any:
-    B = batch_size(given)
-    return jax.tree.map(lambda x: jnp.broadcast_to(x, (B, *x.shape[1:])), tree)
 
 
 def _before(x: jax.Array, fresh: jax.Array, starts: Any, reverse: bool) -> jax.Array:

@@ -13,7 +13,7 @@ from fastscan.kernels.ranges import ranged
 from fastscan.kernels.scan import driver
 from fastscan.kernels.scan.recurrence import Recurrence
 from fastscan.scans.layout import number_array
-from fastscan.transforms import batch_size, in_turn, transformable
+from fastscan.transforms import for_all, transformable
 
 
 @ranged
@@ -115,6 +115,4 @@ def _run(recurrence: Recurrence, reverse: bool, plan: Plan, params: Any, state: 
         outs = jax.tree.map(driver.phases(plan).join, rows)
         return jax.tree.map(lambda x: x[:, :, 0].transpose(2, 0, 1), last), outs
 
-    given = params, state, series
-    B = batch_size(given)
-    return jax.tree.map(lambda x: jnp.broadcast_to(x, (B, *x.shape[1:])), in_turn(plan, one, *given))
+    return for_all(plan, one, params, state, series)

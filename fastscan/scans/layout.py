@@ -80,7 +80,7 @@ def read(A: Any, b: Any, x0: Any, starts: Any, structure: str | None, *, reverse
         A,
         b.astype(dtype).reshape(B, T, *vector),
         of_start.reshape(-1, 1, *vector),
-        None if starts is None else _begins(jnp.asarray(starts), tuple(batch), T, reverse),
+        None if starts is None else _begins(starts, T, reverse),
     )
 
 
@@ -117,12 +117,8 @@ def _state(x0: jax.Array, batch: tuple, D: int) -> jax.Array:
     return x0.reshape(-1, D)
 
 
-def _begins(starts: jax.Array, batch: tuple, T: int, reverse: bool) -> jax.Array:
+def _begins(starts: jax.Array, T: int, reverse: bool) -> jax.Array:
     """Returns where a row begins a sequence in the direction of the scan: for one in reverse, at a sequence's last row."""
-    if starts.shape not in ((T,), (*batch, T)):
-        raise ShapeError(
-            f"starts: shape {starts.shape} given, wanted {' or '.join(map(str, dict.fromkeys([(T,), (*batch, T)])))}."
-        )
     starts = starts.reshape(-1, T)
     outside = jnp.zeros((len(starts), 1), bool)  # where the scan begins with x0 anyway
     return jnp.concatenate([starts[:, 1:], outside] if reverse else [outside, starts[:, 1:]], 1)

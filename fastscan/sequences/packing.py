@@ -59,7 +59,7 @@ def unpack_sequences(packed: Any, starts: jax.typing.ArrayLike) -> list[Any]:
         TypeError: ``starts`` that are neither True nor False.
         ValueError: shapes.
     """
-    marks = np.asarray(checked_starts(starts, len(np.shape(starts)) and np.shape(starts)[0], None))
+    marks = np.asarray(checked_starts(starts, len(np.shape(starts)) and np.shape(starts)[0]))
     lengths = {np.shape(x)[:1] for x in jax.tree.leaves(packed)}
     if lengths != {marks.shape}:
         raise ShapeError(f"packed: leading axes {sorted(lengths)} given for starts {marks.shape}; wanted all alike.")
@@ -67,17 +67,17 @@ def unpack_sequences(packed: Any, starts: jax.typing.ArrayLike) -> list[Any]:
     return [jax.tree.map(lambda x, a=a, b=b: x[a:b], packed) for a, b in itertools.pairwise(borders)]
 
 
-def checked_starts(starts: Any, T: int, batch: int | None) -> Any:
+def checked_starts(starts: Any, T: int, batch: tuple[int, ...] = ()) -> Any:
     """Checks the marks of sequences, and returns them as an array.
 
     Raises:
         TypeError: ``starts`` that are neither True nor False.
-        ValueError: a shape other than (T,), or in a batch (B, T).
+        ValueError: a shape other than (T,), or in a batch (*batch, T).
     """
     starts = array("starts", starts)
     if starts.dtype != bool:
         raise TypeError(f"starts: {starts.dtype} given, wanted True where a sequence begins, else False.")
-    allowed = [(T,)] if batch is None else [(T,), (batch, T)]
+    allowed = dict.fromkeys([(T,), (*batch, T)])
     if starts.shape not in allowed:
         raise ShapeError(f"starts: shape {starts.shape} given, wanted {' or '.join(map(str, allowed))}.")
     return starts
